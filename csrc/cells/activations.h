@@ -1,0 +1,56 @@
+// Activations and their derivatives, generic over the value type V: float, double, or a SIMD vector of either.
+#pragma once
+
+#include <cmath>
+
+#include "portable.h"
+
+namespace fastrnn {
+
+// The transcendental functions of a value type. SIMD vectors specialise it in cpu/vector_math.h.
+template <class V>
+struct Math {
+  static FASTRNN_INLINE V exp(V x) { return std::exp(x); }
+  static FASTRNN_INLINE V tanh(V x) { return std::tanh(x); }
+};
+
+template <class V>
+FASTRNN_INLINE V sigmoid(V x) {
+  return 1 / (1 + Math<V>::exp(-x));
+}
+
+// Derivatives are taken from the activation's output y, which is what the reserve holds.
+template <class V>
+FASTRNN_INLINE V sigmoid_grad(V y) {
+  return y * (1 - y);
+}
+
+template <class V>
+FASTRNN_INLINE V tanh_grad(V y) {
+  return 1 - y * y;
+}
+
+struct Tanh {
+  template <class V>
+  static FASTRNN_INLINE V forward(V x) {
+    return Math<V>::tanh(x);
+  }
+  template <class V>
+  static FASTRNN_INLINE V backward(V y, V grad) {
+    return grad * tanh_grad(y);
+  }
+};
+
+struct Relu {
+  // Both comparisons are false for NaN, so that NaN passes through as it does in torch.relu and its gradient.
+  template <class V>
+  static FASTRNN_INLINE V forward(V x) {
+    return x < 0 ? V{} : x;
+  }
+  template <class V>
+  static FASTRNN_INLINE V backward(V y, V grad) {
+    return y <= 0 ? V{} : grad;
+  }
+};
+
+}  // namespace fastrnn

@@ -1,0 +1,72 @@
+#include "dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace fastrnn::cpu {
+
+namespace {
+
+bool runs_here(const Kernels& kernels) {
+#if defined(__x86_64__)
+  if (&kernels == &kAvx512Kernels) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  }
+  if (&kernels == &kAvx2Kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return &kernels == &kBaselineKernels;
+}
+
+const Kernels& choose_kernels() {
+#if defined(__x86_64__)
+  const Kernels* best_first[] = {&kAvx512Kernels, &kAvx2Kernels, &kBaselineKernels};
+#else
+  const Kernels* best_first[] = {&kBaselineKernels};
+#endif
+  const char* forced = std::getenv("FASTRNN_ISA");
+  std::string available;
+  for (const Kernels* candidate : best_first) {
+    if (!runs_here(*candidate)) continue;
+    if (!forced || !*forced || std::string(forced) == candidate->isa) return *candidate;
+    available += std::string(available.empty() ? "" : ", ") + candidate->isa;
+  }
+  throw std::runtime_error("FASTRNN_ISA=" + std::string(forced) + " names no instruction set of this processor; use " +
+                           available + ", or leave it unset");
+}
+
+// Multiply-adds of a step below which a second thread costs more than it brings.
+constexpr int64_t kWorthSplittingUnits = 32 * 1024;
+// Multiply-adds of a whole call below which starting the team costs more than it brings.
+constexpr int64_t kWorthATeam = 256 * 1024;
+// Recurrent weights up to this size are read quickly by every thread, so that each may run the whole layer for its own
+// batch rows. Larger ones are better divided: each thread then streams only its own part.
+constexpr int64_t kSharedWeightBytes = 1 << 20;
+// Batch rows that a thread should have for itself: fewer leave the register tile half empty.
+constexpr int64_t kRowsPerThread = 4;
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose_kernels();
+  return chosen;
+}
+
+Choice choose_plan(const Workload& work) {
+  const int threads = max_threads();
+  if (threads == 1) return {{1, Split::kNone}, "torch.get_num_threads() is 1"};
+  if (work.steps * work.step_macs < kWorthATeam) return {{1, Split::kNone}, "too little work for a second thread"};
+  const int64_t by_batch = smaller(threads, work.batch / kRowsPerThread);
+  if (by_batch == threads && work.weight_bytes <= kSharedWeightBytes) {
+    return {{threads, Split::kBatch}, "each thread runs its own batch rows"};
+  }
+  if (work.step_macs < kWorthSplittingUnits) {
+    return {{1, Split::kNone}, "too little work in a step to divide the hidden units"};
+  }
+  const int by_units = static_cast<int>(smaller(threads, work.panels));
+  if (by_units == 1) return {{1, Split::kNone}, "too few hidden units to divide"};
+  return {{by_units, Split::kUnits}, "each thread runs its own hidden units, meeting at every step"};
+}
+
+}  // namespace fastrnn::cpu

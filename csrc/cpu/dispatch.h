@@ -1,0 +1,28 @@
+// Which kernels run, and on how many threads: every decision that the CPU path makes.
+#pragma once
+
+#include "kernels.h"
+#include "plan.h"
+
+namespace fastrnn::cpu {
+
+// The kernels of the best instruction set that this processor has, or of the lower one that FASTRNN_ISA names.
+// Throws std::runtime_error if FASTRNN_ISA names none that runs here.
+const Kernels& kernels();
+
+// What one pass over the sequence asks of the machine.
+struct Workload {
+  int64_t steps, batch;
+  int64_t step_macs;     // multiply-adds of a full step
+  int64_t weight_bytes;  // recurrent weights, read at every step
+  int64_t panels;        // pieces that the units can be dealt in
+};
+
+struct Choice {
+  Plan plan;
+  const char* reason;  // why not more threads, or another split
+};
+
+Choice choose_plan(const Workload& work);
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,43 @@
+// Instantiates every kernel for the instruction set that the including file is compiled for.
+#pragma once
+
+#include "../cells/elman.h"
+#include "../cells/gru.h"
+#include "../cells/lstm.h"
+#include "backward.h"
+#include "forward.h"
+#include "kernels.h"
+#include "vector_math.h"
+
+namespace fastrnn::cpu {
+
+template <class Isa, class Cell, class T>
+constexpr CellKernels<T> instantiate_cell() {
+  constexpr int vectors = kMaxPanelVectors / Cell::kGates * Cell::kGates;
+  CellKernels<T> kernels{&ForwardLoop<Isa, Cell, T>::run,
+                         &BackwardLoop<Isa, Cell, T>::run,
+                         &ForwardLoop<Isa, Cell, T>::scratch_size,
+                         &BackwardLoop<Isa, Cell, T>::scratch_size,
+                         Cell::kGates,
+                         Cell::kChannels,
+                         Cell::kHasCellState,
+                         Cell::kKeepsChannels,
+                         {},
+                         {tile_rows<Isa>(vectors), vectors},
+                         {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors}};
+  for (int gate = 0; gate < Cell::kGates; ++gate) kernels.recurrent_channel[gate] = Cell::recurrent_channel(gate);
+  return kernels;
+}
+
+// In the order of CellKind.
+template <class Isa>
+constexpr Kernels instantiate() {
+  return {Isa::kName,
+          Isa::kBytes,
+          {instantiate_cell<Isa, Elman<Tanh>, float>(), instantiate_cell<Isa, Elman<Relu>, float>(),
+           instantiate_cell<Isa, Lstm, float>(), instantiate_cell<Isa, Gru, float>()},
+          {instantiate_cell<Isa, Elman<Tanh>, double>(), instantiate_cell<Isa, Elman<Relu>, double>(),
+           instantiate_cell<Isa, Lstm, double>(), instantiate_cell<Isa, Gru, double>()}};
+}
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,5 @@
+#include "instantiate.h"
+
+namespace fastrnn::cpu {
+const Kernels kAvx512Kernels = instantiate<Avx512>();
+}  // namespace fastrnn::cpu

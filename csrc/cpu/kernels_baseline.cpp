@@ -1,0 +1,5 @@
+#include "instantiate.h"
+
+namespace fastrnn::cpu {
+const Kernels kBaselineKernels = instantiate<Baseline>();
+}  // namespace fastrnn::cpu

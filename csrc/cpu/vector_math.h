@@ -1,0 +1,94 @@
+// exp and tanh of SIMD vectors, to within two units in the last place; NaN and infinities go where std:: sends them.
+#pragma once
+
+#include "../cells/activations.h"
+#include "vector.h"
+
+namespace fastrnn::cpu {
+
+template <class T>
+struct ExpConstants;
+
+// x = k * ln2 + r with |r| <= ln2 / 2. kLn2High has trailing zeros, so that k * kLn2High is exact without FMA too.
+// kRound added to a number leaves its nearest integer in the lowest mantissa bits.
+// kTerms: the Taylor series of e^r up to r^kTerms / kTerms! leaves less than half an ulp.
+template <>
+struct ExpConstants<float> {
+  static constexpr float kLog2E = 1.44269504088896341f;
+  static constexpr float kLn2High = 0.693359375f;
+  static constexpr float kLn2Low = -2.12194440054690583e-4f;
+  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+  static constexpr int kMantissaBits = 23;
+  static constexpr int kBias = 127;
+  static constexpr float kMin = -87.3f;  // e^kMin is still a normal number
+  static constexpr float kMax = 88.8f;   // k = 128 makes infinity
+  static constexpr int kTerms = 7;
+};
+
+template <>
+struct ExpConstants<double> {
+  static constexpr double kLog2E = 1.44269504088896340736;
+  static constexpr double kLn2High = 6.93147180369123816490e-01;
+  static constexpr double kLn2Low = 1.90821492927058770002e-10;
+  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr int kMantissaBits = 52;
+  static constexpr int kBias = 1023;
+  static constexpr double kMin = -708.3;
+  static constexpr double kMax = 709.9;
+  static constexpr int kTerms = 13;
+};
+
+template <class Isa, class T>
+struct VectorMath {
+  using S = Simd<Isa, T>;
+  using V = typename S::V;
+  using I = typename S::I;
+  using C = ExpConstants<T>;
+
+  // e^x = scale * (1 + tail)
+  struct Parts {
+    V scale, tail;
+  };
+
+  static FASTRNN_INLINE Parts split_exp(V x) {
+    x = x < C::kMin ? S::broadcast(C::kMin) : x;
+    x = x > C::kMax ? S::broadcast(C::kMax) : x;
+    const V shifted = x * C::kLog2E + C::kRound;
+    const V k = shifted - C::kRound;
+    const V r = (x - k * C::kLn2High) - k * C::kLn2Low;
+    V tail = S::broadcast(T(1) / factorial(C::kTerms));
+#pragma GCC unroll 16
+    for (int n = C::kTerms - 1; n >= 2; --n) tail = tail * r + T(1) / factorial(n);
+    tail = tail * r * r + r;
+    const I exponent = (reinterpret_cast<I>(shifted) + C::kBias) << C::kMantissaBits;
+    return {reinterpret_cast<V>(exponent), tail};
+  }
+
+  static FASTRNN_INLINE V exp(V x) {
+    const Parts e = split_exp(x);
+    return e.scale * e.tail + e.scale;
+  }
+
+  // tanh |x| = -t / (2 + t) with t = e^(-2|x|) - 1, which keeps full relative precision around zero.
+  static FASTRNN_INLINE V tanh(V x) {
+    const I sign = reinterpret_cast<I>(x) & reinterpret_cast<I>(S::broadcast(T(-0.0)));
+    const V magnitude = reinterpret_cast<V>(reinterpret_cast<I>(x) ^ sign);
+    const Parts e = split_exp(-2 * magnitude);
+    const V t = e.scale * e.tail + (e.scale - 1);
+    return reinterpret_cast<V>(reinterpret_cast<I>(-t / (2 + t)) | sign);
+  }
+
+ private:
+  static constexpr T factorial(int n) { return n <= 1 ? T(1) : T(n) * factorial(n - 1); }
+};
+
+}  // namespace fastrnn::cpu
+
+namespace fastrnn {
+
+template <>
+struct Math<cpu::Simd<cpu::Isa, float>::V> : cpu::VectorMath<cpu::Isa, float> {};
+template <>
+struct Math<cpu::Simd<cpu::Isa, double>::V> : cpu::VectorMath<cpu::Isa, double> {};
+
+}  // namespace fastrnn

@@ -1,0 +1,86 @@
+// Plain structs that cross the border between the ops, which know torch, and the kernels, which do not.
+//
+// T steps, B batch, I input_size, H hidden_size, P proj_size, K the size of h (P with a projection, else H),
+// G gates, C channels (see cells/cell.h), N rows: the valid (step, batch) pairs of padded or packed data.
+#pragma once
+
+#include <cstdint>
+
+#include "cells/portable.h"
+
+namespace fastrnn {
+
+enum class CellKind { kRnnTanh, kRnnRelu, kLstm, kGru };
+constexpr int kCellKinds = 4;
+
+// Which batch rows run at which step, and where they lie. One direction of one layer counts its steps s = 0, 1, ... in
+// the order in which it runs them. Rows are sorted so that those running at a step are the first rows(s): that serves
+// dense batches, packed sequences and lengths alike. Rows that join late start from hx, rows that end early leave hy.
+struct Steps {
+  int64_t steps;           // T
+  int64_t batch;           // B
+  const int64_t* sizes;    // (T) rows at each time t, or null: all of B
+  const int64_t* offsets;  // (T) first row of each time t in packed data, or null: t * B
+  bool reverse;            // runs from t = T - 1 down to 0
+
+  FASTRNN_INLINE int64_t time(int64_t s) const { return reverse ? steps - 1 - s : s; }
+  // 0 outside the sequence, so that a loop may ask about the step before the first and after the last.
+  FASTRNN_INLINE int64_t rows(int64_t s) const {
+    if (s < 0 || s >= steps) return 0;
+    return sizes ? sizes[time(s)] : batch;
+  }
+  FASTRNN_INLINE int64_t offset(int64_t s) const {
+    if (s < 0 || s >= steps) return 0;
+    return offsets ? offsets[time(s)] : time(s) * batch;
+  }
+};
+
+// Sizes that decide how much scratch a kernel takes.
+struct Dims {
+  int64_t batch, hidden_size, recurrent_size;  // B, H, K
+  bool projected;
+};
+
+template <class T>
+struct ForwardParams {
+  Steps steps;
+  Dims dims;
+  T* channels;              // (N, channel_stride): in x W_ih^T in the first G*H columns; out, if keep, the channels
+  int64_t channel_stride;   // C*H if keep, else G*H
+  bool keep;                // backward will want channels and cells
+  const T* w_hh;            // (G*H, K)
+  const T* w_hr;            // (P, H) or null
+  const T* b_ih;            // (G*H) or null
+  const T* b_hh;            // (G*H) or null
+  const T* hx;              // (B, K)
+  T* output;                // (N, output_stride), K columns written
+  int64_t output_stride;    // K times the number of directions
+  T* hy;                    // (B, K)
+  T* cell;                  // (B, H): in cx, out cy; null without a cell state
+  T* cells;                 // (N, H): every step's c if keep, else null
+  T* scratch;               // forward_scratch() values
+};
+
+template <class T>
+struct BackwardParams {
+  Steps steps;
+  Dims dims;
+  const T* channels;            // (N, C*H) or null where the cell keeps none
+  const T* cells;               // (N, H) or null
+  const T* w_hh;                // (G*H, K)
+  const T* w_hr;                // (P, H) or null
+  const T* hx;                  // (B, K)
+  const T* cx;                  // (B, H) or null
+  const T* output;              // (N, output_stride), K columns read
+  int64_t output_stride;
+  const T* grad_output;         // (N, grad_output_stride) or null for zeros
+  int64_t grad_output_stride;
+  T* grad_h;                    // (B, K): in grad_hy, out grad_hx
+  T* grad_c;                    // (B, H): in grad_cy, out grad_cx; null without a cell state
+  T* grad_channels;             // (N, C*H) out
+  T* grad_projected;            // (N, P) out: the whole gradient of h_t; null without a projection
+  T* hidden;                    // (N, H) out: h before the projection; null without a projection
+  T* scratch;                   // backward_scratch() values
+};
+
+}  // namespace fastrnn

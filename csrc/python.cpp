@@ -1,0 +1,67 @@
+// fastrnn._C: what a person asks about the build and about how a call will run. Tensors go through torch.ops.fastrnn.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "cpu/dispatch.h"
+#include "ops/shape.h"
+
+namespace py = pybind11;
+using namespace fastrnn;
+
+namespace {
+
+CellKind cell_named(const std::string& name) {
+  if (name == "rnn_tanh") return CellKind::kRnnTanh;
+  if (name == "rnn_relu") return CellKind::kRnnRelu;
+  if (name == "lstm") return CellKind::kLstm;
+  if (name == "gru") return CellKind::kGru;
+  throw std::invalid_argument("unknown cell '" + name + "'");
+}
+
+template <class T>
+py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t hidden_size, int64_t recurrent_size,
+              bool projected, bool backward) {
+  const auto& kernels = cpu::cell_kernels<T>(cpu::kernels(), cell);
+  ops::LayerShape shape{};
+  shape.steps = steps;
+  shape.batch = batch;
+  shape.rows = rows;
+  shape.dims = {batch, hidden_size, recurrent_size, projected};
+  const cpu::Choice choice = ops::plan_pass(shape, kernels.gates, sizeof(T), backward);
+  const int* tile = backward ? kernels.backward_tile : kernels.forward_tile;
+  py::dict out;
+  out["path"] = "fused";
+  out["isa"] = cpu::kernels().isa;
+  out["tile"] = std::to_string(tile[0]) + "x" + std::to_string(tile[1] * cpu::kernels().vector_bytes / sizeof(T));
+  out["threads"] = choice.plan.threads;
+  out["reason"] = choice.reason;
+  return out;
+}
+
+// Values that forward keeps for backward, per row and hidden unit.
+int reserve_width(const std::string& name) {
+  const auto& kernels = cpu::cell_kernels<float>(cpu::kernels(), cell_named(name));
+  return static_cast<int>(ops::ReserveLayout<float>(kernels, 1, 1).size());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  cpu::kernels();  // a wrong FASTRNN_ISA must show at import
+  m.doc() = "Build facts and plans of fastrnn's kernels.";
+  m.attr("isa") = cpu::kernels().isa;
+  m.attr("compiler") = __VERSION__;
+  m.def("reserve_width", &reserve_width, py::arg("cell"));
+  m.def(
+      "plan",
+      [](const std::string& cell, bool double_precision, int64_t steps, int64_t batch, int64_t rows,
+         int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward) {
+        return (double_precision ? plan<double> : plan<float>)(cell_named(cell), steps, batch, rows, hidden_size,
+                                                               recurrent_size, projected, backward);
+      },
+      py::kw_only(), py::arg("cell"), py::arg("double_precision"), py::arg("steps"), py::arg("batch"), py::arg("rows"),
+      py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"));
+}
