@@ -1,4 +1,9 @@
-"""How a layer is differentiated, and which way a call takes."""
+"""How a layer is differentiated, and which way a call takes.
+
+No single autograd.Function can do everything (Dynamo refuses one with a `jvp`, torch.func needs the new style, which
+costs 22 us a call, torch.export leaves a raw op without a gradient), so :func:`run_layer` chooses among four ways, all
+on the same kernels but for forward-mode AD.
+"""
 
 from __future__ import annotations
 
@@ -7,66 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from .ops import CELLS, Cell
-
-
-class LayerFunction(torch.autograd.Function):
-    """One layer on the fused kernels, forward and backward. Subclassed once a cell.
-
-    Old-style (ctx first), because the new style spends 22 us a call inspecting the signature of forward.
-    """
-
-    cell: Cell
-
-    @classmethod
-    def forward(cls, ctx: Any, *args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
-        raise NotImplementedError
-
-
-def _function(cell: Cell) -> type[torch.autograd.Function]:
-    states = cell.states
-
-    def forward(
-        ctx: Any, bidirectional: bool, batch_sizes: Tensor | None, input: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        *outputs, reserve = cell.raw_forward(
-            input, *tensors[:states], tensors[states:], batch_sizes, bidirectional, True
-        )
-        ctx.save_for_backward(input, *tensors, outputs[0], reserve)
-        ctx.bidirectional, ctx.batch_sizes = bidirectional, batch_sizes
-        ctx.set_materialize_grads(False)
-        return tuple(outputs)
-
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        input, *tensors, output, reserve = ctx.saved_tensors
-        needs = ctx.needs_input_grad[2:]
-        if all(grad is None for grad in grads):
-            return (None,) * (2 + len(needs))
-        weight_grads = any(needs[1 + states :])
-        *grad_inputs, grad_weights = cell.raw_backward(
-            *grads,
-            input,
-            *tensors[:states],
-            tensors[states:],
-            output,
-            reserve,
-            ctx.batch_sizes,
-            ctx.bidirectional,
-            needs[0],
-            weight_grads,
-        )
-        if not needs[0]:
-            grad_inputs[0] = None
-        if not weight_grads:
-            grad_weights = [None] * (len(needs) - 1 - states)
-        return (None, None, *grad_inputs, *grad_weights)
-
-    name = "".join(part.capitalize() for part in cell.name.split("_")) + "Function"
-    return type(name, (torch.autograd.Function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)})
-
-
-_FUNCTIONS = {name: _function(cell) for name, cell in CELLS.items()}
+from . import derivatives
+from .derivatives import Call, MaybeTensors
+from .ops import CELLS, Cell, Request
 
 
 def run_layer(
@@ -77,11 +27,285 @@ def run_layer(
     bidirectional: bool,
     batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """One layer, one or both directions: what `fastrnn.reference.layer` computes, on the fused kernels."""
-    if torch.compiler.is_compiling():
-        return tuple(CELLS[cell].forward(input, *states, weights, batch_sizes, bidirectional)[:-1])
-    if torch.is_grad_enabled() and (
-        input.requires_grad or any(t.requires_grad for t in weights) or any(t.requires_grad for t in states)
-    ):
-        return _FUNCTIONS[cell].apply(bidirectional, batch_sizes, input, *states, *weights)
-    return tuple(CELLS[cell].raw_forward(input, *states, weights, batch_sizes, bidirectional, False)[:-1])
+    """One layer, in one direction or both: output and final states, as :func:`fastrnn.reference.layer` defines them."""
+    op = CELLS[cell]
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    transformed = torch._C._are_functorch_transforms_active()
+    if forward_ad._current_level >= 0 or (tracing and transformed):
+        return derivatives.forward(Call(op, bidirectional, batch_sizes), input, *states, *weights)
+    if tracing:
+        return tuple(op.forward(input, *states, weights, batch_sizes, bidirectional)[:-1])
+    if transformed:
+        return TransformedLayer.apply(Call(op, bidirectional, batch_sizes), input, *states, *weights)
+    if torch.is_grad_enabled() and _any_requires_grad(input, states, weights):
+        return FUNCTIONS[cell].apply(Call(op, bidirectional, batch_sizes), input, *states, *weights)
+    return tuple(op.raw_forward(input, *states, weights, batch_sizes, bidirectional, False)[:-1])
+
+
+def _any_requires_grad(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    if input.requires_grad:
+        return True
+    for tensor in weights:
+        if tensor.requires_grad:
+            return True
+    return any(state.requires_grad for state in states)
+
+
+def _raw_forward(call: Call, primals: Sequence[Tensor], keep: bool) -> tuple[Tensor, ...]:
+    data = 1 + call.cell.states
+    return call.cell.raw_forward(*primals[:data], primals[data:], call.batch_sizes, call.bidirectional, keep)
+
+
+def _raw_backward(
+    call: Call,
+    request: Request,
+    grads: MaybeTensors,
+    primals: Sequence[Tensor],
+    output: Tensor,
+    reserve: Tensor,
+) -> tuple[Tensor, ...]:
+    """What :func:`derivatives.backward` computes, on the kernels."""
+    data = 1 + call.cell.states
+    input_grad, *rest = call.cell.raw_backward(
+        *grads, *primals[:data], primals[data:], output, reserve, call.batch_sizes, call.bidirectional, *request
+    )
+    return (*((input_grad,) if request.input else ()), *rest[:-1], *rest[-1])
+
+
+class LayerFunction(torch.autograd.Function):
+    """One layer in eager mode. Old style, ctx first: a new-style apply spends 22 us inspecting signatures."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *primals: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        *outputs, reserve = _raw_forward(call, primals, keep=True)
+        # All in save_for_backward: what else sits on ctx outlives backward, and an output there never dies.
+        ctx.save_for_backward(*primals, outputs[0], reserve)
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        *primals, output, reserve = ctx.saved_tensors
+        return None, *_pull_back(ctx.call, ctx.needs_input_grad[1:], grads, primals, output, reserve)
+
+
+class RnnTanhFunction(LayerFunction):
+    """:class:`LayerFunction` of the Elman RNN with tanh."""
+
+
+class RnnReluFunction(LayerFunction):
+    """:class:`LayerFunction` of the Elman RNN with relu."""
+
+
+class LstmFunction(LayerFunction):
+    """:class:`LayerFunction` of the LSTM."""
+
+
+class GruFunction(LayerFunction):
+    """:class:`LayerFunction` of the GRU."""
+
+
+FUNCTIONS: dict[str, type[LayerFunction]] = {
+    "rnn_tanh": RnnTanhFunction,
+    "rnn_relu": RnnReluFunction,
+    "lstm": LstmFunction,
+    "gru": GruFunction,
+}
+
+
+def _pull_back(
+    call: Call,
+    needs: Sequence[bool],
+    grads: MaybeTensors,
+    primals: Sequence[Tensor],
+    output: Tensor | None,
+    reserve: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the primals, None where not needed, by kernels wherever their result will not be transformed."""
+    if all(grad is None for grad in grads):
+        return (None,) * len(primals)
+    data = 1 + call.cell.states
+    request = Request(input=needs[0], weights=any(needs[data:]))
+    if forward_ad._current_level >= 0 or any(map(_is_legacy_batched, grads)):
+        results = derivatives.backward(call, request, grads, primals)
+    elif torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        results = LayerGradFunction.apply(call, request, *grads, *primals, output, reserve)
+    else:
+        results = _raw_backward(call, request, grads, primals, output, reserve)  # type: ignore[arg-type]
+    return (
+        *(() if request.input else (None,)),
+        *results,
+        *(() if request.weights else (None,) * (len(primals) - data)),
+    )
+
+
+class LayerGradFunction(torch.autograd.Function):
+    """The backward of a layer as a function that can be differentiated and vmapped: kernels forward, formula backward.
+
+    Its tensors are the gradients of the outputs (or None), the primals, and output and reserve (or None, to compute
+    them again).
+    """
+
+    @staticmethod
+    def forward(call: Call, request: Request, *tensors: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        grads, primals, output, reserve = _split_grad_arguments(call, tensors)
+        if output is None or reserve is None:
+            output, *_, reserve = _raw_forward(call, primals, keep=True)
+        return _raw_backward(call, request, grads, primals, output, reserve)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.call, ctx.request, *tensors = inputs
+        ctx.save_for_backward(*tensors[:-2])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grads, primals, _, _ = _split_grad_arguments(ctx.call, (*ctx.saved_tensors, None, None))
+        results = derivatives.double_backward(ctx.call, ctx.request, grads, primals, grad_grads)
+        return None, None, *results, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, call: Call, request: Request, *tensors: Tensor | None) -> Any:
+        size, dims = info.batch_size, in_dims[2:]
+        grads, primals, _, _ = _split_grad_arguments(call, tensors)
+        count, data = len(grads), 1 + call.cell.states
+        tensors, dims = (*grads, *primals), dims[:-2]
+        if any(dim is not None for dim in dims[count + data :]):
+            return _loop(lambda *one: LayerGradFunction.apply(call, request, *one, None, None), size, tensors, dims)
+        folded = _fold(size, tensors[: count + data], dims[: count + data])
+        groups = max(request.groups, 1) * size
+        results = LayerGradFunction.apply(
+            call.grouped(size), request._replace(groups=groups), *folded, *primals[data:], None, None
+        )
+        joined = data if request.input else data - 1
+        # The folded batch ends in this vmap's samples, and so do the groups of weight gradients.
+        outs = [_unfold(size, result, -2) for result in results[:joined]]
+        if request.groups:
+            outs += [_unfold(size, result, 0) for result in results[joined:]]
+        else:
+            outs += results[joined:]
+        return tuple(outs), (0,) * len(outs)
+
+
+def _is_legacy_batched(tensor: Tensor | None) -> bool:
+    """Whether torch.autograd's own vmap (`is_grads_batched=True`) made the tensor; torch.func does not know it."""
+    return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def _split_grad_arguments(
+    call: Call, tensors: Sequence[Tensor | None]
+) -> tuple[MaybeTensors, Sequence[Tensor], Tensor | None, Tensor | None]:
+    count = 1 + call.cell.states
+    return tensors[:count], tensors[count:-2], tensors[-2], tensors[-1]  # type: ignore[return-value]
+
+
+class TransformedLayer(torch.autograd.Function):
+    """One layer under torch.func transforms: they need the new style, and a vmap of its own."""
+
+    @staticmethod
+    def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple(_raw_forward(call, primals, keep=False)[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.call, *primals = inputs
+        ctx.save_for_backward(*primals)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return None, *_pull_back(ctx.call, ctx.needs_input_grad[1:], grads, ctx.saved_tensors, None, None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, call: Call, *primals: Tensor) -> Any:
+        size, dims, data = info.batch_size, in_dims[1:], 1 + call.cell.states
+        if any(dim is not None for dim in dims[data:]):
+            return _loop(lambda *one: TransformedLayer.apply(call, *one), size, primals, dims)
+        folded = _fold(size, primals[:data], dims[:data])
+        outs = [_unfold(size, r, -2) for r in TransformedLayer.apply(call.grouped(size), *folded, *primals[data:])]
+        return tuple(outs), (0,) * len(outs)
+
+
+def _fold(size: int, tensors: MaybeTensors, dims: Sequence[int | None]) -> list[Tensor | None]:
+    """The vmapped dimension becomes part of the batch: sample v of row b is row b * size + v.
+
+    The batch (of packed data: the rows) is the last dimension but one of whatever a layer takes or returns.
+    """
+    folded = []
+    for tensor, dim in zip(tensors, dims, strict=True):
+        if tensor is not None:
+            if dim is None:
+                tensor = tensor.unsqueeze(-2).expand(*tensor.shape[:-1], size, tensor.shape[-1])
+            else:
+                tensor = tensor.movedim(dim, -2)
+            tensor = tensor.flatten(-3, -2)
+        folded.append(tensor)
+    return folded
+
+
+def _unfold(size: int, tensor: Tensor, dim: int) -> Tensor:
+    """The samples of a folded dimension, in front."""
+    return tensor.unflatten(dim, (tensor.shape[dim] // size, size)).movedim(dim if dim < 0 else dim + 1, 0)
+
+
+def _loop(function: Any, size: int, tensors: MaybeTensors, dims: Sequence[int | None]) -> Any:
+    """Each sample by itself: with weights of its own it shares no product with the others."""
+    results = []
+    for sample in range(size):
+        one = [t if t is None or dim is None else t.select(dim, sample) for t, dim in zip(tensors, dims, strict=True)]
+        results.append(function(*one))
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+def _register_autograd(cell: Cell) -> None:
+    """Gradients of the public ops, for torch.compile, torch.export and direct callers."""
+    states = cell.states
+
+    def forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        input, rest = inputs[0], inputs[1:]
+        weights, batch_sizes, ctx.bidirectional = rest[states:]
+        ctx.save_for_backward(batch_sizes, output[0], output[-1], input, *rest[:states], *weights)
+        ctx.set_materialize_grads(False)
+
+    def forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        batch_sizes, output, reserve, *primals = ctx.saved_tensors
+        weights = primals[1 + states :]
+        if all(grad is None for grad in grads[:-1]):
+            return (None,) * (1 + states) + ([None] * len(weights), None, None)
+        request = Request(input=ctx.needs_input_grad[0], weights=any(ctx.needs_input_grad[1 + states]))
+        input_grad, *state_grads, weight_grads = cell.backward(
+            *grads[:-1], *primals[: 1 + states], weights, output, reserve, batch_sizes, ctx.bidirectional, *request
+        )
+        return (
+            input_grad if request.input else None,
+            *state_grads,
+            weight_grads if request.weights else [None] * len(weights),
+            None,
+            None,
+        )
+
+    def backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        grads, data = inputs[: 1 + states], inputs[1 + states : 2 + 2 * states]
+        weights, _output, _reserve, batch_sizes, ctx.bidirectional, *request = inputs[2 + 2 * states :]
+        ctx.request = Request(*request)
+        ctx.save_for_backward(batch_sizes, *grads, *data, *weights)
+
+    def backward_backward(ctx: Any, *grad_grads: Any) -> tuple[Any, ...]:
+        batch_sizes, *tensors = ctx.saved_tensors
+        grads, primals = tensors[: 1 + states], tensors[1 + states :]
+        call = Call(cell, ctx.bidirectional, batch_sizes)
+        input_gg, *state_ggs, weight_ggs = grad_grads
+        given = derivatives.requested(call, ctx.request, [input_gg, *state_ggs, *weight_ggs])
+        results = derivatives.double_backward(call, ctx.request, grads, primals, given)
+        head, weight_results = results[: 2 + 2 * states], results[2 + 2 * states :]
+        return (*head, list(weight_results), *(None,) * (4 + len(ctx.request)))
+
+    name = f"fastrnn::{cell.name}_"
+    torch.library.register_autograd(name + "forward", forward_backward, setup_context=forward_context)
+    torch.library.register_autograd(name + "backward", backward_backward, setup_context=backward_context)
+
+
+for _cell in CELLS.values():
+    _register_autograd(_cell)

@@ -1,6 +1,7 @@
 #include "layer.h"
 
 #include "shape.h"
+#include "weight_grads.h"
 
 namespace fastrnn::ops {
 
@@ -92,8 +93,7 @@ class Backward {
  public:
   Backward(const LayerArgs& args, const LayerShape& shape, const LayerGrads& grads, const Tensor& output,
            const Tensor& reserve)
-      : args_(args),
-        shape_(shape),
+      : shape_(shape),
         kernels_(cpu::cell_kernels<T>(cpu::kernels(), args.cell)),
         layout_(kernels_, shape.rows, shape.dims.hidden_size),
         hidden_(shape.dims.hidden_size),
@@ -121,17 +121,20 @@ class Backward {
     }
   }
 
-  LayerInputGrads run(bool input_grad, bool weight_grads) {
+  LayerInputGrads run(const GradRequest& request) {
     const Tensor scratch = empty({kernels_.backward_scratch(shape_.dims)}, shape_.dtype);
-    result_.input = empty(input_grad ? sizes_like(input_, shape_.input_size) : std::vector<int64_t>{0}, shape_.dtype);
+    result_.input = empty(request.input ? sizes_like(input_, shape_.input_size) : std::vector<int64_t>{0}, shape_.dtype);
     for (int64_t d = 0; d < shape_.directions; ++d) {
       run_time_loop(d, data<T>(scratch));
-      if (input_grad) {
+      if (request.input) {
         const Weights<T> w(weights_, shape_, d);
-        multiply<const T, T>({data<T>(result_.input), shape_.rows, shape_.input_size, shape_.input_size}, input_side(),
+        multiply<const T, T>({data<T>(result_.input), shape_.rows, shape_.input_size, shape_.input_size},
+                             {data<const T>(grad_channels_), shape_.rows, gate_columns_, channel_columns_},
                              {w.w_ih, gate_columns_, shape_.input_size, shape_.input_size}, d > 0);
       }
-      if (weight_grads) add_weight_grads(d);
+      if (request.weights) {
+        WeightGrads<T>(shape_, kernels_, record(d), request.groups).append_to(result_.weights);
+      }
     }
     return std::move(result_);
   }
@@ -180,92 +183,18 @@ class Backward {
     kernels_.backward(params, plan_pass(shape_, kernels_.gates, sizeof(T), true).plan);
   }
 
-  Matrix<const T> grad_columns(int64_t first_channel, int64_t channels) const {
-    return Matrix<const T>{data<const T>(grad_channels_), shape_.rows, channel_columns_, channel_columns_}.column_range(
-        first_channel * hidden_, (first_channel + channels) * hidden_);
-  }
-  // The gradients that multiply the input: the first kGates channels.
-  Matrix<const T> input_side() const { return grad_columns(0, kernels_.gates); }
-
-  void add_weight_grads(int64_t d) {
-    Tensor w_ih = empty({gate_columns_, shape_.input_size}, shape_.dtype);
-    multiply<const T, T>({data<T>(w_ih), gate_columns_, shape_.input_size, shape_.input_size},
-                         input_side().transposed(),
-                         {data<const T>(input_), shape_.rows, shape_.input_size, shape_.input_size});
-    result_.weights.push_back(w_ih);
-    result_.weights.push_back(recurrent_weight_grad(d));
-    if (shape_.biases) add_bias_grads();
-    if (shape_.dims.projected) {
-      Tensor w_hr = empty({recurrent_, hidden_}, shape_.dtype);
-      multiply<const T, T>(
-          {data<T>(w_hr), recurrent_, hidden_, hidden_},
-          Matrix<const T>{data<const T>(grad_projected_), shape_.rows, recurrent_, recurrent_}.transposed(),
-          {data<const T>(unprojected_), shape_.rows, hidden_, hidden_});
-      result_.weights.push_back(w_hr);
-    }
+  DirectionRecord<T> record(int64_t d) const {
+    const bool projected = shape_.dims.projected;
+    return {shape_.direction(d),
+            data<const T>(grad_channels_),
+            projected ? data<const T>(grad_projected_) : nullptr,
+            projected ? data<const T>(unprojected_) : nullptr,
+            data<const T>(input_),
+            data<const T>(output_) + d * recurrent_,
+            shape_.directions * recurrent_,
+            data<const T>(hx_) + d * shape_.batch * recurrent_};
   }
 
-  Tensor recurrent_weight_grad(int64_t d) {
-    const Tensor grad = empty({gate_columns_, recurrent_}, shape_.dtype);
-    // Neighbouring gates whose gradients lie side by side share a product.
-    for (int gate = 0, end; gate < kernels_.gates; gate = end) {
-      const int channel = kernels_.recurrent_channel[gate];
-      for (end = gate + 1; end < kernels_.gates && kernels_.recurrent_channel[end] == channel + end - gate;) ++end;
-      const Matrix<T> out{data<T>(grad) + gate * hidden_ * recurrent_, (end - gate) * hidden_, recurrent_, recurrent_};
-      multiply_by_previous_h(d, out, grad_columns(channel, end - gate));
-    }
-    return grad;
-  }
-
-  // out = grads^T h_{t-1}, over all rows.
-  void multiply_by_previous_h(int64_t d, const Matrix<T>& out, const Matrix<const T>& grads) {
-    const int64_t rows = shape_.rows, batch = shape_.batch, stride = shape_.directions * recurrent_;
-    if (!shape_.sizes.empty() || rows == 0) {
-      if (!previous_h_ || previous_h_direction_ != d) gather_previous_h(d);
-      multiply<const T, T>(out, grads.transposed(), {data<const T>(*previous_h_), rows, recurrent_, recurrent_});
-      return;
-    }
-    // Dense: h_{t-1} is the output a batch earlier (later, in reverse), and hx for the first step.
-    const Matrix<const T> output{data<const T>(output_) + d * recurrent_, rows, recurrent_, stride};
-    const Matrix<const T> hx{data<const T>(hx_) + d * batch * recurrent_, batch, recurrent_, recurrent_};
-    const bool reverse = d == 1;
-    const int64_t first = reverse ? rows - batch : 0;
-    multiply<const T, T>(out, grads.row_range(first, first + batch).transposed(), hx);
-    if (rows == batch) return;
-    const int64_t later = reverse ? 0 : batch, earlier = reverse ? batch : 0;
-    multiply<const T, T>(out, grads.row_range(later, later + rows - batch).transposed(),
-                         output.row_range(earlier, earlier + rows - batch), true);
-  }
-
-  void gather_previous_h(int64_t d) {
-    previous_h_ = empty({shape_.rows, recurrent_}, shape_.dtype);
-    previous_h_direction_ = d;
-    T* out = data<T>(*previous_h_);
-    const T* output = data<const T>(output_) + d * recurrent_;
-    const T* hx = data<const T>(hx_) + d * shape_.batch * recurrent_;
-    if (shape_.padded_ragged) zero(out, previous_h_->numel());
-    const Steps steps = shape_.direction(d);
-    for (int64_t s = 0; s < steps.steps; ++s) {
-      for (int64_t row = 0; row < steps.rows(s); ++row) {
-        const T* from = row < steps.rows(s - 1) ? output + (steps.offset(s - 1) + row) * shape_.directions * recurrent_
-                                                : hx + row * recurrent_;
-        copy(out + (steps.offset(s) + row) * recurrent_, from, recurrent_);
-      }
-    }
-  }
-
-  void add_bias_grads() {
-    const Tensor sums = sum_rows(grad_columns(0, kernels_.channels));
-    Tensor b_ih = empty({gate_columns_}, shape_.dtype), b_hh = empty({gate_columns_}, shape_.dtype);
-    copy(data<T>(b_ih), data<const T>(sums), gate_columns_);
-    for (int gate = 0; gate < kernels_.gates; ++gate) {
-      copy(data<T>(b_hh) + gate * hidden_, data<const T>(sums) + kernels_.recurrent_channel[gate] * hidden_, hidden_);
-    }
-    result_.weights.push_back(b_ih);
-    result_.weights.push_back(b_hh);
-  }
-
-  const LayerArgs& args_;
   const LayerShape& shape_;
   const cpu::CellKernels<T>& kernels_;
   const ReserveLayout<T> layout_;
@@ -274,8 +203,7 @@ class Backward {
   const std::vector<Tensor> weights_;
   const Tensor output_, reserve_;
   Tensor grad_channels_;
-  std::optional<Tensor> cx_, grad_output_, previous_h_;
-  int64_t previous_h_direction_ = -1;
+  std::optional<Tensor> cx_, grad_output_;
   Tensor grad_projected_, unprojected_;
   LayerInputGrads result_;
 };
@@ -288,12 +216,12 @@ LayerOutputs layer_forward(const LayerArgs& args, bool keep) {
 }
 
 LayerInputGrads layer_backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
-                               const Tensor& reserve, bool input_grad, bool weight_grads) {
+                               const Tensor& reserve, const GradRequest& request) {
   const LayerShape shape = check_layer(args);
   if (shape.dtype == ScalarType::Float) {
-    return Backward<float>(args, shape, grads, output, reserve).run(input_grad, weight_grads);
+    return Backward<float>(args, shape, grads, output, reserve).run(request);
   }
-  return Backward<double>(args, shape, grads, output, reserve).run(input_grad, weight_grads);
+  return Backward<double>(args, shape, grads, output, reserve).run(request);
 }
 
 }  // namespace fastrnn::ops

@@ -11,10 +11,10 @@ namespace fastrnn::ops {
 // A layer's arguments as every op receives them.
 struct LayerArgs {
   CellKind cell;
-  Tensor input;                // (T, B, I), or packed (N, I)
-  Tensor hx;                   // (D, B, K)
-  std::optional<Tensor> cx;    // (D, B, H), LSTM only
-  std::vector<Tensor> weights; // w_ih, w_hh, [b_ih, b_hh], [w_hr] for each direction
+  Tensor input;                       // (T, B, I), or packed (N, I)
+  Tensor hx;                          // (D, B, K)
+  std::optional<Tensor> cx;           // (D, B, H), LSTM only
+  std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr] for each direction
   std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time
   bool bidirectional;
 };
@@ -30,6 +30,14 @@ struct LayerGrads {
   std::optional<Tensor> output, hy, cy;  // in
 };
 
+// Which gradients are wanted beyond those of the states.
+struct GradRequest {
+  bool input, weights;
+  // 0: one gradient of the weights for the whole batch. Else one for each group, stacked in front: batch row b belongs
+  // to group b % groups. That is what per-sample gradients are made of.
+  int64_t groups;
+};
+
 struct LayerInputGrads {
   Tensor input;  // empty unless asked for
   Tensor hx;
@@ -40,6 +48,6 @@ struct LayerInputGrads {
 LayerOutputs layer_forward(const LayerArgs& args, bool keep);
 
 LayerInputGrads layer_backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
-                               const Tensor& reserve, bool input_grad, bool weight_grads);
+                               const Tensor& reserve, const GradRequest& request);
 
 }  // namespace fastrnn::ops

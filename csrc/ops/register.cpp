@@ -41,9 +41,9 @@ template <CellKind kCell>
 std::tuple<Tensor, Tensor, Tensors> backward(OptionalTensor grad_output, OptionalTensor grad_hy, Tensor input,
                                              Tensor hx, Tensors weights, Tensor output, Tensor reserve,
                                              OptionalTensor batch_sizes, bool bidirectional, bool input_grad,
-                                             bool weight_grads) {
+                                             bool weight_grads, int64_t groups) {
   LayerInputGrads grads = layer_backward({kCell, input, hx, {}, weights, batch_sizes, bidirectional},
-                                         {grad_output, grad_hy, {}}, output, reserve, input_grad, weight_grads);
+                                         {grad_output, grad_hy, {}}, output, reserve, {input_grad, weight_grads, groups});
   return {grads.input, grads.hx, grads.weights};
 }
 
@@ -51,9 +51,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(OptionalTensor grad_ou
                                                           OptionalTensor grad_cy, Tensor input, Tensor hx, Tensor cx,
                                                           Tensors weights, Tensor output, Tensor reserve,
                                                           OptionalTensor batch_sizes, bool bidirectional,
-                                                          bool input_grad, bool weight_grads) {
+                                                          bool input_grad, bool weight_grads, int64_t groups) {
   LayerInputGrads grads = layer_backward({CellKind::kLstm, input, hx, cx, weights, batch_sizes, bidirectional},
-                                         {grad_output, grad_hy, grad_cy}, output, reserve, input_grad, weight_grads);
+                                         {grad_output, grad_hy, grad_cy}, output, reserve, {input_grad, weight_grads, groups});
   return {grads.input, grads.hx, *grads.cx, grads.weights};
 }
 
@@ -68,7 +68,7 @@ std::string backward_schema(const std::string& name, bool has_cell_state) {
   return name + "(Tensor? grad_output, Tensor? grad_hy, " + (has_cell_state ? "Tensor? grad_cy, " : "") +
          "Tensor input, Tensor hx, " + (has_cell_state ? "Tensor cx, " : "") +
          "Tensor[] weights, Tensor output, Tensor reserve, Tensor? batch_sizes, bool bidirectional, bool input_grad, "
-         "bool weight_grads) -> (Tensor grad_input, Tensor grad_hx, " +
+         "bool weight_grads, int groups) -> (Tensor grad_input, Tensor grad_hx, " +
          (has_cell_state ? "Tensor grad_cx, " : "") + "Tensor[] grad_weights)";
 }
 

@@ -70,6 +70,11 @@ struct Matrix {
     return {data + begin * column_stride, rows, end - begin, row_stride, column_stride};
   }
 
+  // Rows first, first + step, first + 2 * step, ...
+  Matrix every(int64_t first, int64_t step) const {
+    return {data + first * row_stride, rows / step, columns, row_stride * step, column_stride};
+  }
+
   Tensor tensor() const {
     const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, column_stride};
     AtenTensorHandle handle;

@@ -1,0 +1,28 @@
+"""fastrnn: recurrent layers as drop-ins for torch.nn's, on kernels that run whole sequences.
+
+import fastrnn
+
+lstm = fastrnn.LSTM(input_size=64, hidden_size=128, num_layers=2)  # as torch.nn.LSTM
+output, (hy, cy) = lstm(input)
+print(fastrnn.explain(lstm, input))  # which kernel runs, and why
+"""
+
+import torch  # noqa: F401  (first: the extension links against libraries that torch loads)
+
+from . import functional
+from .explain import Explanation, explain
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Explanation",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "explain",
+    "functional",
+]

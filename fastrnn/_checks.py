@@ -1,0 +1,189 @@
+"""What a call may be given: every check on the arguments, and its message, once.
+
+The exception types are those torch.nn raises for the same mistake. Checks run at every call, so each is a comparison of
+attributes; text is put together only once something is wrong. The kernels check shapes of weights themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from .reference import GATES, STATES
+
+SUPPORTED_DTYPES = (torch.float32, torch.float64)
+SUPPORTED_DEVICES = ("cpu", "meta")
+
+# What messages call a cell: its module's name.
+LAYER_NAMES = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU"}
+CELL_NAMES = {"rnn_tanh": "RNNCell", "rnn_relu": "RNNCell", "lstm": "LSTMCell", "gru": "GRUCell"}
+
+
+def check_tensors(
+    name: str, input: Tensor, weights: Sequence[Tensor], states: tuple[Tensor, ...] | None, mismatch: type[Exception]
+) -> None:
+    """Raise unless input, weights and states share one dtype and one device, and we have kernels for both.
+
+    ``mismatch`` is raised for an input whose dtype is not the weights': torch.nn raises ValueError in layers and
+    RuntimeError in cells.
+    """
+    dtype = input.dtype
+    fits = input.is_cpu and dtype in SUPPORTED_DTYPES
+    for weight in weights:
+        fits = fits and weight.is_cpu and weight.dtype == dtype
+    if states is not None:
+        for state in states:
+            fits = fits and state.is_cpu and state.dtype == dtype
+    if not fits:  # or on another device than the CPU: no hurry then
+        _check_input_and_weights(name, input, weights, mismatch)
+        for state in states or ():
+            _check_state(name, input, state)
+
+
+def _check_input_and_weights(name: str, input: Tensor, weights: Sequence[Tensor], mismatch: type[Exception]) -> None:
+    dtype, device = input.dtype, input.device
+    for weight in weights:
+        if weight.device != device:
+            raise RuntimeError(
+                f"{name}: input and weights must be on one device, but input is on {device} and a weight on "
+                f"{weight.device}. Move one: input.to({str(weight.device)!r}) or module.to({str(device)!r})"
+            )
+    first = weights[0].dtype
+    for weight in weights:
+        if weight.dtype != first:
+            raise RuntimeError(
+                f"{name}: weights must share one dtype, but got {first} and {weight.dtype}. Convert: module.to({first})"
+            )
+    if dtype != first and not torch._C._is_any_autocast_enabled():
+        raise mismatch(
+            f"{name}: input dtype ({dtype}) does not match weight dtype ({first}). "
+            f"Convert input: input.to({first}), or convert model: model.to({dtype})"
+        )
+    if dtype not in SUPPORTED_DTYPES:
+        supported = " and ".join(map(str, SUPPORTED_DTYPES))
+        raise NotImplementedError(
+            f"{name}: fastrnn has no kernels for {dtype}; it supports {supported}. Convert with .float() or .double()"
+        )
+    if device.type not in SUPPORTED_DEVICES:
+        raise NotImplementedError(
+            f"{name}: fastrnn has no kernels for device {str(device)!r}; it supports "
+            f"{' and '.join(map(repr, SUPPORTED_DEVICES))}. Move model and input: .to('cpu')"
+        )
+
+
+def _check_state(name: str, input: Tensor, state: Tensor) -> None:
+    if state.device != input.device:
+        raise RuntimeError(
+            f"{name}: input and hidden state must be on one device, but input is on {input.device} and the hidden "
+            f"state on {state.device}. Move it: hx.to({str(input.device)!r})"
+        )
+    if state.dtype != input.dtype and not torch._C._is_any_autocast_enabled():
+        raise RuntimeError(
+            f"{name}: hidden state must have the input's dtype {input.dtype}, got {state.dtype}. "
+            f"Convert it: hx.to({input.dtype})"
+        )
+
+
+def check_sizes(name: str, steps: int, features: int, input_size: int) -> None:
+    """Raise unless the input has steps, and the features the weights were made for."""
+    if features != input_size:
+        raise RuntimeError(
+            f"{name}: input.size(-1) must be equal to input_size. Expected {input_size}, got {features}. "
+            "Check the input's last dimension, or make the layer with another input_size"
+        )
+    if steps == 0:
+        raise RuntimeError(
+            f"{name}: expected sequence length to be larger than 0, got 0. Leave empty sequences out of the batch"
+        )
+
+
+def unpack_hx(cell: str, name: str, hx: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """hx as a tuple of the cell's states: a tensor, or for the LSTM a tuple or list of two (perhaps the same twice)."""
+    if STATES[cell] == 1:
+        if not isinstance(hx, Tensor):
+            hint = ": only LSTM takes (hx, cx)" if isinstance(hx, (tuple, list)) else ""
+            raise AttributeError(f"{name}: hx must be a Tensor, got {_describe(hx)}{hint}")
+        return (hx,)
+    if isinstance(hx, Tensor):
+        raise TypeError(f"{name}: hx must be a tuple (hx, cx), got a Tensor. Pass (hx, cx), e.g. cx = zeros")
+    if not isinstance(hx, (tuple, list)):
+        _refuse_hx_type(name, hx)
+    if len(hx) != 2:
+        raise RuntimeError(f"{name}: hx must be two hidden states (hx, cx), got {len(hx)}")
+    h, c = hx
+    if not isinstance(h, Tensor) or not isinstance(c, Tensor):
+        _refuse_hx_type(name, hx)
+    return h, c
+
+
+def _refuse_hx_type(name: str, hx: object) -> NoReturn:
+    """AttributeError as torch.nn raises, from ``hx[0].dim()``."""
+    raise AttributeError(f"{name}: hx must be a tuple of Tensors (hx, cx), got {_describe(hx)}")
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of ({', '.join(type(v).__name__ for v in value)})"
+    return type(value).__name__
+
+
+def refuse_input_type(name: str, value: object, accepted: str) -> NoReturn:
+    """torch.nn raises AttributeError here too, from ``input.dim()``."""
+    raise AttributeError(f"{name}: input must be a {accepted}, got {_describe(value)}")
+
+
+def refuse_states(
+    name: str, states: tuple[Tensor, ...], expected: tuple[tuple[int, ...], ...], batch_first: bool
+) -> NoReturn:
+    """Say what is wrong with a layer's states, given the shapes expected of hx and cx."""
+    rank = len(expected[0])
+    if any(state.dim() != rank for state in states):
+        kind = "batched 3-D" if rank == 3 else "unbatched 2-D"
+        what = "hx and cx" if len(states) > 1 else "hx"
+        got = " and ".join(f"{state.dim()}-D" for state in states)
+        raise RuntimeError(f"{name}: for {kind} input, {what} should also be {rank}-D but got {got}")
+    label, shape, got = _first_misfit(states, expected)
+    layout = f"(num_layers * num_directions, {'batch, ' if rank == 3 else ''}features)"
+    hint = ", whatever batch_first says" if batch_first and rank == 3 else ""
+    raise RuntimeError(f"{name}: expected {label} size {shape}, got {got}. Its shape is {layout}{hint}")
+
+
+def refuse_cell_states(name: str, states: tuple[Tensor, ...], expected: tuple[int, ...]) -> NoReturn:
+    """Say what is wrong with a cell's states, given the shape expected of each."""
+    for label, state in zip(("hx", "cx"), states, strict=False):
+        if state.dim() not in (1, 2):
+            raise ValueError(f"{name}: expected {label} to be 1D (H,) or 2D (B, H), got {state.dim()}D")
+    label, shape, got = _first_misfit(states, (expected, expected))
+    layout = "(batch, hidden_size)" if len(expected) == 2 else "(hidden_size,), as the input has no batch"
+    raise RuntimeError(f"{name}: expected {label} size {shape}, got {got}. Its shape is {layout}")
+
+
+def _first_misfit(states: tuple[Tensor, ...], expected: tuple[tuple[int, ...], ...]) -> tuple[str, str, str]:
+    for label, state, shape in zip(("hx", "cx"), states, expected, strict=False):
+        if state.shape != shape:
+            return label, str(tuple(shape)), str(tuple(state.shape))
+    raise AssertionError("every state fits")
+
+
+def check_weight_count(name: str, weights: Sequence[Tensor], expected: int) -> None:
+    """Raise unless ``weights`` holds what the options ask for."""
+    if len(weights) != expected:
+        raise ValueError(
+            f"{name}: weights must hold {expected} tensors for these options, got {len(weights)}: for each layer and "
+            "direction w_ih, w_hh, then b_ih, b_hh if bias, then w_hr if proj_size > 0"
+        )
+
+
+def check_nonlinearity(nonlinearity: str) -> str:
+    """The Elman cell of that name."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"Unknown nonlinearity {nonlinearity!r}. Select from 'tanh' or 'relu'.")
+    return "rnn_" + nonlinearity
+
+
+def hidden_size_of(cell: str, weights: Sequence[Tensor]) -> int:
+    """H, read from w_hh of shape (gates * H, H or P)."""
+    return weights[1].shape[0] // GATES[cell]

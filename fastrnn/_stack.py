@@ -1,0 +1,198 @@
+"""From arguments as people give them to layers, and back: all that is the same for every cell.
+
+:func:`run_stack` serves the layers, :func:`run_cell` the cells; modules and ``fastrnn.functional`` both end here, and
+here ends all knowledge of unbatched input, ``batch_first``, ``PackedSequence``, layers and dropout.
+
+This runs at every call and some calls take 20 us in all, so it makes no tensor it can do without (one layer's states
+are not sliced, its results not joined) and asks a tensor for no attribute twice. What goes down need not be contiguous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from . import _checks, autograd
+from .reference import STATES, States
+
+
+class Stack(Protocol):
+    """What a stack of layers is, less its weights. A module is one as it stands, so a call copies no options."""
+
+    mode: str  # the cell, in capitals as in torch.nn: "RNN_TANH", "RNN_RELU", "LSTM", "GRU"
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int
+    training: bool
+
+
+class Arguments(NamedTuple):
+    """A call's arguments, checked and in the one form that layers take."""
+
+    input: Tensor  # (T, B, I), or packed (N, I)
+    states: States | None  # of all layers, (L*D, B, features) each, in the packed order; None for zeros
+    batch_sizes: Tensor | None  # (T,), of a packed input
+    batch: int
+
+
+def run_stack(
+    stack: Stack, input: Tensor | PackedSequence, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]
+) -> tuple[Tensor | PackedSequence, States]:
+    """The one road for layers: output and the final states, in the form in which input and hx came."""
+    if isinstance(input, PackedSequence):
+        arguments = packed_arguments(stack, input, hx, weights)
+        output, finals = _run_layers(stack, arguments, weights)
+        if input.unsorted_indices is not None:
+            finals = tuple([state.index_select(1, input.unsorted_indices) for state in finals])
+        return PackedSequence(output, input.batch_sizes, input.sorted_indices, input.unsorted_indices), finals
+
+    output, finals = _run_layers(stack, padded_arguments(stack, input, hx, weights), weights)
+    if input.dim() == 2:
+        return output.squeeze(1), tuple([state.squeeze(1) for state in finals])
+    return (output.transpose(0, 1) if stack.batch_first else output), finals
+
+
+def padded_arguments(
+    stack: Stack, input: Tensor, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]
+) -> Arguments:
+    """The arguments of a call with a padded batch or a single sequence."""
+    cell = stack.mode.lower()
+    name = _checks.LAYER_NAMES[cell]
+    if not isinstance(input, Tensor):
+        _checks.refuse_input_type(name, input, "Tensor or a PackedSequence")
+    rank = input.dim()
+    if rank == 2:
+        input = input.unsqueeze(1)
+    elif rank != 3:
+        raise ValueError(
+            f"{name}: expected input to be 2D (one sequence) or 3D (a batch), got {rank}D. "
+            "Reshape it to (T, I), (T, B, I), or (B, T, I) with batch_first"
+        )
+    elif stack.batch_first:
+        input = input.transpose(0, 1)
+    states = None if hx is None else _checks.unpack_hx(cell, name, hx)
+    _checks.check_tensors(name, input, weights, states, ValueError)
+    steps, batch, features = input.shape
+    _checks.check_sizes(name, steps, features, stack.input_size)
+    if states is not None:
+        if rank == 2:
+            _check_states(name, stack, states, ())
+            states = tuple([state.unsqueeze(1) for state in states])
+        else:
+            _check_states(name, stack, states, (batch,))
+    return Arguments(input, states, None, batch)
+
+
+def packed_arguments(
+    stack: Stack, input: PackedSequence, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]
+) -> Arguments:
+    """The arguments of a call with a PackedSequence."""
+    cell = stack.mode.lower()
+    name = _checks.LAYER_NAMES[cell]
+    data, batch_sizes, sorted_indices, _ = input
+    if data.dim() != 2:
+        raise RuntimeError(f"{name}: the data of a PackedSequence must have 2 dimensions, got {data.dim()}")
+    states = None if hx is None else _checks.unpack_hx(cell, name, hx)
+    _checks.check_tensors(name, data, weights, states, ValueError)
+    _checks.check_sizes(name, batch_sizes.shape[0], data.shape[1], stack.input_size)
+    # From a shape where there is one: a tensor's value would break torch.compile's graph.
+    batch = int(batch_sizes[0]) if sorted_indices is None else sorted_indices.shape[0]
+    if states is not None:
+        # Before the permutation: index_select would quietly drop rows of a state that has too many.
+        _check_states(name, stack, states, (batch,))
+        if sorted_indices is not None:
+            states = tuple([state.index_select(1, sorted_indices) for state in states])
+    return Arguments(data, states, batch_sizes, batch)
+
+
+def _check_states(name: str, stack: Stack, states: States, batch: tuple[int, ...]) -> None:
+    """Raise unless the states measure (L*D, *batch, features); ``batch`` is (B,), or () for a single sequence."""
+    rows = stack.num_layers * 2 if stack.bidirectional else stack.num_layers
+    hx_shape = (rows, *batch, stack.proj_size or stack.hidden_size)
+    cx_shape = (rows, *batch, stack.hidden_size)
+    if states[0].shape != hx_shape or (len(states) > 1 and states[1].shape != cx_shape):
+        _checks.refuse_states(name, states, (hx_shape, cx_shape), stack.batch_first)
+
+
+def _run_layers(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) -> tuple[Tensor, States]:
+    """The layers one on another, with dropout between them drawn as torch.nn draws it."""
+    cell = stack.mode.lower()
+    input, states, batch_sizes, batch = arguments
+    num_layers, bidirectional = stack.num_layers, stack.bidirectional
+    directions = 2 if bidirectional else 1
+    if states is None:
+        hidden_size = stack.hidden_size
+        states = _zeros(cell, input, (directions, batch, stack.proj_size or hidden_size), hidden_size)
+        by_layer = [states] * num_layers
+    elif num_layers > 1:
+        by_layer = list(zip(*[state.split(directions) for state in states], strict=True))
+    if num_layers == 1:
+        results = autograd.run_layer(cell, input, states, weights, bidirectional, batch_sizes)
+        return results[0], results[1:]
+
+    finals = []
+    per_layer = len(weights) // num_layers
+    for index in range(num_layers):
+        if index > 0 and stack.training and stack.dropout > 0:
+            input = torch.dropout(input, stack.dropout, True)
+        layer_weights = weights[index * per_layer : (index + 1) * per_layer]
+        results = autograd.run_layer(cell, input, by_layer[index], layer_weights, bidirectional, batch_sizes)
+        input = results[0]
+        finals.append(results[1:])
+    return input, tuple([torch.cat(state) for state in zip(*finals, strict=True)])
+
+
+def _zeros(cell: str, input: Tensor, hx_shape: tuple[int, int, int], hidden_size: int) -> States:
+    """Initial states of one layer. One tensor serves as hx and cx where they have one shape: nothing writes to it."""
+    zeros = torch.zeros(hx_shape, dtype=input.dtype, device=input.device)
+    if STATES[cell] == 1:
+        return (zeros,)
+    if hx_shape[2] == hidden_size:
+        return zeros, zeros
+    return zeros, torch.zeros((*hx_shape[:2], hidden_size), dtype=input.dtype, device=input.device)
+
+
+def run_cell(cell: str, input: Tensor, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]) -> States:
+    """The one road for cells, a sequence of one step: the states after it."""
+    arguments = cell_arguments(cell, input, hx, weights)
+    step, states, _, batch = arguments
+    if states is None:
+        hidden_size = _checks.hidden_size_of(cell, weights)
+        states = _zeros(cell, step, (1, batch, hidden_size), hidden_size)
+    finals = autograd.run_layer(cell, step, states, weights, False, None)[1:]
+    if input.dim() == 1:
+        return tuple([state.squeeze(1).squeeze(0) for state in finals])
+    return tuple([state.squeeze(0) for state in finals])
+
+
+def cell_arguments(
+    cell: str, input: Tensor, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]
+) -> Arguments:
+    """The arguments of a cell's call, as those of a layer with one step."""
+    name = _checks.CELL_NAMES[cell]
+    if not isinstance(input, Tensor):
+        _checks.refuse_input_type(name, input, "Tensor")
+    rank = input.dim()
+    if rank not in (1, 2):
+        raise ValueError(f"{name}: expected input to be 1D (I,) or 2D (B, I), got {rank}D")
+    states = None if hx is None else _checks.unpack_hx(cell, name, hx)
+    _checks.check_tensors(name, input, weights, states, RuntimeError)
+    shape = input.shape
+    _checks.check_sizes(name, 1, shape[-1], weights[0].shape[1])
+    if states is not None:
+        expected = (*shape[:-1], _checks.hidden_size_of(cell, weights))
+        if states[0].shape != expected or (len(states) > 1 and states[1].shape != expected):
+            _checks.refuse_cell_states(name, states, expected)
+        states = tuple([state.unsqueeze(0) for state in states])
+    input = input.unsqueeze(0)
+    if rank == 2:
+        return Arguments(input, states, None, shape[0])
+    return Arguments(input.unsqueeze(0), states and tuple([state.unsqueeze(0) for state in states]), None, 1)

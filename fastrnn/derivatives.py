@@ -1,0 +1,112 @@
+"""Derivatives of a layer as formulas over torch ops, for whatever the fused kernels do not differentiate themselves:
+the second backward, forward-mode AD, and torch.func transforms of either.
+
+Everything here computes again from the layer's inputs. A formula that read the reserve would be wrong as soon as it is
+differentiated: the reserve depends on the inputs in a way that autograd does not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .ops import Cell, Request
+
+MaybeTensors = Sequence[Tensor | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What of a layer's call is not differentiated. Not a pytree, so that torch.func leaves it whole."""
+
+    cell: Cell
+    bidirectional: bool
+    batch_sizes: Tensor | None
+
+    def grouped(self, groups: int) -> Call:
+        """The same call for `groups` times the batch."""
+        if self.batch_sizes is None:
+            return self
+        return replace(self, batch_sizes=self.batch_sizes * groups)
+
+    def ungrouped(self, groups: int) -> Call:
+        """The same call for one of `groups` equal parts of the batch."""
+        if self.batch_sizes is None:
+            return self
+        return replace(self, batch_sizes=self.batch_sizes // groups)
+
+
+def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
+    """The layer itself: output and final states from (input, *states, *weights)."""
+    states = call.cell.states
+    return reference.layer(
+        call.cell.name,
+        primals[0],
+        primals[1 : 1 + states],
+        primals[1 + states :],
+        call.bidirectional,
+        call.batch_sizes,
+    )
+
+
+def requested(call: Call, request: Request, grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Of the gradients of all primals those that `request` names: input's perhaps, the states', the weights' perhaps."""
+    states = call.cell.states
+    return (
+        *(grads[:1] if request.input else ()),
+        *grads[1 : 1 + states],
+        *(grads[1 + states :] if request.weights else ()),
+    )
+
+
+def backward(call: Call, request: Request, grads: MaybeTensors, primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The requested gradients of the primals, given those of the outputs (None for zeros)."""
+    if request.groups:
+        return _backward_by_group(call, request, grads, primals)
+    outputs, vjp = torch.func.vjp(lambda *inputs: forward(call, *inputs), *primals)
+    full = tuple(torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs, strict=True))
+    return requested(call, request, vjp(full))
+
+
+def _backward_by_group(
+    call: Call, request: Request, grads: MaybeTensors, primals: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    groups, data = request.groups, 1 + call.cell.states
+    one = call.ungrouped(groups)
+    plain = request._replace(groups=0)
+
+    def split(tensor: Tensor) -> Tensor:
+        return tensor.unflatten(-2, (tensor.shape[-2] // groups, groups)).movedim(-2, 0)
+
+    given = [grad is not None for grad in grads]
+    batched = [*(split(grad) for grad in grads if grad is not None), *map(split, primals[:data])]
+
+    def one_group(*tensors: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(tensors)
+        group_grads = [next(rest) if is_given else None for is_given in given]
+        return backward(one, plain, group_grads, [*rest, *primals[data:]])
+
+    results = torch.func.vmap(one_group)(*batched)
+    joined = data if request.input else data - 1
+    return (*(r.movedim(0, -2).flatten(-3, -2) for r in results[:joined]), *results[joined:])
+
+
+def double_backward(
+    call: Call, request: Request, grads: MaybeTensors, primals: Sequence[Tensor], grad_grads: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of `grads` (None where None came) and of `primals`, given those of what :func:`backward` returns."""
+    given = [grad is not None for grad in grads]
+    count = sum(given)
+
+    def first(*tensors: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(tensors)
+        return backward(call, request, [next(rest) if is_given else None for is_given in given], list(rest))
+
+    _, vjp = torch.func.vjp(first, *(grad for grad in grads if grad is not None), *primals)
+    results = vjp(tuple(grad_grads))
+    of_grads = iter(results[:count])
+    return (*(next(of_grads) if is_given else None for is_given in given), *results[count:])

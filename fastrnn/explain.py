@@ -1,0 +1,162 @@
+"""Which kernel a call runs, and why: ``print(fastrnn.explain(lstm, input))``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from . import _native
+from ._stack import Arguments, cell_arguments, packed_arguments, padded_arguments
+from .modules.base import Cell, Layer
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pass of one direction of one layer."""
+
+    layer: int
+    direction: str  # "forward" or "reverse"
+    pass_: str  # "forward" or "backward"
+    device: str
+    path: str  # the kernel's way through the sequence; "none" if the pass would not run
+    isa: str
+    tile: str
+    threads: int
+    precision: str
+    reserve_bytes: int  # kept from forward for backward, by this direction; 0 if no gradient is recorded
+    reason: str  # why not a faster path
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What :func:`explain` found: ``rows`` to look at, ``str()`` to read."""
+
+    rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        titles = [field.name.rstrip("_").replace("_bytes", "").replace("_", " ") for field in fields(Row)]
+        table = [titles]
+        for row in self.rows:
+            cells = [getattr(row, field.name) for field in fields(Row)]
+            table.append([f"{cell:,}" if isinstance(cell, int) else str(cell or "-") for cell in cells])
+        widths = [max(len(line[column]) for line in table) for column in range(len(titles))]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What decides the plan of every layer of a call."""
+
+    cell: str
+    dtype: torch.dtype
+    device: torch.device
+    steps: int
+    batch: int
+    rows: int  # steps * batch, less padding
+    hidden_size: int
+    recurrent_size: int
+    projected: bool
+
+
+def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
+    """Tell how ``module(*args, **kwargs)`` would run, without running it.
+
+    Args:
+        module: a fastrnn layer or cell.
+        args, kwargs: what it would be called with. Shapes, dtypes and devices count, values do not; meta tensors will
+            do, but then nothing runs and there is no kernel to name.
+
+    Returns:
+        An :class:`Explanation` with a row for each layer, direction and pass. The backward rows hold for grad mode and
+        ``requires_grad`` as they are now; if no gradient would be recorded their path is "none".
+
+    Raises:
+        TypeError: if module is not one of fastrnn's.
+        What the call itself would raise for arguments it refuses.
+    """
+    if isinstance(module, Layer):
+        shape, tensors = _layer_shape(module, *args, **kwargs)
+        layers, directions = module.num_layers, ("forward", "reverse") if module.bidirectional else ("forward",)
+    elif isinstance(module, Cell):
+        shape, tensors = _cell_shape(module, *args, **kwargs)
+        layers, directions = 1, ("forward",)
+    else:
+        raise TypeError(f"explain takes a fastrnn layer or cell, got {type(module).__name__}. Pass the layer itself")
+    records = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return Explanation(
+        tuple(
+            _row(shape, layer, direction, backward, records)
+            for layer in range(layers)
+            for direction in directions
+            for backward in (False, True)
+        )
+    )
+
+
+def _layer_shape(
+    module: Layer, input: Tensor | PackedSequence, hx: Tensor | Sequence[Tensor] | None = None
+) -> tuple[_Shape, list[Tensor]]:
+    """The shape of a layer's call, and the tensors a gradient could flow to."""
+    weights = module._flat_weights
+    if isinstance(input, PackedSequence):
+        arguments = packed_arguments(module, input, hx, weights)
+        steps, rows = input.batch_sizes.shape[0], input.data.shape[0]
+    else:
+        arguments = padded_arguments(module, input, hx, weights)
+        steps = arguments.input.shape[0]
+        rows = steps * arguments.batch
+    recurrent_size = module.proj_size or module.hidden_size
+    return _shape(module.mode.lower(), arguments, steps, rows, module.hidden_size, recurrent_size, weights)
+
+
+def _cell_shape(
+    module: Cell, input: Tensor, hx: Tensor | Sequence[Tensor] | None = None
+) -> tuple[_Shape, list[Tensor]]:
+    """As :func:`_layer_shape`, for a cell."""
+    weights = module._current_weights()
+    arguments = cell_arguments(module._cell, input, hx, weights)
+    return _shape(module._cell, arguments, 1, arguments.batch, module.hidden_size, module.hidden_size, weights)
+
+
+def _shape(
+    cell: str,
+    arguments: Arguments,
+    steps: int,
+    rows: int,
+    hidden_size: int,
+    recurrent_size: int,
+    weights: list[Tensor],
+) -> tuple[_Shape, list[Tensor]]:
+    input, states, _, batch = arguments
+    shape = _Shape(
+        cell, input.dtype, input.device, steps, batch, rows, hidden_size, recurrent_size, recurrent_size != hidden_size
+    )
+    return shape, [input, *weights, *(states or ())]
+
+
+def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: bool) -> Row:
+    pass_ = "backward" if backward else "forward"
+    precision = str(shape.dtype).removeprefix("torch.")
+    where = (layer, direction, pass_, str(shape.device))
+    if backward and not records:
+        return Row(*where, "none", "", "", 0, precision, 0, "no gradient: grad mode is off or nothing requires grad")
+    if shape.device.type == "meta":
+        return Row(*where, "none", "", "", 0, precision, 0, "meta tensors: only shapes are computed")
+    plan = _native.plan(
+        shape.cell,
+        shape.dtype,
+        shape.steps,
+        shape.batch,
+        shape.hidden_size,
+        shape.recurrent_size,
+        backward,
+        rows=shape.rows,
+        projected=shape.projected,
+    )
+    reserve = plan["reserve_bytes"] if records else 0
+    return Row(*where, plan["path"], plan["isa"], plan["tile"], plan["threads"], precision, reserve, plan["reason"])

@@ -1,0 +1,189 @@
+"""Every recurrence in slow, obvious torch ops: what the kernels must equal, and what autograd differentiates.
+
+Two users: the tests hold the kernels against it, and ``fastrnn.autograd`` falls back on it where a kernel has no
+derivative of its own (double backward, forward-mode AD, vmap). For the second, everything here is out of place and
+looks at no tensor's values except ``batch_sizes``, so ``torch.func`` transforms pass through.
+
+The order of a new recurrence: its cell here, a row in the tests' cases, the cell header in ``csrc/cells``, the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Gates a cell computes at each step: the factor in w_ih's (gates * hidden_size, input_size).
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
+# States a cell carries from step to step: (h,) or (h, c).
+STATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 2, "gru": 1}
+
+States = tuple[Tensor, ...]
+
+
+def elman_cell(
+    x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, activation: Callable[[Tensor], Tensor] = torch.tanh
+) -> Tensor:
+    """One step of the simple recurrence: ``h' = activation(W_ih x + b_ih + W_hh h + b_hh)``.
+
+    Source: J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990), in the form of ``torch.nn.RNN``.
+
+    Args:
+        x_gates: (B, H), the input's share ``W_ih x + b_ih``.
+        h: (B, H).
+        w_hh: (H, H).
+        b_hh: (H,) or None.
+    Returns:
+        (B, H).
+    """
+    return activation(x_gates + F.linear(h, w_hh, b_hh))
+
+
+def lstm_cell(
+    x_gates: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One step of the LSTM, gates in the order i, f, g, o.
+
+    ::
+
+        i = sigmoid(W_ii x + b_ii + W_hi h + b_hi)      c' = f * c + i * g
+        f = sigmoid(W_if x + b_if + W_hf h + b_hf)      h' = o * tanh(c')            without w_hr
+        g =    tanh(W_ig x + b_ig + W_hg h + b_hg)      h' = W_hr (o * tanh(c'))     with w_hr
+        o = sigmoid(W_io x + b_io + W_ho h + b_ho)
+
+    Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997), with the forget gate of F. Gers et al.
+    (2000); the projection is that of H. Sak et al., arXiv:1402.1128. The form is that of ``torch.nn.LSTM``.
+
+    Args:
+        x_gates: (B, 4H), the input's share ``W_ih x + b_ih``.
+        h: (B, H), or (B, P) with a projection.
+        c: (B, H).
+        w_hh: (4H, H), or (4H, P).
+        b_hh: (4H,) or None.
+        w_hr: (P, H) or None.
+    Returns:
+        h' of h's shape, c' of c's.
+    """
+    gates = x_gates + F.linear(h, w_hh, b_hh)
+    i, f, g, o = gates.chunk(4, dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    h = torch.sigmoid(o) * torch.tanh(c)
+    return (h if w_hr is None else F.linear(h, w_hr)), c
+
+
+def gru_cell(x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> Tensor:
+    """One step of the GRU, gates in the order r, z, n.
+
+    ::
+
+        r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+        z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+        n =    tanh(W_in x + b_in + r * (W_hn h + b_hn))
+        h' = (1 - z) * n + z * h
+
+    Source: K. Cho et al., arXiv:1406.1078, with the reset gate applied after the product with W_hn, as
+    ``torch.nn.GRU`` has it: the two biases of n cannot be summed beforehand.
+
+    Args:
+        x_gates: (B, 3H), the input's share ``W_ih x + b_ih``.
+        h: (B, H).
+        w_hh: (3H, H).
+        b_hh: (3H,) or None.
+    Returns:
+        (B, H).
+    """
+    x_r, x_z, x_n = x_gates.chunk(3, dim=-1)
+    h_r, h_z, h_n = F.linear(h, w_hh, b_hh).chunk(3, dim=-1)
+    r = torch.sigmoid(x_r + h_r)
+    z = torch.sigmoid(x_z + h_z)
+    n = torch.tanh(x_n + r * h_n)
+    return (1 - z) * n + z * h
+
+
+def step(cell: str, x_gates: Tensor, states: States, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None) -> States:
+    """One step of any cell: the states after it, h first."""
+    if cell == "lstm":
+        return lstm_cell(x_gates, states[0], states[1], w_hh, b_hh, w_hr)
+    if cell == "gru":
+        return (gru_cell(x_gates, states[0], w_hh, b_hh),)
+    if cell == "rnn_tanh":
+        return (elman_cell(x_gates, states[0], w_hh, b_hh, torch.tanh),)
+    if cell == "rnn_relu":
+        return (elman_cell(x_gates, states[0], w_hh, b_hh, torch.relu),)
+    raise ValueError(f"unknown cell {cell!r}: choose one of {', '.join(GATES)}")
+
+
+def layer(
+    cell: str,
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bidirectional: bool,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """One layer over a whole sequence, in one direction or both (D = 1 or 2).
+
+    Args:
+        cell: "rnn_tanh", "rnn_relu", "lstm" or "gru".
+        input: (T, B, I). With ``batch_sizes`` also packed, (N, I) with N = sum(batch_sizes), as in ``PackedSequence``.
+        states: (hx,) or, for the LSTM, (hx, cx); hx (D, B, H), or (D, B, P) with a projection, cx (D, B, H).
+        weights: a direction's ``w_ih, w_hh, b_ih, b_hh, w_hr``, then the other's; biases and w_hr where there are any.
+        bidirectional: whether there is a reverse direction.
+        batch_sizes: (T,) integers on the CPU, not increasing, none above B: at step t only the first ``batch_sizes[t]``
+            rows are there. The others keep their state, and of a padded input their output is zero.
+
+    Returns:
+        output, (T, B, D*H) or (N, D*H), with P for H under a projection, then the final states, shaped as ``states``.
+    """
+    directions = 2 if bidirectional else 1
+    rows = None if batch_sizes is None else batch_sizes.tolist()
+    per_direction = len(weights) // directions
+    results = [
+        _direction(
+            cell,
+            input,
+            tuple(state[d] for state in states),
+            weights[d * per_direction : (d + 1) * per_direction],
+            reverse=d == 1,
+            rows=rows,
+        )
+        for d in range(directions)
+    ]
+    output = results[0][0] if directions == 1 else torch.cat([r[0] for r in results], dim=-1)
+    finals = (torch.stack([r[1][s] for r in results]) for s in range(len(states)))
+    return output, *finals
+
+
+def _direction(
+    cell: str, input: Tensor, states: States, weights: Sequence[Tensor], reverse: bool, rows: list[int] | None
+) -> tuple[Tensor, States]:
+    """One direction: output (T, B, H) or (N, H), and the final states, each (B, H)."""
+    w_ih, w_hh, b_ih, b_hh, w_hr = name_weights(weights)
+    x_gates = F.linear(input, w_ih, b_ih)
+    packed = input.dim() == 2
+    by_step = x_gates.split(rows) if packed and rows is not None else x_gates.unbind(0)
+    batch = states[0].shape[0]
+    outputs: list[Tensor] = []
+    for t in reversed(range(len(by_step))) if reverse else range(len(by_step)):
+        n = batch if rows is None else rows[t]
+        live = step(cell, by_step[t][:n], tuple(s[:n] for s in states), w_hh, b_hh, w_hr)
+        # Rows at or past n are beyond their sequence's end (or, in reverse, before its start): their state waits.
+        states = live if n == batch else tuple(torch.cat([new, old[n:]]) for new, old in zip(live, states, strict=True))
+        outputs.append(live[0] if packed or n == batch else F.pad(live[0], (0, 0, 0, batch - n)))
+    if reverse:
+        outputs.reverse()
+    return (torch.cat(outputs) if packed else torch.stack(outputs)), states
+
+
+def name_weights(
+    weights: Sequence[Tensor],
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """``w_ih, w_hh, b_ih, b_hh, w_hr`` of one direction, None for those it lacks; their number tells which are there.
+
+    2: no bias; 3: no bias, a projection; 4: biases; 5: biases and a projection.
+    """
+    has_bias = len(weights) >= 4
+    b_ih, b_hh = (weights[2], weights[3]) if has_bias else (None, None)
+    return weights[0], weights[1], b_ih, b_hh, weights[-1] if len(weights) % 2 else None
