@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "cpu/dispatch.h"
 #include "ops/shape.h"
@@ -41,6 +42,28 @@ py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t
   return out;
 }
 
+// The exception that a signal's handler raised while a kernel ran, until Python takes it.
+PyObject* interruption = nullptr;
+
+// Called by kernels, on the thread that called the op; torch has released the interpreter's lock.
+bool python_signal_arrived() {
+  const py::gil_scoped_acquire lock;
+  if (PyErr_CheckSignals() == 0) return false;
+  PyObject *type, *value, *trace;
+  PyErr_Fetch(&type, &value, &trace);
+  PyErr_NormalizeException(&type, &value, &trace);
+  Py_XDECREF(type);
+  Py_XDECREF(trace);
+  Py_XDECREF(interruption);
+  interruption = value;
+  return true;
+}
+
+py::object take_interruption() {
+  if (!interruption) return py::none();
+  return py::reinterpret_steal<py::object>(std::exchange(interruption, nullptr));
+}
+
 // Values that forward keeps for backward, per row and hidden unit.
 int reserve_width(const std::string& name) {
   const auto& kernels = cpu::cell_kernels<float>(cpu::kernels(), cell_named(name));
@@ -54,6 +77,8 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Build facts and plans of fastrnn's kernels.";
   m.attr("isa") = cpu::kernels().isa;
   m.attr("compiler") = __VERSION__;
+  cpu::interrupt_requested = &python_signal_arrived;
+  m.def("take_interruption", &take_interruption);
   m.def("reserve_width", &reserve_width, py::arg("cell"));
   m.def(
       "plan",

@@ -23,6 +23,13 @@ isa: str = _C.isa
 reserve_width = _C.reserve_width
 
 
+def reraise_interruption() -> None:
+    """Raise what a signal's handler (KeyboardInterrupt) raised while a kernel ran, if that is why the kernel ended."""
+    interruption = _C.take_interruption()
+    if interruption is not None:
+        raise interruption
+
+
 def plan(
     cell: str,
     dtype: torch.dtype,

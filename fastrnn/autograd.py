@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import derivatives
+from . import _native, derivatives
 from .derivatives import Call, MaybeTensors
 from .ops import CELLS, Cell, Request
 
@@ -37,9 +37,10 @@ def run_layer(
         return tuple(op.forward(input, *states, weights, batch_sizes, bidirectional)[:-1])
     if transformed:
         return TransformedLayer.apply(Call(op, bidirectional, batch_sizes), input, *states, *weights)
+    call = Call(op, bidirectional, batch_sizes)
     if torch.is_grad_enabled() and _any_requires_grad(input, states, weights):
-        return FUNCTIONS[cell].apply(Call(op, bidirectional, batch_sizes), input, *states, *weights)
-    return tuple(op.raw_forward(input, *states, weights, batch_sizes, bidirectional, False)[:-1])
+        return FUNCTIONS[cell].apply(call, input, *states, *weights)
+    return tuple(_raw_forward(call, (input, *states, *weights), keep=False)[:-1])
 
 
 def _any_requires_grad(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
@@ -53,7 +54,11 @@ def _any_requires_grad(input: Tensor, states: Sequence[Tensor], weights: Sequenc
 
 def _raw_forward(call: Call, primals: Sequence[Tensor], keep: bool) -> tuple[Tensor, ...]:
     data = 1 + call.cell.states
-    return call.cell.raw_forward(*primals[:data], primals[data:], call.batch_sizes, call.bidirectional, keep)
+    try:
+        return call.cell.raw_forward(*primals[:data], primals[data:], call.batch_sizes, call.bidirectional, keep)
+    except RuntimeError:
+        _native.reraise_interruption()
+        raise
 
 
 def _raw_backward(
@@ -66,9 +71,13 @@ def _raw_backward(
 ) -> tuple[Tensor, ...]:
     """What :func:`derivatives.backward` computes, on the kernels."""
     data = 1 + call.cell.states
-    input_grad, *rest = call.cell.raw_backward(
-        *grads, *primals[:data], primals[data:], output, reserve, call.batch_sizes, call.bidirectional, *request
-    )
+    try:
+        input_grad, *rest = call.cell.raw_backward(
+            *grads, *primals[:data], primals[data:], output, reserve, call.batch_sizes, call.bidirectional, *request
+        )
+    except RuntimeError:
+        _native.reraise_interruption()
+        raise
     return (*((input_grad,) if request.input else ()), *rest[:-1], *rest[-1])
 
 

@@ -20,12 +20,13 @@ class BackwardLoop {
     return count.used;
   }
 
-  static void run(const BackwardParams<T>& params, const Plan& plan) {
+  // False if the user interrupted it.
+  static bool run(const BackwardParams<T>& params, const Plan& plan) {
     struct Context {
       const BackwardParams<T>& params;
       const Plan& plan;
     } context{params, plan};
-    run_team(
+    return run_team(
         plan.threads,
         [](void* pointer, Member& member) {
           const Context& call = *static_cast<Context*>(pointer);
@@ -57,11 +58,11 @@ class BackwardLoop {
     // s = -1 only hands the gradients of the first step's rows on to hx.
     for (int64_t s = p_->steps.steps - 1; s >= -1; --s) {
       run_recurrent(s);
-      portion_->meet();
       if (dims_.projected && s >= 0) {
-        run_projected(s);
         portion_->meet();
+        run_projected(s);
       }
+      if (!portion_->end_step(p_->steps.steps - 1 - s)) return;
     }
   }
 

@@ -43,6 +43,8 @@ constexpr int64_t kWorthATeam = 256 * 1024;
 // Recurrent weights up to this size are read quickly by every thread, so that each may run the whole layer for its own
 // batch rows. Larger ones are better divided: each thread then streams only its own part.
 constexpr int64_t kSharedWeightBytes = 1 << 20;
+// Multiply-adds between two looks at the clock: a millisecond or less, against 25 ns for the look.
+constexpr int64_t kPollMacs = 4 * 1024 * 1024;
 // Batch rows that a thread should have for itself: fewer leave the register tile half empty.
 constexpr int64_t kRowsPerThread = 4;
 
@@ -55,18 +57,20 @@ const Kernels& kernels() {
 
 Choice choose_plan(const Workload& work) {
   const int threads = max_threads();
-  if (threads == 1) return {{1, Split::kNone}, "torch.get_num_threads() is 1"};
-  if (work.steps * work.step_macs < kWorthATeam) return {{1, Split::kNone}, "too little work for a second thread"};
-  const int64_t by_batch = smaller(threads, work.batch / kRowsPerThread);
-  if (by_batch == threads && work.weight_bytes <= kSharedWeightBytes) {
-    return {{threads, Split::kBatch}, "each thread runs its own batch rows"};
+  const auto choice = [&](int count, Split split, const char* reason) {
+    return Choice{{count, split, larger(1, kPollMacs / larger(1, work.step_macs))}, reason};
+  };
+  if (threads == 1) return choice(1, Split::kNone, "torch.get_num_threads() is 1");
+  if (work.steps * work.step_macs < kWorthATeam) return choice(1, Split::kNone, "too little work for a second thread");
+  if (work.batch / kRowsPerThread >= threads && work.weight_bytes <= kSharedWeightBytes) {
+    return choice(threads, Split::kBatch, "each thread runs its own batch rows");
   }
   if (work.step_macs < kWorthSplittingUnits) {
-    return {{1, Split::kNone}, "too little work in a step to divide the hidden units"};
+    return choice(1, Split::kNone, "too little work in a step to divide the hidden units");
   }
   const int by_units = static_cast<int>(smaller(threads, work.panels));
-  if (by_units == 1) return {{1, Split::kNone}, "too few hidden units to divide"};
-  return {{by_units, Split::kUnits}, "each thread runs its own hidden units, meeting at every step"};
+  if (by_units == 1) return choice(1, Split::kNone, "too few hidden units to divide");
+  return choice(by_units, Split::kUnits, "each thread runs its own hidden units, meeting at every step");
 }
 
 }  // namespace fastrnn::cpu

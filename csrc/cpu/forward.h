@@ -18,12 +18,13 @@ class ForwardLoop {
     return count.used;
   }
 
-  static void run(const ForwardParams<T>& params, const Plan& plan) {
+  // False if the user interrupted it.
+  static bool run(const ForwardParams<T>& params, const Plan& plan) {
     struct Context {
       const ForwardParams<T>& params;
       const Plan& plan;
     } context{params, plan};
-    run_team(
+    return run_team(
         plan.threads,
         [](void* pointer, Member& member) {
           const Context& call = *static_cast<Context*>(pointer);
@@ -60,7 +61,7 @@ class ForwardLoop {
         portion_->meet();
         project(s);
       }
-      portion_->meet();
+      if (!portion_->end_step(s)) return;
     }
   }
 

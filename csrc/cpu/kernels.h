@@ -11,8 +11,9 @@ constexpr int kMaxGates = 4;
 
 template <class T>
 struct CellKernels {
-  void (*forward)(const ForwardParams<T>& params, const Plan& plan);
-  void (*backward)(const BackwardParams<T>& params, const Plan& plan);
+  // False if the user interrupted the call.
+  bool (*forward)(const ForwardParams<T>& params, const Plan& plan);
+  bool (*backward)(const BackwardParams<T>& params, const Plan& plan);
   int64_t (*forward_scratch)(const Dims& dims);
   int64_t (*backward_scratch)(const Dims& dims);
   int gates, channels;

@@ -15,6 +15,7 @@ enum class Split { kNone, kBatch, kUnits };
 struct Plan {
   int threads;
   Split split;
+  int64_t poll_every;  // steps between two looks at the clock, for Ctrl-C
 };
 
 // Cuts the scratch of a call into its parts; with no scratch it only counts.
@@ -44,6 +45,12 @@ struct Portion {
   // The end of a phase whose results other members read.
   FASTRNN_INLINE void meet() const {
     if (plan.split == Split::kUnits) member.barrier();
+  }
+  // The end of the step that is the count-th of the loop; false to leave the loop.
+  FASTRNN_INLINE bool end_step(int64_t count) const {
+    if (count % plan.poll_every == 0) member.poll(count);
+    meet();
+    return !member.stopped_at(count);
   }
 };
 

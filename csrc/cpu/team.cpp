@@ -4,12 +4,22 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
+#include <limits>
 
 namespace fastrnn::cpu {
+
+bool (*interrupt_requested)() = nullptr;
+
+using Clock = std::chrono::steady_clock;
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 struct TeamState {
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<int> phase{0};
+  // A step, not a flag: a member that is still at step s must not take a decision made at s + 1 for its own.
+  alignas(64) std::atomic<int64_t> last_step{kNever};
+  Clock::time_point last_poll = Clock::now();
 };
 
 namespace {
@@ -17,6 +27,9 @@ namespace {
 // About 30 us of spinning: far above a balanced step's wait, far below a scheduler's time slice. After that the
 // partner has probably lost its core, and yielding lets it have this one.
 constexpr int kSpins = 1000;
+
+// How long Ctrl-C may wait. Asking Python takes its lock.
+constexpr auto kPollInterval = std::chrono::milliseconds(50);
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -45,18 +58,29 @@ void Member::barrier() {
   }
 }
 
-void run_team(int threads, void (*body)(void* context, Member& member), void* context) {
+void Member::poll(int64_t step) {
+  if (index != 0 || !interrupt_requested) return;
+  const Clock::time_point now = Clock::now();
+  if (now - state->last_poll < kPollInterval) return;
+  state->last_poll = now;
+  if (interrupt_requested()) state->last_step.store(step, std::memory_order_relaxed);
+}
+
+bool Member::stopped_at(int64_t step) const { return step >= state->last_step.load(std::memory_order_relaxed); }
+
+bool run_team(int threads, void (*body)(void* context, Member& member), void* context) {
   TeamState state;
   if (threads <= 1) {
     Member member{0, 1, &state};
     body(context, member);
-    return;
+    return state.last_step.load() == kNever;
   }
 #pragma omp parallel num_threads(threads)
   {
     Member member{omp_get_thread_num(), omp_get_num_threads(), &state};
     body(context, member);
   }
+  return state.last_step.load() == kNever;
 }
 
 int max_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }

@@ -14,10 +14,19 @@ struct Member {
 
   // Waits for all members. What each wrote before is visible to all after.
   void barrier();
+
+  // Member 0 asks now and then, before the barrier that ends `step`, whether the user wants the call to end.
+  void poll(int64_t step);
+  // Whether to leave after `step`. Members that meet at a barrier after poll(step) all get one answer for it.
+  bool stopped_at(int64_t step) const;
 };
 
 // Calls body(context, member) on `threads` threads of torch's pool (OpenMP's); on fewer where OpenMP grants fewer.
-void run_team(int threads, void (*body)(void* context, Member& member), void* context);
+// False if the members left early.
+bool run_team(int threads, void (*body)(void* context, Member& member), void* context);
+
+// Who knows whether the user wants a call to end (Python's signals); null for nobody.
+extern bool (*interrupt_requested)();
 
 // What torch.set_num_threads asks for.
 int max_threads();

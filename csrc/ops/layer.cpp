@@ -19,6 +19,9 @@ std::vector<int64_t> sizes_like(const Tensor& input, int64_t columns) {
   return {input.size(0), input.size(1), columns};
 }
 
+// fastrnn/_native.py turns this into the exception that the signal's handler raised.
+void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: interrupted by a signal"); }
+
 // The state that a gradient is accumulated in: a copy of what arrives, or zeros.
 template <class T>
 Tensor copy_or_zeros(const std::optional<Tensor>& from, const std::vector<int64_t>& sizes) {
@@ -55,7 +58,7 @@ LayerOutputs forward(const LayerArgs& args, const LayerShape& shape, bool keep) 
   const int64_t channel_columns = keep_channels ? kernels.channels * hidden : gate_columns;
   const Tensor scratch = empty({kernels.forward_scratch(dims)}, shape.dtype);
   const Tensor projections = empty({keep_channels ? 0 : shape.rows * channel_columns}, shape.dtype);
-  const cpu::Choice choice = plan_pass(shape, kernels.gates, sizeof(T), false);
+  const cpu::Plan plan = plan_pass(shape, kernels.gates, sizeof(T), false).plan;
 
   for (int64_t d = 0; d < shape.directions; ++d) {
     const Weights<T> w(weights, shape, d);
@@ -81,7 +84,7 @@ LayerOutputs forward(const LayerArgs& args, const LayerShape& shape, bool keep) 
     params.cell = out.cy ? data<T>(*out.cy) + d * cell_state : nullptr;
     params.cells = keep ? reserve + layout.channels : nullptr;
     params.scratch = data<T>(scratch);
-    kernels.forward(params, choice.plan);
+    check_finished(kernels.forward(params, plan));
   }
   return out;
 }
@@ -180,7 +183,7 @@ class Backward {
       params.hidden = data<T>(unprojected_);
     }
     params.scratch = scratch;
-    kernels_.backward(params, plan_pass(shape_, kernels_.gates, sizeof(T), true).plan);
+    check_finished(kernels_.backward(params, plan_pass(shape_, kernels_.gates, sizeof(T), true).plan));
   }
 
   DirectionRecord<T> record(int64_t d) const {
