@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .reference import GATES, STATES
 
-SUPPORTED_DTYPES = (torch.float32, torch.float64)
+SUPPORTED_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SUPPORTED_DEVICES = ("cpu", "meta")
 
 # What messages call a cell: its module's name.
@@ -63,7 +63,7 @@ def _check_input_and_weights(name: str, input: Tensor, weights: Sequence[Tensor]
             f"Convert input: input.to({first}), or convert model: model.to({dtype})"
         )
     if dtype not in SUPPORTED_DTYPES:
-        supported = " and ".join(map(str, SUPPORTED_DTYPES))
+        supported = ", ".join(map(str, SUPPORTED_DTYPES))
         raise NotImplementedError(
             f"{name}: fastrnn has no kernels for {dtype}; it supports {supported}. Convert with .float() or .double()"
         )
@@ -133,6 +133,11 @@ def _describe(value: object) -> str:
 def refuse_input_type(name: str, value: object, accepted: str) -> NoReturn:
     """torch.nn raises AttributeError here too, from ``input.dim()``."""
     raise AttributeError(f"{name}: input must be a {accepted}, got {_describe(value)}")
+
+
+def refuse_lengths(name: str, kind: str) -> NoReturn:
+    """A packed or nested input knows its lengths."""
+    raise ValueError(f"{name}: a {kind} has lengths of its own. Pass lengths only with a padded batch")
 
 
 def refuse_states(

@@ -58,5 +58,6 @@ def plan(
         projected=projected,
         backward=backward,
     )
-    facts["reserve_bytes"] = rows * hidden_size * reserve_width(cell) * dtype.itemsize
+    # Half types are computed, and kept, in float32.
+    facts["reserve_bytes"] = rows * hidden_size * reserve_width(cell) * max(dtype.itemsize, 4)
     return facts

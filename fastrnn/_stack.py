@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _checks, autograd
+from . import _checks, _precision, _ragged, autograd
 from .reference import STATES, States
 
 
@@ -39,31 +39,70 @@ class Arguments(NamedTuple):
 
     input: Tensor  # (T, B, I), or packed (N, I)
     states: States | None  # of all layers, (L*D, B, features) each, in the packed order; None for zeros
-    batch_sizes: Tensor | None  # (T,), of a packed input
+    batch_sizes: Tensor | None  # (T,), of packed and ragged input: the rows that run at each step
     batch: int
+    restore: Tensor | None = None  # (B,), undoes the permutation that sorted the rows by length
 
 
 def run_stack(
-    stack: Stack, input: Tensor | PackedSequence, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]
+    stack: Stack,
+    input: Tensor | PackedSequence,
+    hx: Tensor | Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor | PackedSequence, States]:
     """The one road for layers: output and the final states, in the form in which input and hx came."""
     if isinstance(input, PackedSequence):
-        arguments = packed_arguments(stack, input, hx, weights)
+        arguments = packed_arguments(stack, input, hx, weights, lengths)
         output, finals = _run_layers(stack, arguments, weights)
-        if input.unsorted_indices is not None:
-            finals = tuple([state.index_select(1, input.unsorted_indices) for state in finals])
-        return PackedSequence(output, input.batch_sizes, input.sorted_indices, input.unsorted_indices), finals
+        packed = PackedSequence(output, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
+        return packed, _restore(arguments, finals)
+    if isinstance(input, Tensor) and input.is_nested:
+        return _run_jagged(stack, input, hx, weights, lengths)
 
-    output, finals = _run_layers(stack, padded_arguments(stack, input, hx, weights), weights)
+    arguments = padded_arguments(stack, input, hx, weights, lengths)
+    output, finals = _run_layers(stack, arguments, weights)
+    if arguments.restore is not None:
+        output, finals = output.index_select(1, arguments.restore), _restore(arguments, finals)
     if input.dim() == 2:
         return output.squeeze(1), tuple([state.squeeze(1) for state in finals])
     return (output.transpose(0, 1) if stack.batch_first else output), finals
 
 
+def _restore(arguments: Arguments, finals: States) -> States:
+    if arguments.restore is None:
+        return finals
+    return tuple([state.index_select(1, arguments.restore) for state in finals])
+
+
+def _run_jagged(
+    stack: Stack,
+    input: Tensor,
+    hx: Tensor | Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+) -> tuple[Tensor, States]:
+    """A nested tensor (B, T, I) of layout torch.jagged; its batch is in front whatever batch_first says."""
+    name = _checks.LAYER_NAMES[stack.mode.lower()]
+    if lengths is not None:
+        _checks.refuse_lengths(name, "nested tensor")
+    padded, lengths = _ragged.jagged_to_padded(name, input)
+    arguments = padded_arguments(stack, padded, hx, weights, lengths, batch_first=True)
+    output, finals = _run_layers(stack, arguments, weights)
+    if arguments.restore is not None:
+        output = output.index_select(1, arguments.restore)
+    return _ragged.padded_to_jagged(output.transpose(0, 1), input), _restore(arguments, finals)
+
+
 def padded_arguments(
-    stack: Stack, input: Tensor, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]
+    stack: Stack,
+    input: Tensor,
+    hx: Tensor | Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None = None,
+    batch_first: bool | None = None,
 ) -> Arguments:
-    """The arguments of a call with a padded batch or a single sequence."""
+    """The arguments of a call with a padded batch or a single sequence; batch_first is the stack's by default."""
     cell = stack.mode.lower()
     name = _checks.LAYER_NAMES[cell]
     if not isinstance(input, Tensor):
@@ -76,7 +115,7 @@ def padded_arguments(
             f"{name}: expected input to be 2D (one sequence) or 3D (a batch), got {rank}D. "
             "Reshape it to (T, I), (T, B, I), or (B, T, I) with batch_first"
         )
-    elif stack.batch_first:
+    elif stack.batch_first if batch_first is None else batch_first:
         input = input.transpose(0, 1)
     states = None if hx is None else _checks.unpack_hx(cell, name, hx)
     _checks.check_tensors(name, input, weights, states, ValueError)
@@ -88,16 +127,35 @@ def padded_arguments(
             states = tuple([state.unsqueeze(1) for state in states])
         else:
             _check_states(name, stack, states, (batch,))
-    return Arguments(input, states, None, batch)
+    arguments = Arguments(input, states, None, batch)
+    if lengths is None:
+        return arguments
+    _ragged.check_lengths(name, lengths, steps, () if rank == 2 else (batch,))
+    return _sorted_by_length(arguments, lengths)
+
+
+def _sorted_by_length(arguments: Arguments, lengths: Tensor) -> Arguments:
+    input, states, _, batch, _ = arguments
+    lengths = lengths.to(input.device).reshape(batch)
+    batch_sizes, order, restore = _ragged.row_counts(lengths, input.shape[0])
+    if states is not None:
+        states = tuple([state.index_select(1, order) for state in states])
+    return Arguments(input.index_select(1, order), states, batch_sizes, batch, restore)
 
 
 def packed_arguments(
-    stack: Stack, input: PackedSequence, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]
+    stack: Stack,
+    input: PackedSequence,
+    hx: Tensor | Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None = None,
 ) -> Arguments:
     """The arguments of a call with a PackedSequence."""
     cell = stack.mode.lower()
     name = _checks.LAYER_NAMES[cell]
-    data, batch_sizes, sorted_indices, _ = input
+    if lengths is not None:
+        _checks.refuse_lengths(name, "PackedSequence")
+    data, batch_sizes, sorted_indices, unsorted_indices = input
     if data.dim() != 2:
         raise RuntimeError(f"{name}: the data of a PackedSequence must have 2 dimensions, got {data.dim()}")
     states = None if hx is None else _checks.unpack_hx(cell, name, hx)
@@ -110,7 +168,7 @@ def packed_arguments(
         _check_states(name, stack, states, (batch,))
         if sorted_indices is not None:
             states = tuple([state.index_select(1, sorted_indices) for state in states])
-    return Arguments(data, states, batch_sizes, batch)
+    return Arguments(data, states, batch_sizes, batch, unsorted_indices)
 
 
 def _check_states(name: str, stack: Stack, states: States, batch: tuple[int, ...]) -> None:
@@ -123,9 +181,23 @@ def _check_states(name: str, stack: Stack, states: States, batch: tuple[int, ...
 
 
 def _run_layers(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) -> tuple[Tensor, States]:
+    """The layers in the precision they compute in, and their results in the one that is returned."""
+    input = arguments.input
+    dtype = _precision.result_dtype(input)
+    if dtype not in _precision.HALF_DTYPES and dtype == input.dtype:
+        return _run_in_turn(stack, arguments, weights)
+    with _precision.without_autocast(input.device):
+        if arguments.states is not None:
+            arguments = arguments._replace(states=tuple(_precision.widened(arguments.states)))
+        arguments = arguments._replace(input=input.float())
+        output, finals = _run_in_turn(stack, arguments, _precision.widened(weights))
+    return output.to(dtype), tuple([state.to(dtype) for state in finals])
+
+
+def _run_in_turn(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) -> tuple[Tensor, States]:
     """The layers one on another, with dropout between them drawn as torch.nn draws it."""
     cell = stack.mode.lower()
-    input, states, batch_sizes, batch = arguments
+    input, states, batch_sizes, batch, _ = arguments
     num_layers, bidirectional = stack.num_layers, stack.bidirectional
     directions = 2 if bidirectional else 1
     if states is None:
@@ -162,12 +234,18 @@ def _zeros(cell: str, input: Tensor, hx_shape: tuple[int, int, int], hidden_size
 
 def run_cell(cell: str, input: Tensor, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]) -> States:
     """The one road for cells, a sequence of one step: the states after it."""
-    arguments = cell_arguments(cell, input, hx, weights)
-    step, states, _, batch = arguments
+    step, states, _, batch, _ = cell_arguments(cell, input, hx, weights)
     if states is None:
         hidden_size = _checks.hidden_size_of(cell, weights)
         states = _zeros(cell, step, (1, batch, hidden_size), hidden_size)
-    finals = autograd.run_layer(cell, step, states, weights, False, None)[1:]
+    dtype = _precision.result_dtype(step)
+    if dtype not in _precision.HALF_DTYPES and dtype == step.dtype:
+        finals = autograd.run_layer(cell, step, states, weights, False, None)[1:]
+    else:
+        with _precision.without_autocast(step.device):
+            wide = _precision.widened(states), _precision.widened(weights)
+            finals = autograd.run_layer(cell, step.float(), *wide, False, None)[1:]
+        finals = tuple([state.to(dtype) for state in finals])
     if input.dim() == 1:
         return tuple([state.squeeze(1).squeeze(0) for state in finals])
     return tuple([state.squeeze(0) for state in finals])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _native
+from . import _native, _precision
 from ._stack import Arguments, cell_arguments, packed_arguments, padded_arguments
 from .modules.base import Cell, Layer
 
@@ -99,15 +99,19 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
 
 
 def _layer_shape(
-    module: Layer, input: Tensor | PackedSequence, hx: Tensor | Sequence[Tensor] | None = None
+    module: Layer,
+    input: Tensor | PackedSequence,
+    hx: Tensor | Sequence[Tensor] | None = None,
+    *,
+    lengths: Tensor | None = None,
 ) -> tuple[_Shape, list[Tensor]]:
     """The shape of a layer's call, and the tensors a gradient could flow to."""
     weights = module._flat_weights
     if isinstance(input, PackedSequence):
-        arguments = packed_arguments(module, input, hx, weights)
+        arguments = packed_arguments(module, input, hx, weights, lengths)
         steps, rows = input.batch_sizes.shape[0], input.data.shape[0]
     else:
-        arguments = padded_arguments(module, input, hx, weights)
+        arguments = padded_arguments(module, input, hx, weights, lengths)
         steps = arguments.input.shape[0]
         rows = steps * arguments.batch
     recurrent_size = module.proj_size or module.hidden_size
@@ -132,7 +136,7 @@ def _shape(
     recurrent_size: int,
     weights: list[Tensor],
 ) -> tuple[_Shape, list[Tensor]]:
-    input, states, _, batch = arguments
+    input, states, _, batch, _ = arguments
     shape = _Shape(
         cell, input.dtype, input.device, steps, batch, rows, hidden_size, recurrent_size, recurrent_size != hidden_size
     )
@@ -142,6 +146,8 @@ def _shape(
 def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: bool) -> Row:
     pass_ = "backward" if backward else "forward"
     precision = str(shape.dtype).removeprefix("torch.")
+    if shape.dtype in _precision.HALF_DTYPES:
+        precision += " in float32"
     where = (layer, direction, pass_, str(shape.device))
     if backward and not records:
         return Row(*where, "none", "", "", 0, precision, 0, "no gradient: grad mode is off or nothing requires grad")

@@ -100,10 +100,10 @@ class Layer(Refusals, nn.RNNBase):
         return nn.Module._replicate_for_data_parallel(self)
 
     def _run(
-        self, input: Tensor | PackedSequence, hx: Tensor | Sequence[Tensor] | None
+        self, input: Tensor | PackedSequence, hx: Tensor | Sequence[Tensor] | None, lengths: Tensor | None
     ) -> tuple[Tensor | PackedSequence, States]:
         # Not through the property: nn.Module would blame a missing weight's AttributeError on the property itself.
-        return run_stack(self, input, hx, current_weights(self, self._flat_weights_names))
+        return run_stack(self, input, hx, current_weights(self, self._flat_weights_names), lengths)
 
 
 def refuse_proj_size(name: str) -> NoReturn:

@@ -36,14 +36,19 @@ class RNN(Layer):
         device, dtype: of the parameters, as in torch.nn.
 
     Inputs: input, hx
-        * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, or a ``PackedSequence``.
+        * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
+          ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, H), or (L*D, H) for one sequence. Zeros by default.
+        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence of a padded
+          batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid step;
+          hy is that of the last valid step, hx where the length is 0.
 
     Outputs: output, hy
         * **output**: as input, with D*H features: the last layer's h_t for each t.
         * **hy**: as hx: each layer's and direction's h after its last step.
 
-    Device and dtype: CPU and meta tensors, float32 and float64; input, hx and weights share both.
+    Device and dtype: CPU and meta tensors; float32, float64, bfloat16 and float16, the last two computed in
+        float32. Input, hx and weights share both; under autocast the results have its dtype.
 
     Attributes:
         weight_ih_l[k]: (H, I) for k = 0, else (H, D*H).
@@ -97,14 +102,16 @@ class RNN(Layer):
             refuse_proj_size("RNN")
 
     @overload
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]: ...
 
     @overload
     def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
+    def forward(self, input: Any, hx: Any = None, *, lengths: Tensor | None = None) -> Any:
         """Run the sequence; see the class for shapes and errors."""
-        output, states = self._run(input, hx)
+        output, states = self._run(input, hx, lengths)
         return output, states[0]
 
 
@@ -137,15 +144,20 @@ class LSTM(Layer):
         device, dtype: of the parameters, as in torch.nn.
 
     Inputs: input, (hx, cx)
-        * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, or a ``PackedSequence``.
+        * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
+          ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, P), or (L*D, P) for one sequence. Zeros by default.
         * **cx**: (L*D, B, H), or (L*D, H) for one sequence. The pair may be a list, or the same tensor twice.
+        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence of a padded
+          batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid step;
+          hy and cy are those of the last valid step, hx and cx where the length is 0.
 
     Outputs: output, (hy, cy)
         * **output**: as input, with D*P features: the last layer's h_t for each t.
         * **hy**, **cy**: as hx and cx: each layer's and direction's states after its last step.
 
-    Device and dtype: CPU and meta tensors, float32 and float64; input, states and weights share both.
+    Device and dtype: CPU and meta tensors; float32, float64, bfloat16 and float16, the last two computed in
+        float32. Input, states and weights share both; under autocast the results have its dtype.
 
     Attributes:
         weight_ih_l[k]: gates i, f, g, o, (4*H, I) for k = 0, else (4*H, D*P).
@@ -191,7 +203,7 @@ class LSTM(Layer):
 
     @overload
     def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...
 
     @overload
@@ -199,9 +211,9 @@ class LSTM(Layer):
         self, input: PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[PackedSequence, tuple[Tensor, Tensor]]: ...
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
+    def forward(self, input: Any, hx: Any = None, *, lengths: Tensor | None = None) -> Any:
         """Run the sequence; see the class for shapes and errors."""
-        return self._run(input, hx)
+        return self._run(input, hx, lengths)
 
 
 class GRU(Layer):
@@ -229,14 +241,19 @@ class GRU(Layer):
         device, dtype: of the parameters, as in torch.nn; by keyword.
 
     Inputs: input, hx
-        * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, or a ``PackedSequence``.
+        * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
+          ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, H), or (L*D, H) for one sequence. Zeros by default.
+        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence of a padded
+          batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid step;
+          hy is that of the last valid step, hx where the length is 0.
 
     Outputs: output, hy
         * **output**: as input, with D*H features: the last layer's h_t for each t.
         * **hy**: as hx: each layer's and direction's h after its last step.
 
-    Device and dtype: CPU and meta tensors, float32 and float64; input, hx and weights share both.
+    Device and dtype: CPU and meta tensors; float32, float64, bfloat16 and float16, the last two computed in
+        float32. Input, hx and weights share both; under autocast the results have its dtype.
 
     Attributes:
         weight_ih_l[k]: gates r, z, n, (3*H, I) for k = 0, else (3*H, D*H).
@@ -283,12 +300,14 @@ class GRU(Layer):
             refuse_proj_size("GRU")
 
     @overload
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]: ...
 
     @overload
     def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
+    def forward(self, input: Any, hx: Any = None, *, lengths: Tensor | None = None) -> Any:
         """Run the sequence; see the class for shapes and errors."""
-        output, states = self._run(input, hx)
+        output, states = self._run(input, hx, lengths)
         return output, states[0]

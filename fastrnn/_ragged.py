@@ -1,0 +1,61 @@
+"""Sequences of different lengths in one padded batch: `lengths=`, and jagged nested tensors.
+
+Rows are sorted by length, so that the rows which run at a step are always the first: the mechanism of PackedSequence,
+without packing. Nothing here looks at a length except to refuse it, so a compiled graph does not break.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_lengths(name: str, lengths: Tensor, steps: int, batch_shape: tuple[int, ...]) -> None:
+    """Raise unless lengths are integers within 0..T, of shape (B,), or () for a single sequence.
+
+    Values are looked at only on the CPU in eager mode; elsewhere that would synchronise or break a graph, and
+    :func:`row_counts` clamps instead.
+    """
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"{name}: lengths must be a Tensor of integers, got {type(lengths).__name__}")
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"{name}: lengths must be integers, got {lengths.dtype}. Convert: lengths.long()")
+    if tuple(lengths.shape) != batch_shape:
+        raise ValueError(
+            f"{name}: lengths must have shape {batch_shape}, one for each sequence, got {tuple(lengths.shape)}"
+        )
+    if lengths.is_cpu and lengths.numel() and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        low, high = (int(bound) for bound in torch.aminmax(lengths))
+        if low < 0 or high > steps:
+            raise ValueError(
+                f"{name}: lengths must lie within 0..{steps}, the steps of the input, got {low if low < 0 else high}"
+            )
+
+
+def row_counts(lengths: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How to run a padded batch whose rows have these lengths (B,).
+
+    Returns:
+        batch_sizes (T,): the rows that run at each step; order (B,): the rows from the longest to the shortest;
+        restore (B,): where to find each row after sorting.
+    """
+    ordered, order = torch.sort(lengths, descending=True, stable=True)
+    batch_sizes = (ordered > torch.arange(steps, device=lengths.device).unsqueeze(1)).sum(1)
+    return batch_sizes, order, torch.argsort(order)
+
+
+def jagged_to_padded(name: str, input: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T, I) zero-padded to the longest, and lengths (B,), of a nested tensor of layout torch.jagged."""
+    if input.layout != torch.jagged or input.dim() != 3:
+        raise ValueError(
+            f"{name}: a nested input must be (B, T, I) of layout torch.jagged. Make it with "
+            "torch.nested.nested_tensor(sequences, layout=torch.jagged)"
+        )
+    return torch.nested.to_padded_tensor(input, 0.0), input.offsets().diff()
+
+
+def padded_to_jagged(output: Tensor, like: Tensor) -> Tensor:
+    """The valid steps of output (B, T, F) as a nested tensor with the lengths of `like`."""
+    offsets = like.offsets()
+    valid = torch.arange(output.shape[1], device=output.device) < offsets.diff().unsqueeze(1)
+    return torch.nested.nested_tensor_from_jagged(output[valid], offsets, max_seqlen=output.shape[1])
