@@ -108,7 +108,9 @@ def unpack_hx(cell: str, name: str, hx: Tensor | Sequence[Tensor]) -> tuple[Tens
             raise AttributeError(f"{name}: hx must be a Tensor, got {_describe(hx)}{hint}")
         return (hx,)
     if isinstance(hx, Tensor):
-        raise TypeError(f"{name}: hx must be a tuple (hx, cx), got a Tensor. Pass (hx, cx), e.g. cx = zeros")
+        # torch.nn.LSTM trips over hx[0].dim(), torch.nn.LSTMCell tells the type apart.
+        mismatch = TypeError if name in CELL_NAMES.values() else RuntimeError
+        raise mismatch(f"{name}: hx must be a tuple (hx, cx), got a Tensor. Pass (hx, cx), e.g. cx = zeros")
     if not isinstance(hx, (tuple, list)):
         _refuse_hx_type(name, hx)
     if len(hx) != 2:

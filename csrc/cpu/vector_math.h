@@ -20,8 +20,8 @@ struct ExpConstants<float> {
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
   static constexpr int kMantissaBits = 23;
   static constexpr int kBias = 127;
-  static constexpr float kMin = -87.3f;  // e^kMin is still a normal number
-  static constexpr float kMax = 88.8f;   // k = 128 makes infinity
+  static constexpr float kMin = -86.5f;  // k - 1 is still the exponent of a normal number
+  static constexpr float kMax = 88.8f;   // beyond the largest x whose e^x is finite
   static constexpr int kTerms = 7;
 };
 
@@ -33,7 +33,7 @@ struct ExpConstants<double> {
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int kMantissaBits = 52;
   static constexpr int kBias = 1023;
-  static constexpr double kMin = -708.3;
+  static constexpr double kMin = -707.5;
   static constexpr double kMax = 709.9;
   static constexpr int kTerms = 13;
 };
@@ -45,9 +45,9 @@ struct VectorMath {
   using I = typename S::I;
   using C = ExpConstants<T>;
 
-  // e^x = scale * (1 + tail)
+  // e^x = 2 * half_scale * (1 + tail). Half, because the whole power of two may overflow where e^x does not.
   struct Parts {
-    V scale, tail;
+    V half_scale, tail;
   };
 
   static FASTRNN_INLINE Parts split_exp(V x) {
@@ -60,13 +60,13 @@ struct VectorMath {
 #pragma GCC unroll 16
     for (int n = C::kTerms - 1; n >= 2; --n) tail = tail * r + T(1) / factorial(n);
     tail = tail * r * r + r;
-    const I exponent = (reinterpret_cast<I>(shifted) + C::kBias) << C::kMantissaBits;
+    const I exponent = (reinterpret_cast<I>(shifted) + (C::kBias - 1)) << C::kMantissaBits;
     return {reinterpret_cast<V>(exponent), tail};
   }
 
   static FASTRNN_INLINE V exp(V x) {
     const Parts e = split_exp(x);
-    return e.scale * e.tail + e.scale;
+    return 2 * (e.half_scale * e.tail + e.half_scale);
   }
 
   // tanh |x| = -t / (2 + t) with t = e^(-2|x|) - 1, which keeps full relative precision around zero.
@@ -74,7 +74,8 @@ struct VectorMath {
     const I sign = reinterpret_cast<I>(x) & reinterpret_cast<I>(S::broadcast(T(-0.0)));
     const V magnitude = reinterpret_cast<V>(reinterpret_cast<I>(x) ^ sign);
     const Parts e = split_exp(-2 * magnitude);
-    const V t = e.scale * e.tail + (e.scale - 1);
+    const V scale = 2 * e.half_scale;
+    const V t = scale * e.tail + (scale - 1);
     return reinterpret_cast<V>(reinterpret_cast<I>(-t / (2 + t)) | sign);
   }
 

@@ -1,0 +1,60 @@
+"""Settings of the whole suite: markers, the visible random seed, and what every test leaves as it found it."""
+
+import os
+import random
+import zlib
+
+import pytest
+import torch
+
+# Inputs are fresh on every run, so that the suite explores; a failure names the seed that brings it back.
+SESSION_SEED = int(os.environ.get("FASTRNN_TEST_SEED") or random.SystemRandom().randrange(2**31))
+
+MARKERS = {
+    "gradcheck": "torch.autograd.gradcheck in f64 for every cell and option; runs alone in under a minute",
+    "isa": "checks the kernels themselves; test_isa.py runs these again on every lower instruction set",
+}
+
+
+def pytest_configure(config):
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_report_header(config):
+    isa = os.environ.get("FASTRNN_ISA", "the machine's best")
+    return f"fastrnn: FASTRNN_TEST_SEED={SESSION_SEED}, FASTRNN_ISA={isa}, torch {torch.__version__}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.failed:
+        report.sections.append(("reproduce with", f"FASTRNN_TEST_SEED={SESSION_SEED} pytest '{item.nodeid}'"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded(request):
+    """Seed torch from the session's seed and the test's own name, so that a test reproduces when run alone."""
+    torch.manual_seed(zlib.crc32(f"{SESSION_SEED} {request.node.nodeid}".encode()))
+
+
+@pytest.fixture(autouse=True)
+def _torch_settings_restored():
+    """Thread count and default dtype are global in torch: a test that fails midway must not change the next.
+
+    A test has one thread unless it asks for the `threads` fixture: torch.nn's small cases are slowed tenfold by threads
+    that find their core taken, and which thread count a test checks should not depend on the machine.
+    """
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(params=(1, 2, 3), ids=lambda n: f"threads{n}")
+def threads(request, _torch_settings_restored):
+    """Torch's thread count: alone, one a core, and one more than a two-core machine has."""
+    torch.set_num_threads(request.param)
+    return request.param

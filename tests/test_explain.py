@@ -1,0 +1,151 @@
+"""fastrnn.explain: what it says of each pass, and through it, which path runs for which call."""
+
+import os
+
+import pytest
+import torch
+from cases import CELLS, KERNELS, LAYERS
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+import fastrnn
+
+ISAS = ("sse2", "avx2", "avx512")
+
+
+def best_isa():
+    return {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "sse2")
+
+
+def expected_isa():
+    return os.environ.get("FASTRNN_ISA") or best_isa()
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("name", (*LAYERS, *CELLS))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=("f32", "f64"))
+def test_rows(name, dtype):
+    module = getattr(fastrnn, name)(4, 33, dtype=dtype)
+    explanation = fastrnn.explain(module, torch.randn(5, 4, dtype=dtype))
+    assert [(r.layer, r.direction, r.pass_) for r in explanation.rows] == [
+        (0, "forward", "forward"),
+        (0, "forward", "backward"),
+    ]
+    for row in explanation.rows:
+        assert row.device == "cpu"
+        assert row.path == "fused"
+        assert row.isa == expected_isa()
+        assert row.tile
+        assert row.threads == 1
+        assert row.precision == str(dtype).removeprefix("torch.")
+        # An Elman cell needs nothing beside the output.
+        assert (row.reserve_bytes > 0) == (not name.startswith("RNN"))
+        assert row.reason
+
+
+def test_a_row_for_each_layer_direction_and_pass():
+    module = fastrnn.LSTM(4, 8, num_layers=3, bidirectional=True)
+    rows = fastrnn.explain(module, torch.randn(5, 2, 4)).rows
+    assert [(r.layer, r.direction, r.pass_) for r in rows] == [
+        (layer, direction, pass_)
+        for layer in range(3)
+        for direction in ("forward", "reverse")
+        for pass_ in ("forward", "backward")
+    ]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_table(layer):
+    """A heading and one line a row, each naming what matters."""
+    module = getattr(fastrnn, layer)(4, 8, num_layers=2, bidirectional=True)
+    explanation = fastrnn.explain(module, torch.randn(5, 2, 4))
+    heading, *lines = str(explanation).splitlines()
+    for title in ("layer", "direction", "pass", "device", "path", "isa", "tile", "threads", "precision", "reserve"):
+        assert title in heading
+    assert len(lines) == len(explanation.rows) == 8
+    for line, row in zip(lines, explanation.rows, strict=True):
+        for word in (str(row.layer), row.direction, row.pass_, "cpu", row.path, row.isa, row.tile, "float32"):
+            assert word in line
+        assert row.reason in line
+    assert str(explanation) == str(fastrnn.explain(module, torch.randn(5, 2, 4)))
+
+
+def threads_of(kernel, seq, batch, hidden):
+    layer, options = KERNELS[kernel]
+    module = getattr(fastrnn, layer)(3, hidden, **options)
+    return {row.threads for row in fastrnn.explain(module, torch.randn(seq, batch, 3)).rows}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_threads(kernel):
+    """Small work stays on one thread; enough rows, or enough hidden units, are shared out."""
+    torch.set_num_threads(2)
+    assert threads_of(kernel, seq=3, batch=2, hidden=5) == {1}
+    assert threads_of(kernel, seq=100, batch=16, hidden=100) == {2}
+    if kernel != "lstm_proj":
+        assert threads_of(kernel, seq=40, batch=1, hidden=250) == {2}
+    torch.set_num_threads(1)
+    assert threads_of(kernel, seq=100, batch=16, hidden=100) == {1}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_nothing_is_kept_without_gradient(layer):
+    module = getattr(fastrnn, layer)(4, 8)
+    value = torch.randn(5, 2, 4)
+    with torch.no_grad():
+        rows = fastrnn.explain(module, value).rows
+    module.requires_grad_(False)
+    for row in (*rows, *fastrnn.explain(module, value).rows):
+        assert row.reserve_bytes == 0
+        assert row.path == ("none" if row.pass_ == "backward" else "fused")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_reserve_bytes_are_what_forward_keeps(layer):
+    """The bytes told are those of the op's reserve."""
+    module = getattr(fastrnn, layer)(4, 20)
+    value, hx = torch.randn(7, 3, 4), torch.zeros(1, 3, 20)
+    name = {"RNN": "rnn_tanh", "LSTM": "lstm", "GRU": "gru"}[layer]
+    states = (hx, hx) if layer == "LSTM" else (hx,)
+    reserve = getattr(torch.ops.fastrnn, f"{name}_forward")(value, *states, list(module.parameters()), None, False)[-1]
+    told = {row.reserve_bytes for row in fastrnn.explain(module, value).rows if row.pass_ == "forward"}
+    assert told == {reserve.numel() * reserve.element_size()}
+
+
+def test_packed_and_unbatched_input():
+    module = fastrnn.GRU(4, 8)
+    packed = pack_sequence([torch.randn(5, 4), torch.randn(2, 4)])
+    row = fastrnn.explain(module, packed, torch.zeros(1, 2, 8)).rows[0]
+    dense = fastrnn.explain(module, torch.randn(5, 2, 4)).rows[0]
+    assert row.path == "fused"
+    assert row.reserve_bytes == dense.reserve_bytes * 7 // 10
+    assert fastrnn.explain(module, torch.randn(5, 4)).rows[0].path == "fused"
+    assert fastrnn.explain(module, input=torch.randn(5, 4)).rows[0].path == "fused"
+
+
+def test_does_not_run_the_module():
+    module = fastrnn.LSTM(4, 8, 2, dropout=0.5)
+    before = torch.get_rng_state()
+    called = []
+    module.register_forward_hook(lambda *_: called.append(1))
+    fastrnn.explain(module, torch.randn(5, 2, 4).fill_(0))
+    after_randn = torch.get_rng_state()
+    torch.set_rng_state(before)
+    torch.randn(5, 2, 4)
+    assert torch.equal(torch.get_rng_state(), after_randn)
+    assert not called
+
+
+def test_refuses_what_the_call_refuses():
+    with pytest.raises(TypeError, match="LSTM"):
+        fastrnn.explain(nn.LSTM(4, 8), torch.randn(5, 2, 4))
+    with pytest.raises(RuntimeError, match="input_size"):
+        fastrnn.explain(fastrnn.LSTM(4, 8), torch.randn(5, 2, 7))
+    with pytest.raises(NotImplementedError, match="float32"):
+        fastrnn.explain(fastrnn.LSTM(4, 8, dtype=torch.complex64), torch.randn(5, 2, 4, dtype=torch.complex64))
+
+
+def test_meta_runs_nothing():
+    module = fastrnn.LSTM(4, 8, device="meta")
+    for row in fastrnn.explain(module, torch.randn(5, 2, 4, device="meta")).rows:
+        assert (row.device, row.path) == ("meta", "none")

@@ -1,0 +1,135 @@
+"""The ops under torch.ops.fastrnn: their contract with torch, and bits that depend on nothing they should not."""
+
+import pytest
+import torch
+from cases import KERNELS, Case, make_leaves
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastrnn  # noqa: F401  (loads the ops)
+from fastrnn import autograd
+
+OP_NAMES = {kernel: kernel.removesuffix("_proj") for kernel in KERNELS}
+
+by_kernel = pytest.mark.parametrize("kernel", KERNELS)
+both_ways = pytest.mark.parametrize("bidirectional", (False, True))
+
+
+def arguments(kernel, bidirectional, ragged, dtype=torch.float32, requires_grad=True, **sizes):
+    """What a forward op takes, by its schema's names."""
+    layer, options = KERNELS[kernel]
+    case = Case(layer, options | {"bidirectional": bidirectional}, "packed" if ragged else "batched", **sizes)
+    named = make_leaves(case, dtype)
+    named["batch_sizes"] = None
+    if ragged:
+        packed = pack_padded_sequence(named["input"], case.lengths)
+        named["input"], named["batch_sizes"] = packed.data, packed.batch_sizes
+    named["weights"] = [w.detach() for w in case.build(dtype).parameters()]
+    if requires_grad:
+        for tensor in (named["input"], named["hx"], named.get("cx"), *named["weights"]):
+            if tensor is not None:
+                tensor.requires_grad_()
+    return named | {"bidirectional": bidirectional}
+
+
+def in_order(op, named):
+    return tuple(named[argument.name] for argument in op._schema.arguments)
+
+
+@by_kernel
+@both_ways
+@pytest.mark.parametrize("ragged", (False, True))
+@pytest.mark.parametrize("requires_grad", (True, False))
+def test_opcheck_forward(kernel, bidirectional, ragged, requires_grad):
+    op = getattr(torch.ops.fastrnn, f"{OP_NAMES[kernel]}_forward").default
+    named = arguments(kernel, bidirectional, ragged, requires_grad=requires_grad)
+    torch.library.opcheck(op, in_order(op, named))
+
+
+@by_kernel
+@both_ways
+@pytest.mark.parametrize("ragged", (False, True))
+def test_opcheck_backward(kernel, bidirectional, ragged):
+    """The backward op by itself, given what the forward op kept."""
+    name = OP_NAMES[kernel]
+    forward = getattr(torch.ops.fastrnn, f"{name}_forward").default
+    op = getattr(torch.ops.fastrnn, f"{name}_backward").default
+    named = arguments(kernel, bidirectional, ragged, requires_grad=False)
+    output, *finals, reserve = forward(*in_order(forward, named))
+    named |= {"output": output, "reserve": reserve, "input_grad": True, "weight_grads": True, "groups": 1}
+    named |= {"grad_output": torch.randn_like(output)}
+    named |= dict(zip(("grad_hy", "grad_cy"), map(torch.randn_like, finals), strict=False))
+    # An op of gradients that does not itself record one: nothing to register, nothing to check there.
+    utils = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(op, in_order(op, named), test_utils=utils)
+
+
+def bits(kernel, named):
+    """Outputs and gradients of one run on fresh leaves."""
+    states = [named[n].detach().clone().requires_grad_() for n in ("hx", "cx") if n in named]
+    value = named["input"].detach().clone().requires_grad_()
+    weights = [w.detach().clone().requires_grad_() for w in named["weights"]]
+    results = autograd.run_layer(
+        OP_NAMES[kernel], value, tuple(states), weights, named["bidirectional"], named["batch_sizes"]
+    )
+    gradients = torch.autograd.grad(results, (value, *states, *weights), [torch.ones_like(r) for r in results])
+    return (*results, *gradients), len(results), len(states)
+
+
+# Work that one thread does, that is split over rows, and over hidden units (test_explain.py pins which).
+SIZES = (
+    {"seq": 3, "batch": 2, "input_size": 3, "hidden_size": 5},
+    {"seq": 40, "batch": 13, "input_size": 6, "hidden_size": 50},
+    {"seq": 12, "batch": 1, "input_size": 9, "hidden_size": 250},
+    {"seq": 10, "batch": 5, "input_size": 9, "hidden_size": 100},
+)
+by_sizes = pytest.mark.parametrize("sizes", SIZES, ids=lambda s: f"T{s['seq']}B{s['batch']}H{s['hidden_size']}")
+
+
+@pytest.mark.isa
+@by_kernel
+@by_sizes
+@pytest.mark.parametrize("ragged", (False, True))
+def test_same_bits_from_run_to_run(kernel, sizes, ragged, threads):
+    named = arguments(kernel, True, ragged, **sizes)
+    first, *_ = bits(kernel, named)
+    for _ in range(3):
+        again, *_ = bits(kernel, named)
+        assert all(map(torch.equal, first, again))
+
+
+@pytest.mark.isa
+@by_kernel
+@by_sizes
+@pytest.mark.parametrize("ragged", (False, True))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=("f32", "f64"))
+def test_same_bits_for_any_thread_count(kernel, sizes, ragged, dtype):
+    """Of the time loop's own kernels.
+
+    torch's GEMM, which makes the input's share of the gates and the weights' gradients, does differ with the thread
+    count; so w_ih is zero here, which leaves that share at the bias exactly, and of the gradients those of the states
+    are compared, which are the time loop's alone.
+    """
+    named = arguments(kernel, True, ragged, dtype=dtype, **sizes)
+    per_direction = len(named["weights"]) // 2
+    with torch.no_grad():
+        for w_ih in named["weights"][::per_direction]:
+            w_ih.zero_()
+    kept = []
+    for count in (1, 2, 3, 4):
+        torch.set_num_threads(count)
+        tensors, results, states = bits(kernel, named)
+        kept.append([*tensors[:results], *tensors[results + 1 : results + 1 + states]])
+    for other in kept[1:]:
+        assert all(map(torch.equal, kept[0], other))
+
+
+@by_kernel
+def test_a_row_does_not_depend_on_its_batch(kernel):
+    """The same sequence alone, first, last and among others: the same up to the input's GEMM, here exactly zero."""
+    named = arguments(kernel, False, False, seq=6, batch=13, input_size=3, hidden_size=20)
+    with torch.no_grad():
+        named["weights"][0].zero_()
+    whole = bits(kernel, named)[0][0]
+    for row in (0, 6, 12):
+        one = named | {n: named[n][:, row : row + 1] for n in ("input", "hx", "cx") if n in named}
+        assert torch.equal(bits(kernel, one)[0][0], whole[:, row : row + 1])

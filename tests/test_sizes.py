@@ -1,0 +1,65 @@
+"""Parity over sizes that leave tails in every vector width and register tile, under every thread count."""
+
+import pytest
+import torch
+from cases import DTYPES, KERNELS, Case, check_parity
+
+HIDDEN = (1, 3, 16, 17, 33, 64, 100)
+BATCH = (1, 2, 5, 6, 7, 13, 25)
+SEQ = (1, 2, 7)
+
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=("f32", "f64"))
+by_kernel = pytest.mark.parametrize("kernel", KERNELS)
+
+
+def case_of(kernel, hidden, batch, seq, layout="batched", input_size=3, **more):
+    layer, options = KERNELS[kernel]
+    options = options | more
+    if options.get("proj_size"):
+        # A projection with tails of its own, still smaller than H.
+        options["proj_size"] = max(1, hidden * 2 // 3)
+    return Case(layer, options, layout, seq=seq, batch=batch, input_size=input_size, hidden_size=hidden)
+
+
+@pytest.mark.isa
+@by_kernel
+@by_dtype
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("batch", BATCH)
+def test_tails(kernel, dtype, hidden, batch):
+    if hidden == 1 and kernel == "lstm_proj":
+        hidden = 2  # a projection is smaller than H
+    for seq in SEQ:
+        check_parity(case_of(kernel, hidden, batch, seq, bidirectional=seq < 3), dtype)
+    check_parity(case_of(kernel, hidden, batch, 4, "packed", bidirectional=True), dtype)
+
+
+@pytest.mark.isa
+@by_kernel
+@by_dtype
+@pytest.mark.parametrize("input_size", (1, 2, 16, 31, 129))
+def test_input_sizes(kernel, dtype, input_size):
+    check_parity(case_of(kernel, 9, 4, 3, input_size=input_size, num_layers=2), dtype)
+
+
+@by_kernel
+@by_dtype
+@pytest.mark.parametrize("shape", ((12, 1, 256), (6, 32, 128), (40, 8, 48)), ids=str)
+@pytest.mark.parametrize("layout", ("batched", "packed"))
+def test_threaded(kernel, dtype, shape, layout, threads):
+    """Work large enough to be shared out: slices of H, barriers between steps, rows that end at different times."""
+    seq, batch, hidden = shape
+    check_parity(case_of(kernel, hidden, batch, seq, layout, input_size=20, bidirectional=True), dtype)
+
+
+def test_thread_count_changed_midway():
+    case = case_of("lstm", 128, 16, 5)
+    for count in (2, 1, 3, 2):
+        torch.set_num_threads(count)
+        check_parity(case, torch.float64)
+
+
+@by_kernel
+def test_long_sequence(kernel):
+    """Offsets and errors that grow with T."""
+    check_parity(case_of(kernel, 20, 2, 1000), torch.float64)
