@@ -33,7 +33,9 @@ ISA_FLAGS = {
     "csrc/cpu/kernels_avx512.cpp": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
 }
 # The kernels neither read errno nor trap, which lets comparisons and selects become vector code.
-CXX_FLAGS = "-std=c++20 -O3 -fPIC -fvisibility=hidden -fopenmp -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi"
+CXX_FLAGS = (
+    "-std=c++20 -O3 -fPIC -fvisibility=hidden -fopenmp -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi"
+)
 # One build serves torch 2.11 and later.
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 

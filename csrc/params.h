@@ -45,42 +45,42 @@ template <class T>
 struct ForwardParams {
   Steps steps;
   Dims dims;
-  T* channels;              // (N, channel_stride): in x W_ih^T in the first G*H columns; out, if keep, the channels
-  int64_t channel_stride;   // C*H if keep, else G*H
-  bool keep;                // backward will want channels and cells
-  const T* w_hh;            // (G*H, K)
-  const T* w_hr;            // (P, H) or null
-  const T* b_ih;            // (G*H) or null
-  const T* b_hh;            // (G*H) or null
-  const T* hx;              // (B, K)
-  T* output;                // (N, output_stride), K columns written
-  int64_t output_stride;    // K times the number of directions
-  T* hy;                    // (B, K)
-  T* cell;                  // (B, H): in cx, out cy; null without a cell state
-  T* cells;                 // (N, H): every step's c if keep, else null
-  T* scratch;               // forward_scratch() values
+  T* channels;             // (N, channel_stride): in x W_ih^T in the first G*H columns; out, if keep, the channels
+  int64_t channel_stride;  // C*H if keep, else G*H
+  bool keep;               // backward will want channels and cells
+  const T* w_hh;           // (G*H, K)
+  const T* w_hr;           // (P, H) or null
+  const T* b_ih;           // (G*H) or null
+  const T* b_hh;           // (G*H) or null
+  const T* hx;             // (B, K)
+  T* output;               // (N, output_stride), K columns written
+  int64_t output_stride;   // K times the number of directions
+  T* hy;                   // (B, K)
+  T* cell;                 // (B, H): in cx, out cy; null without a cell state
+  T* cells;                // (N, H): every step's c if keep, else null
+  T* scratch;              // forward_scratch() values
 };
 
 template <class T>
 struct BackwardParams {
   Steps steps;
   Dims dims;
-  const T* channels;            // (N, C*H) or null where the cell keeps none
-  const T* cells;               // (N, H) or null
-  const T* w_hh;                // (G*H, K)
-  const T* w_hr;                // (P, H) or null
-  const T* hx;                  // (B, K)
-  const T* cx;                  // (B, H) or null
-  const T* output;              // (N, output_stride), K columns read
+  const T* channels;  // (N, C*H) or null where the cell keeps none
+  const T* cells;     // (N, H) or null
+  const T* w_hh;      // (G*H, K)
+  const T* w_hr;      // (P, H) or null
+  const T* hx;        // (B, K)
+  const T* cx;        // (B, H) or null
+  const T* output;    // (N, output_stride), K columns read
   int64_t output_stride;
-  const T* grad_output;         // (N, grad_output_stride) or null for zeros
+  const T* grad_output;  // (N, grad_output_stride) or null for zeros
   int64_t grad_output_stride;
-  T* grad_h;                    // (B, K): in grad_hy, out grad_hx
-  T* grad_c;                    // (B, H): in grad_cy, out grad_cx; null without a cell state
-  T* grad_channels;             // (N, C*H) out
-  T* grad_projected;            // (N, P) out: the whole gradient of h_t; null without a projection
-  T* hidden;                    // (N, H) out: h before the projection; null without a projection
-  T* scratch;                   // backward_scratch() values
+  T* grad_h;          // (B, K): in grad_hy, out grad_hx
+  T* grad_c;          // (B, H): in grad_cy, out grad_cx; null without a cell state
+  T* grad_channels;   // (N, C*H) out
+  T* grad_projected;  // (N, P) out: the whole gradient of h_t; null without a projection
+  T* hidden;          // (N, H) out: h before the projection; null without a projection
+  T* scratch;         // backward_scratch() values
 };
 
 }  // namespace fastrnn

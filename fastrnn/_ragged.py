@@ -6,6 +6,8 @@ without packing. Nothing here looks at a length except to refuse it, so a compil
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def check_lengths(name: str, lengths: Tensor, steps: int, batch_shape: tuple[int
         raise ValueError(
             f"{name}: lengths must have shape {batch_shape}, one for each sequence, got {tuple(lengths.shape)}"
         )
-    if lengths.is_cpu and lengths.numel() and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+    if lengths.is_cpu and lengths.numel() and not torch.compiler.is_compiling() and not torch._C._is_tracing():
         low, high = (int(bound) for bound in torch.aminmax(lengths))
         if low < 0 or high > steps:
             raise ValueError(
@@ -44,7 +46,7 @@ def row_counts(lengths: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     return batch_sizes, order, torch.argsort(order)
 
 
-def jagged_to_padded(name: str, input: Tensor) -> tuple[Tensor, Tensor]:
+def jagged_to_padded(name: str, input: Any) -> tuple[Tensor, Tensor]:
     """(B, T, I) zero-padded to the longest, and lengths (B,), of a nested tensor of layout torch.jagged."""
     if input.layout != torch.jagged or input.dim() != 3:
         raise ValueError(
@@ -54,7 +56,7 @@ def jagged_to_padded(name: str, input: Tensor) -> tuple[Tensor, Tensor]:
     return torch.nested.to_padded_tensor(input, 0.0), input.offsets().diff()
 
 
-def padded_to_jagged(output: Tensor, like: Tensor) -> Tensor:
+def padded_to_jagged(output: Tensor, like: Any) -> Tensor:
     """The valid steps of output (B, T, F) as a nested tensor with the lengths of `like`."""
     offsets = like.offsets()
     valid = torch.arange(output.shape[1], device=output.device) < offsets.diff().unsqueeze(1)

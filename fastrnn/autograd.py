@@ -29,7 +29,7 @@ def run_layer(
 ) -> tuple[Tensor, ...]:
     """One layer, in one direction or both: output and final states, as :func:`fastrnn.reference.layer` defines them."""
     op = CELLS[cell]
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    tracing = torch.compiler.is_compiling() or torch._C._is_tracing()
     transformed = torch._C._are_functorch_transforms_active()
     if forward_ad._current_level >= 0 or (tracing and transformed):
         return derivatives.forward(Call(op, bidirectional, batch_sizes), input, *states, *weights)
@@ -85,7 +85,7 @@ class LayerFunction(torch.autograd.Function):
     """One layer in eager mode. Old style, ctx first: a new-style apply spends 22 us inspecting signatures."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *primals: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(ctx: Any, call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
         *outputs, reserve = _raw_forward(call, primals, keep=True)
         # All in save_for_backward: what else sits on ctx outlives backward, and an output there never dies.
         ctx.save_for_backward(*primals, outputs[0], reserve)
@@ -94,7 +94,7 @@ class LayerFunction(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         *primals, output, reserve = ctx.saved_tensors
         return None, *_pull_back(ctx.call, ctx.needs_input_grad[1:], grads, primals, output, reserve)
 
@@ -157,7 +157,7 @@ class LayerGradFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(call: Call, request: Request, *tensors: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(call: Call, request: Request, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         grads, primals, output, reserve = _split_grad_arguments(call, tensors)
         if output is None or reserve is None:
             output, *_, reserve = _raw_forward(call, primals, keep=True)
@@ -169,7 +169,7 @@ class LayerGradFunction(torch.autograd.Function):
         ctx.save_for_backward(*tensors[:-2])
 
     @staticmethod
-    def backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
         grads, primals, _, _ = _split_grad_arguments(ctx.call, (*ctx.saved_tensors, None, None))
         results = derivatives.double_backward(ctx.call, ctx.request, grads, primals, grad_grads)
         return None, None, *results, None, None
@@ -213,7 +213,7 @@ class TransformedLayer(torch.autograd.Function):
     """One layer under torch.func transforms: they need the new style, and a vmap of its own."""
 
     @staticmethod
-    def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
         return tuple(_raw_forward(call, primals, keep=False)[:-1])
 
     @staticmethod
@@ -223,7 +223,7 @@ class TransformedLayer(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *_pull_back(ctx.call, ctx.needs_input_grad[1:], grads, ctx.saved_tensors, None, None)
 
     @staticmethod

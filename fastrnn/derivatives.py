@@ -54,7 +54,7 @@ def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
 
 
 def requested(call: Call, request: Request, grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Of the gradients of all primals those that `request` names: input's perhaps, the states', the weights' perhaps."""
+    """Of the gradients of all primals those that `request` names: the states' always, input's and weights' perhaps."""
     states = call.cell.states
     return (
         *(grads[:1] if request.input else ()),
@@ -67,7 +67,9 @@ def backward(call: Call, request: Request, grads: MaybeTensors, primals: Sequenc
     """The requested gradients of the primals, given those of the outputs (None for zeros)."""
     if request.groups:
         return _backward_by_group(call, request, grads, primals)
-    outputs, vjp = torch.func.vjp(lambda *inputs: forward(call, *inputs), *primals)
+    outputs, vjp = torch.func.vjp(  # type: ignore[misc]
+        lambda *inputs: forward(call, *inputs), *primals
+    )
     full = tuple(torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs, strict=True))
     return requested(call, request, vjp(full))
 
@@ -106,7 +108,7 @@ def double_backward(
         rest = iter(tensors)
         return backward(call, request, [next(rest) if is_given else None for is_given in given], list(rest))
 
-    _, vjp = torch.func.vjp(first, *(grad for grad in grads if grad is not None), *primals)
+    _, vjp = torch.func.vjp(first, *(g for g in grads if g is not None), *primals)  # type: ignore[misc]
     results = vjp(tuple(grad_grads))
     of_grads = iter(results[:count])
     return (*(next(of_grads) if is_given else None for is_given in given), *results[count:])

@@ -82,8 +82,11 @@ class BackwardLoop {
   void run_recurrent(int64_t s) {
     const int64_t now = p_->steps.rows(s), after = p_->steps.rows(s + 1);
     const int64_t hidden = dims_.hidden_size;
-    Operand<T> grads{p_->grad_channels + p_->steps.offset(s + 1) * Cell::kChannels * hidden, Cell::kChannels * hidden,
-                     hidden, Cell::kGates, {}};
+    Operand<T> grads{p_->grad_channels + p_->steps.offset(s + 1) * Cell::kChannels * hidden,
+                     Cell::kChannels * hidden,
+                     hidden,
+                     Cell::kGates,
+                     {}};
     for (int gate = 0; gate < Cell::kGates; ++gate) grads.starts[gate] = Cell::recurrent_channel(gate) * hidden;
     Operand<T> nothing = grads;
     nothing.count = 0;

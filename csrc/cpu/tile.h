@@ -80,11 +80,10 @@ constexpr MultiplyTile<T> tile_if_it_fits() {
 
 template <class Isa, class T, int kVectors>
 struct TileColumn {
-  MultiplyTile<T> rows[kMaxTileRows] = {
-      tile_if_it_fits<Isa, T, 1, kVectors>(), tile_if_it_fits<Isa, T, 2, kVectors>(),
-      tile_if_it_fits<Isa, T, 3, kVectors>(), tile_if_it_fits<Isa, T, 4, kVectors>(),
-      tile_if_it_fits<Isa, T, 5, kVectors>(), tile_if_it_fits<Isa, T, 6, kVectors>(),
-      tile_if_it_fits<Isa, T, 7, kVectors>(), tile_if_it_fits<Isa, T, 8, kVectors>()};
+  MultiplyTile<T> rows[kMaxTileRows] = {tile_if_it_fits<Isa, T, 1, kVectors>(), tile_if_it_fits<Isa, T, 2, kVectors>(),
+                                        tile_if_it_fits<Isa, T, 3, kVectors>(), tile_if_it_fits<Isa, T, 4, kVectors>(),
+                                        tile_if_it_fits<Isa, T, 5, kVectors>(), tile_if_it_fits<Isa, T, 6, kVectors>(),
+                                        tile_if_it_fits<Isa, T, 7, kVectors>(), tile_if_it_fits<Isa, T, 8, kVectors>()};
 };
 
 template <class Isa, class T>

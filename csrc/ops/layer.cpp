@@ -126,7 +126,8 @@ class Backward {
 
   LayerInputGrads run(const GradRequest& request) {
     const Tensor scratch = empty({kernels_.backward_scratch(shape_.dims)}, shape_.dtype);
-    result_.input = empty(request.input ? sizes_like(input_, shape_.input_size) : std::vector<int64_t>{0}, shape_.dtype);
+    result_.input =
+        empty(request.input ? sizes_like(input_, shape_.input_size) : std::vector<int64_t>{0}, shape_.dtype);
     for (int64_t d = 0; d < shape_.directions; ++d) {
       run_time_loop(d, data<T>(scratch));
       if (request.input) {

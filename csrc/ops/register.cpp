@@ -42,8 +42,9 @@ std::tuple<Tensor, Tensor, Tensors> backward(OptionalTensor grad_output, Optiona
                                              Tensor hx, Tensors weights, Tensor output, Tensor reserve,
                                              OptionalTensor batch_sizes, bool bidirectional, bool input_grad,
                                              bool weight_grads, int64_t groups) {
-  LayerInputGrads grads = layer_backward({kCell, input, hx, {}, weights, batch_sizes, bidirectional},
-                                         {grad_output, grad_hy, {}}, output, reserve, {input_grad, weight_grads, groups});
+  LayerInputGrads grads =
+      layer_backward({kCell, input, hx, {}, weights, batch_sizes, bidirectional}, {grad_output, grad_hy, {}}, output,
+                     reserve, {input_grad, weight_grads, groups});
   return {grads.input, grads.hx, grads.weights};
 }
 
@@ -52,8 +53,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(OptionalTensor grad_ou
                                                           Tensors weights, Tensor output, Tensor reserve,
                                                           OptionalTensor batch_sizes, bool bidirectional,
                                                           bool input_grad, bool weight_grads, int64_t groups) {
-  LayerInputGrads grads = layer_backward({CellKind::kLstm, input, hx, cx, weights, batch_sizes, bidirectional},
-                                         {grad_output, grad_hy, grad_cy}, output, reserve, {input_grad, weight_grads, groups});
+  LayerInputGrads grads =
+      layer_backward({CellKind::kLstm, input, hx, cx, weights, batch_sizes, bidirectional},
+                     {grad_output, grad_hy, grad_cy}, output, reserve, {input_grad, weight_grads, groups});
   return {grads.input, grads.hx, *grads.cx, grads.weights};
 }
 

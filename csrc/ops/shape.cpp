@@ -46,7 +46,8 @@ LayerShape check_layer(const LayerArgs& args) {
   shape.dtype = args.input.scalar_type();
   check(shape.dtype == ScalarType::Float || shape.dtype == ScalarType::Double, "the dtype must be float32 or float64");
   check(args.input.is_cpu(), "all tensors must be on the CPU");
-  check(args.input.dim() == 3 || (args.input.dim() == 2 && args.batch_sizes), "input must be (T, B, I), or (N, I) packed");
+  check(args.input.dim() == 3 || (args.input.dim() == 2 && args.batch_sizes),
+        "input must be (T, B, I), or (N, I) packed");
   check(args.hx.dim() == 3, "hx must be (directions, batch, size)");
   shape.directions = args.bidirectional ? 2 : 1;
   shape.batch = args.hx.size(1);

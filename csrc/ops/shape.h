@@ -12,9 +12,9 @@ struct LayerShape {
   Dims dims;                   // B, H, K
   int64_t directions;          // D
   bool biases;
-  bool padded_ragged;             // (T, B, I) in which some rows end early
-  std::vector<int64_t> sizes;     // see Steps; empty for dense batches
-  std::vector<int64_t> offsets;   // see Steps; empty unless packed
+  bool padded_ragged;            // (T, B, I) in which some rows end early
+  std::vector<int64_t> sizes;    // see Steps; empty for dense batches
+  std::vector<int64_t> offsets;  // see Steps; empty unless packed
   ScalarType dtype;
 
   Steps direction(int64_t d) const {

@@ -31,8 +31,8 @@ inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * (sizes[d] > 0 ? sizes[d] : 1);
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides.data(), dtype_code(dtype), aoti_torch_device_type_cpu(),
-                                                         0, &handle));
+                                                         strides.data(), dtype_code(dtype),
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
@@ -79,8 +79,8 @@ struct Matrix {
     const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, column_stride};
     AtenTensorHandle handle;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
-        const_cast<std::remove_const_t<T>*>(data), 2, sizes, strides, 0, dtype_code(scalar_type_of<std::remove_const_t<T>>),
-        aoti_torch_device_type_cpu(), 0, &handle));
+        const_cast<std::remove_const_t<T>*>(data), 2, sizes, strides, 0,
+        dtype_code(scalar_type_of<std::remove_const_t<T>>), aoti_torch_device_type_cpu(), 0, &handle));
     return Tensor(handle);
   }
 };

@@ -77,7 +77,8 @@ class WeightGrads {
       for (int gate = 0, end; gate < kernels_.gates; gate = end) {
         const int channel = kernels_.recurrent_channel[gate];
         for (end = gate + 1; end < kernels_.gates && kernels_.recurrent_channel[end] == channel + end - gate;) ++end;
-        multiply_by_previous_h(out.row_range(gate * hidden(), end * hidden()), grad_columns(channel, end - gate), group);
+        multiply_by_previous_h(out.row_range(gate * hidden(), end * hidden()), grad_columns(channel, end - gate),
+                               group);
       }
     });
     return grad;
@@ -113,9 +114,8 @@ class WeightGrads {
     const Steps& steps = record_.steps;
     for (int64_t s = 0; s < steps.steps; ++s) {
       for (int64_t row = 0; row < steps.rows(s); ++row) {
-        const T* from = row < steps.rows(s - 1)
-                            ? record_.output + (steps.offset(s - 1) + row) * record_.output_stride
-                            : record_.hx + row * size;
+        const T* from = row < steps.rows(s - 1) ? record_.output + (steps.offset(s - 1) + row) * record_.output_stride
+                                                : record_.hx + row * size;
         copy(out + (steps.offset(s) + row) * size, from, size);
       }
     }

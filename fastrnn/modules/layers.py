@@ -39,9 +39,9 @@ class RNN(Layer):
         * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
           ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, H), or (L*D, H) for one sequence. Zeros by default.
-        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence of a padded
-          batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid step;
-          hy is that of the last valid step, hx where the length is 0.
+        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence in a
+          padded batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid
+          step; hy is that of the last valid step, hx where the length is 0.
 
     Outputs: output, hy
         * **output**: as input, with D*H features: the last layer's h_t for each t.
@@ -148,9 +148,9 @@ class LSTM(Layer):
           ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, P), or (L*D, P) for one sequence. Zeros by default.
         * **cx**: (L*D, B, H), or (L*D, H) for one sequence. The pair may be a list, or the same tensor twice.
-        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence of a padded
-          batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid step;
-          hy and cy are those of the last valid step, hx and cx where the length is 0.
+        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence in a
+          padded batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid
+          step; hy and cy are those of the last valid step, hx and cx where the length is 0.
 
     Outputs: output, (hy, cy)
         * **output**: as input, with D*P features: the last layer's h_t for each t.
@@ -244,9 +244,9 @@ class GRU(Layer):
         * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
           ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, H), or (L*D, H) for one sequence. Zeros by default.
-        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence of a padded
-          batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid step;
-          hy is that of the last valid step, hx where the length is 0.
+        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence in a
+          padded batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid
+          step; hy is that of the last valid step, hx where the length is 0.
 
     Outputs: output, hy
         * **output**: as input, with D*H features: the last layer's h_t for each t.
