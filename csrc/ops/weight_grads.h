@@ -37,7 +37,7 @@ class WeightGrads {
     const View input{record_.input, shape_.rows, shape_.input_size, shape_.input_size};
     const Tensor w_ih = make({gate_columns, shape_.input_size});
     for_each_group(w_ih, shape_.input_size, [&](const Matrix<T>& out, int64_t group) {
-      multiply<const T, T>(out, grad_columns(0, kernels_.gates).every(group, groups_).transposed(),
+      multiply(out, grad_columns(0, kernels_.gates).every(group, groups_).transposed(),
                            input.every(group, groups_));
     });
     grads.push_back(w_ih);
@@ -88,7 +88,7 @@ class WeightGrads {
   void multiply_by_previous_h(const Matrix<T>& out, const View& grads, int64_t group) const {
     const int64_t rows = shape_.rows, batch = shape_.batch;
     const auto product = [&](const View& some_grads, const View& h, bool accumulate) {
-      multiply<const T, T>(out, some_grads.every(group, groups_).transposed(), h.every(group, groups_), accumulate);
+      multiply(out, some_grads.every(group, groups_).transposed(), h.every(group, groups_), accumulate);
     };
     if (previous_h_) {
       product(grads, {data<const T>(*previous_h_), rows, recurrent_size(), recurrent_size()}, false);
@@ -124,12 +124,13 @@ class WeightGrads {
   void append_biases(std::vector<Tensor>& grads) const {
     const int64_t gate_columns = kernels_.gates * hidden();
     const Tensor b_ih = make({gate_columns}), b_hh = make({gate_columns});
+    std::vector<T> sums(static_cast<size_t>(kernels_.channels * hidden()));
     for (int64_t group = 0; group < groups_; ++group) {
-      const Tensor sums = sum_rows(grad_columns(0, kernels_.channels).every(group, groups_));
-      copy(data<T>(b_ih) + group * gate_columns, data<const T>(sums), gate_columns);
+      sum_rows(sums.data(), grad_columns(0, kernels_.channels).every(group, groups_));
+      copy(data<T>(b_ih) + group * gate_columns, sums.data(), gate_columns);
       for (int gate = 0; gate < kernels_.gates; ++gate) {
         copy(data<T>(b_hh) + group * gate_columns + gate * hidden(),
-             data<const T>(sums) + kernels_.recurrent_channel[gate] * hidden(), hidden());
+             sums.data() + kernels_.recurrent_channel[gate] * hidden(), hidden());
       }
     }
     grads.push_back(b_ih);
@@ -141,7 +142,7 @@ class WeightGrads {
     const View h{record_.hidden, shape_.rows, hidden(), hidden()};
     const Tensor grad = make({recurrent_size(), hidden()});
     for_each_group(grad, hidden(), [&](const Matrix<T>& out, int64_t group) {
-      multiply<const T, T>(out, grads.every(group, groups_).transposed(), h.every(group, groups_));
+      multiply(out, grads.every(group, groups_).transposed(), h.every(group, groups_));
     });
     return grad;
   }
