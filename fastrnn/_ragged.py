@@ -6,7 +6,7 @@ without packing. Nothing here looks at a length except to refuse it, so a compil
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,16 +34,20 @@ def check_lengths(name: str, lengths: Tensor, steps: int, batch_shape: tuple[int
             )
 
 
-def row_counts(lengths: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """How to run a padded batch whose rows have these lengths (B,).
+class Rows(NamedTuple):
+    """How to run a padded batch whose rows differ in length."""
 
-    Returns:
-        batch_sizes (T,): the rows that run at each step; order (B,): the rows from the longest to the shortest;
-        restore (B,): where to find each row after sorting.
-    """
+    batch_sizes: Tensor  # (T,), the rows that run at each step
+    order: Tensor  # (B,), the rows from the longest to the shortest
+    restore: Tensor  # (B,), where to find each row after sorting
+    padding: Tensor  # (T, B), True where a row of the sorted batch has ended
+
+
+def row_counts(lengths: Tensor, steps: int) -> Rows:
+    """How to run a padded batch of so many steps whose rows have these lengths (B,)."""
     ordered, order = torch.sort(lengths, descending=True, stable=True)
-    batch_sizes = (ordered > torch.arange(steps, device=lengths.device).unsqueeze(1)).sum(1)
-    return batch_sizes, order, torch.argsort(order)
+    padding = ordered <= torch.arange(steps, device=lengths.device).unsqueeze(1)
+    return Rows((~padding).sum(1), order, torch.argsort(order), padding)
 
 
 def jagged_to_padded(name: str, input: Any) -> tuple[Tensor, Tensor]:

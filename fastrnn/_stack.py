@@ -137,10 +137,13 @@ def padded_arguments(
 def _sorted_by_length(arguments: Arguments, lengths: Tensor) -> Arguments:
     input, states, _, batch, _ = arguments
     lengths = lengths.to(input.device).reshape(batch)
-    batch_sizes, order, restore = _ragged.row_counts(lengths, input.shape[0])
+    rows = _ragged.row_counts(lengths, input.shape[0])
     if states is not None:
-        states = tuple([state.index_select(1, order) for state in states])
-    return Arguments(input.index_select(1, order), states, batch_sizes, batch, restore)
+        states = tuple([state.index_select(1, rows.order) for state in states])
+    # The weights' gradients are products over all steps, and 0 times a NaN left in the padding is NaN. In place: the
+    # sorted input is nobody else's.
+    input = input.index_select(1, rows.order).masked_fill_(rows.padding.unsqueeze(2), 0.0)
+    return Arguments(input, states, rows.batch_sizes, batch, rows.restore)
 
 
 def packed_arguments(

@@ -36,6 +36,8 @@ def run_layer(
     if tracing:
         return tuple(op.forward(input, *states, weights, batch_sizes, bidirectional)[:-1])
     if transformed:
+        if batch_sizes is not None:
+            batch_sizes = derivatives.unwrapped(batch_sizes)
         return TransformedLayer.apply(Call(op, bidirectional, batch_sizes), input, *states, *weights)
     call = Call(op, bidirectional, batch_sizes)
     if torch.is_grad_enabled() and _any_requires_grad(input, states, weights):
@@ -61,15 +63,17 @@ def _raw_forward(call: Call, primals: Sequence[Tensor], keep: bool) -> tuple[Ten
         raise
 
 
-def _raw_backward(
+def _backward_on_kernels(
     call: Call,
     request: Request,
     grads: MaybeTensors,
     primals: Sequence[Tensor],
-    output: Tensor,
-    reserve: Tensor,
+    output: Tensor | None,
+    reserve: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """What :func:`derivatives.backward` computes, on the kernels."""
+    """What :func:`derivatives.backward` computes, on the kernels; output and reserve are computed again if None."""
+    if output is None or reserve is None:
+        output, *_, reserve = _raw_forward(call, primals, keep=True)
     data = 1 + call.cell.states
     try:
         input_grad, *rest = call.cell.raw_backward(
@@ -141,7 +145,7 @@ def _pull_back(
     elif torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         results = LayerGradFunction.apply(call, request, *grads, *primals, output, reserve)
     else:
-        results = _raw_backward(call, request, grads, primals, output, reserve)  # type: ignore[arg-type]
+        results = _backward_on_kernels(call, request, grads, primals, output, reserve)
     return (
         *(() if request.input else (None,)),
         *results,
@@ -158,10 +162,7 @@ class LayerGradFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, request: Request, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        grads, primals, output, reserve = _split_grad_arguments(call, tensors)
-        if output is None or reserve is None:
-            output, *_, reserve = _raw_forward(call, primals, keep=True)
-        return _raw_backward(call, request, grads, primals, output, reserve)
+        return _backward_on_kernels(call, request, *_split_grad_arguments(call, tensors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -31,13 +31,25 @@ class Call:
         """The same call for `groups` times the batch."""
         if self.batch_sizes is None:
             return self
-        return replace(self, batch_sizes=self.batch_sizes * groups)
+        return replace(self, batch_sizes=unwrapped(self.batch_sizes * groups))
 
     def ungrouped(self, groups: int) -> Call:
         """The same call for one of `groups` equal parts of the batch."""
         if self.batch_sizes is None:
             return self
-        return replace(self, batch_sizes=self.batch_sizes // groups)
+        return replace(self, batch_sizes=unwrapped(self.batch_sizes // groups))
+
+
+def unwrapped(batch_sizes: Tensor) -> Tensor:
+    """The tensor itself, without what torch.func wraps around all that is computed inside a transform.
+
+    A Call outlives the transform it was made in, and its wrappers are of no use then, or worse.
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(batch_sizes):
+        if torch._C._functorch.is_batchedtensor(batch_sizes):
+            raise NotImplementedError("vmap over lengths or batch sizes: call once for each, or pad to common ones")
+        batch_sizes = torch._C._functorch.get_unwrapped(batch_sizes)
+    return batch_sizes
 
 
 def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:

@@ -56,7 +56,7 @@ const Kernels& kernels() {
 }
 
 Choice choose_plan(const Workload& work) {
-  const int threads = max_threads();
+  const int threads = work.threads;
   const auto choice = [&](int count, Split split, const char* reason) {
     return Choice{{count, split, larger(1, kPollMacs / larger(1, work.step_macs))}, reason};
   };

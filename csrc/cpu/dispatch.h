@@ -12,6 +12,7 @@ const Kernels& kernels();
 
 // What one pass over the sequence asks of the machine.
 struct Workload {
+  int threads;  // that torch allows
   int64_t steps, batch;
   int64_t step_macs;     // multiply-adds of a full step
   int64_t weight_bytes;  // recurrent weights, read at every step

@@ -83,6 +83,4 @@ bool run_team(int threads, void (*body)(void* context, Member& member), void* co
   return state.last_step.load() == kNever;
 }
 
-int max_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
-
 }  // namespace fastrnn::cpu

@@ -28,7 +28,4 @@ bool run_team(int threads, void (*body)(void* context, Member& member), void* co
 // Who knows whether the user wants a call to end (Python's signals); null for nobody.
 extern bool (*interrupt_requested)();
 
-// What torch.set_num_threads asks for.
-int max_threads();
-
 }  // namespace fastrnn::cpu
