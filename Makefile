@@ -18,12 +18,13 @@ TEST_KERNELS := $(shell find tests -name '*.h' -o -name '*.cpp')
 FOLDERS := $(wildcard csrc fastrnn tests benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build test demo lint format clean distclean FORCE
+.PHONY: help venv build test test-sanitize demo lint format clean distclean FORCE
 
 help:
 	@echo "make venv       make $(VENV) with torch, the tools, and this package (editable)"
 	@echo "make build      build the extension; only what changed is compiled"
 	@echo "make test       run the tests                PYTEST_ARGS=\"-m gradcheck\" for a part of them"
+	@echo "make test-sanitize   the kernels under the address, undefined-behaviour and thread sanitizers, on every ISA"
 	@echo "make demo       train a character model with torch.nn and with fastrnn   DEMO_ARGS=\"--help\" for options"
 	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make format     put Python and C++ in their standard form"
@@ -33,6 +34,9 @@ help:
 
 test: venv
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-sanitize: venv
+	$(PY) -m pytest tests/test_kernels_sanitized.py -m "" $(PYTEST_ARGS)
 
 demo: venv
 	$(PY) examples/char_rnn.py $(DEMO_ARGS)

@@ -33,7 +33,10 @@ def widened(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def without_autocast(device: torch.device) -> Iterator[None]:
-    """What runs in here has its dtypes settled: autocast must not round the formulas of double backward again."""
+    """What runs in here has its dtypes settled: autocast must not round the formulas of double backward again.
+
+    Backward may be called with autocast on, so whatever computes by torch ops there enters this by itself.
+    """
     if torch._C._is_any_autocast_enabled():
         with torch.autocast(device.type, enabled=False):
             yield

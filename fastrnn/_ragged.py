@@ -57,7 +57,12 @@ def jagged_to_padded(name: str, input: Any) -> tuple[Tensor, Tensor]:
             f"{name}: a nested input must be (B, T, I) of layout torch.jagged. Make it with "
             "torch.nested.nested_tensor(sequences, layout=torch.jagged)"
         )
-    return torch.nested.to_padded_tensor(input, 0.0), input.offsets().diff()
+    lengths = input.offsets().diff()
+    if torch.compiler.is_compiling() or not lengths.numel():
+        return torch.nested.to_padded_tensor(input, 0.0), lengths
+    # Without a size torch pads to the sum of all lengths, if the tensor was made without max_seqlen.
+    size = (lengths.shape[0], int(lengths.max()), input.shape[2])
+    return torch.nested.to_padded_tensor(input, 0.0, size), lengths
 
 
 def padded_to_jagged(output: Tensor, like: Any) -> Tensor:

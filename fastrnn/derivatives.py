@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from . import reference
+from . import _precision, reference
 from .ops import Cell, Request
 
 MaybeTensors = Sequence[Tensor | None]
@@ -79,11 +79,12 @@ def backward(call: Call, request: Request, grads: MaybeTensors, primals: Sequenc
     """The requested gradients of the primals, given those of the outputs (None for zeros)."""
     if request.groups:
         return _backward_by_group(call, request, grads, primals)
-    outputs, vjp = torch.func.vjp(  # type: ignore[misc]
-        lambda *inputs: forward(call, *inputs), *primals
-    )
-    full = tuple(torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs, strict=True))
-    return requested(call, request, vjp(full))
+    with _precision.without_autocast(primals[0].device):
+        outputs, vjp = torch.func.vjp(  # type: ignore[misc]
+            lambda *inputs: forward(call, *inputs), *primals
+        )
+        full = tuple(torch.zeros_like(out) if grad is None else grad for grad, out in zip(grads, outputs, strict=True))
+        return requested(call, request, vjp(full))
 
 
 def _backward_by_group(
@@ -120,7 +121,8 @@ def double_backward(
         rest = iter(tensors)
         return backward(call, request, [next(rest) if is_given else None for is_given in given], list(rest))
 
-    _, vjp = torch.func.vjp(first, *(g for g in grads if g is not None), *primals)  # type: ignore[misc]
-    results = vjp(tuple(grad_grads))
+    with _precision.without_autocast(primals[0].device):
+        _, vjp = torch.func.vjp(first, *(g for g in grads if g is not None), *primals)  # type: ignore[misc]
+        results = vjp(tuple(grad_grads))
     of_grads = iter(results[:count])
     return (*(next(of_grads) if is_given else None for is_given in given), *results[count:])

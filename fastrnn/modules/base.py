@@ -75,6 +75,11 @@ class Layer(Refusals, nn.RNNBase):
 
     _flat_weights_names: list[str]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.bidirectional, bool):  # torch.nn finds out at the first call
+            raise TypeError(f"bidirectional should be of type bool, got: {type(self.bidirectional).__name__}")
+
     @property
     def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
         """The weights as they are now, in torch's order; never cached, or parametrizations would go stale."""

@@ -1,0 +1,85 @@
+"""What each of two gloo processes runs for test_distributed.py; a file of its own, as spawned processes import it."""
+
+import datetime
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import fastrnn
+
+WORLD = 2
+STEPS = 3
+BATCH = 6
+TIMEOUT = datetime.timedelta(seconds=60)
+
+
+class Model(nn.Module):
+    """A layer whose output and final state both count, with a head on it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = getattr(fastrnn, layer)(5, 7, 2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(14, 3)
+
+    def forward(self, input, lengths):
+        output, final = self.layer(input, lengths=lengths)
+        if isinstance(final, tuple):
+            final = final[0] + final[1]
+        return self.head(output).mean(1) + final.sum((0, 2)).unsqueeze(1)
+
+
+def make(layer):
+    torch.manual_seed(1)
+    return Model(layer).double()
+
+
+def batches():
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(STEPS):
+        input = torch.randn(BATCH, 9, 5, generator=generator, dtype=torch.float64)
+        yield input, torch.randint(0, 10, (BATCH,), generator=generator)
+
+
+def train(model, rows, full=lambda tensor: tensor):
+    """Steps on those rows of each batch: gradients of the first, and the weights after the last."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    gradients = None
+    for input, lengths in batches():
+        optimizer.zero_grad()
+        model(input[rows], lengths[rows]).pow(2).mean().backward()
+        if gradients is None:
+            gradients = {name: full(p.grad).detach().clone() for name, p in model.named_parameters()}
+        optimizer.step()
+    return gradients, {name: full(p).detach().clone() for name, p in model.named_parameters()}
+
+
+def wrap_ddp(model):
+    return DistributedDataParallel(model), lambda tensor: tensor
+
+
+def wrap_fsdp2(model):
+    mesh = init_device_mesh("cpu", (WORLD,))
+    fully_shard(model.layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert all(p.to_local().numel() < p.numel() for p in model.layer.parameters()), "nothing was sharded"
+    return model, lambda tensor: tensor.full_tensor()
+
+
+WRAPPERS = {"ddp": wrap_ddp, "fsdp2": wrap_fsdp2}
+
+
+def work(rank, folder, layers):
+    """Train each layer under each wrapper on this rank's half of the rows, and leave the results in `folder`."""
+    torch.set_num_threads(1)
+    init = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=WORLD, timeout=TIMEOUT)
+    half = slice(rank * BATCH // WORLD, (rank + 1) * BATCH // WORLD)
+    for layer in layers:
+        for wrapper, wrap in WRAPPERS.items():
+            model, full = wrap(make(layer))
+            torch.save(train(model, half, full), f"{folder}/{wrapper}-{layer}-{rank}.pt")
+    dist.destroy_process_group()

@@ -1,0 +1,37 @@
+// The four functions of OpenMP that a parallel region compiled by GCC needs, on std::thread.
+//
+// ThreadSanitizer knows how std::thread starts and ends, while GCC's own library, which nobody instrumented, looks to
+// it like threads that share memory without synchronisation. Linked in place of that library, this leaves
+// ThreadSanitizer to watch the team itself.
+#include <thread>
+#include <vector>
+
+namespace {
+
+thread_local int member = 0;
+thread_local int members = 1;
+
+}  // namespace
+
+extern "C" {
+
+// The names are GCC's and OpenMP's.
+void GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned /* flags */) {
+  const auto run = [=](unsigned index) {
+    member = static_cast<int>(index);
+    members = static_cast<int>(threads);
+    body(data);
+    member = 0;
+    members = 1;
+  };
+  std::vector<std::thread> others;
+  for (unsigned index = 1; index < threads; ++index) others.emplace_back(run, index);
+  run(0);
+  for (std::thread& other : others) other.join();
+}
+
+int omp_get_thread_num() { return member; }
+int omp_get_num_threads() { return members; }
+int omp_get_max_threads() { return static_cast<int>(std::thread::hardware_concurrency()); }
+int omp_in_parallel() { return members > 1; }
+}

@@ -1,0 +1,145 @@
+// Runs every kernel of one instruction set (FASTRNN_ISA, or the machine's best) on every case.
+//
+//   test_kernels [--seed N] [--every N] [--teams]
+//
+// --every N takes about one case in N; --teams leaves the plans of one thread out.
+#include <sanitizer/common_interface_defs.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
+#include "cpu/dispatch.h"
+#include "test_reference.h"
+
+namespace fastrnn::test {
+
+namespace {
+
+struct Options {
+  uint64_t seed = 0;
+  uint64_t every = 1;
+  bool teams = false;
+};
+
+// A team of two and one of three, one of them splitting the batch and the other the units, by turns.
+std::vector<cpu::Plan> plans(const Options& options, uint64_t turn) {
+  using cpu::Split;
+  const int64_t poll_every = static_cast<int64_t>(turn % 3) + 1;
+  const bool swapped = turn % 2 == 1;
+  std::vector<cpu::Plan> plans{{2, swapped ? Split::kUnits : Split::kBatch, poll_every},
+                               {3, swapped ? Split::kBatch : Split::kUnits, poll_every}};
+  if (!options.teams) plans.insert(plans.begin(), {1, Split::kNone, poll_every});
+  return plans;
+}
+
+template <class T>
+void test_table(const cpu::CellKernels<T>* table, Report& report) {
+  for (CellKind cell : {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm, CellKind::kGru}) {
+    const cpu::CellKernels<T>& kernels = table[static_cast<int>(cell)];
+    Problem p{};
+    p.cell = cell;
+    bool right = kernels.gates == p.gates() && kernels.channels == p.channels() &&
+                 kernels.has_cell_state == (cell == CellKind::kLstm) &&
+                 kernels.keeps_channels == (cell == CellKind::kLstm || cell == CellKind::kGru);
+    for (int gate = 0; gate < kernels.gates; ++gate) {
+      right = right && kernels.recurrent_channel[gate] == p.recurrent_channel(gate);
+    }
+    if (!right)
+      report.fail("the table of kernels describes cell " + std::to_string(static_cast<int>(cell)) + " wrongly");
+  }
+}
+
+template <class T>
+size_t test_cases(const cpu::Kernels& kernels, const Options& options, Report& report) {
+  size_t run = 0;
+  for (const Case& drawn : all_cases(options.seed)) {
+    if (drawn.seed % options.every != 0) continue;
+    if (report.enough()) break;
+    const uint64_t turn = drawn.seed / options.every;
+    const cpu::CellKernels<T>& cell = cpu::cell_kernels<T>(kernels, drawn.cell);
+    make_forward<T>(cell, drawn, report)->run(plans(options, turn));
+    make_backward<T>(cell, drawn, report)->run(plans(options, turn + 1));
+    ++run;
+  }
+  return run;
+}
+
+// A call of seconds that someone wants to end: it returns, with every thread, and says so. To be long without being
+// large, its steps lie in two rows by turns: a step reads the row of its neighbour while it writes its own.
+void test_interruption(const cpu::Kernels& kernels, Report& report) {
+  constexpr int64_t kSteps = 1000000, kHidden = 64;
+  const Dims dims{1, kHidden, kHidden, false};
+  const cpu::CellKernels<float>& cell = cpu::cell_kernels<float>(kernels, CellKind::kRnnTanh);
+  const std::vector<int64_t> sizes(kSteps, 1);
+  std::vector<int64_t> offsets;
+  for (int64_t t = 0; t < kSteps; ++t) offsets.push_back(t % 2);
+  const std::vector<float> weights(kHidden * kHidden), hx(kHidden);
+  std::vector<float> channels(2 * kHidden), output(2 * kHidden), state(kHidden),
+      forward_scratch(static_cast<size_t>(cell.forward_scratch(dims))),
+      backward_scratch(static_cast<size_t>(cell.backward_scratch(dims)));
+  ForwardParams<float> forward{};
+  BackwardParams<float> backward{};
+  forward.steps = backward.steps = {kSteps, 1, sizes.data(), offsets.data(), false};
+  forward.dims = backward.dims = dims;
+  forward.w_hh = backward.w_hh = weights.data();
+  forward.hx = backward.hx = hx.data();
+  forward.channels = backward.grad_channels = channels.data();
+  forward.output = output.data();
+  backward.output = output.data();
+  forward.hy = backward.grad_h = state.data();
+  forward.channel_stride = forward.output_stride = backward.output_stride = kHidden;
+  forward.scratch = forward_scratch.data();
+  backward.scratch = backward_scratch.data();
+  current_call = "an interrupted call";
+  cpu::interrupt_requested = [] { return true; };
+  for (const cpu::Plan& plan :
+       {cpu::Plan{1, cpu::Split::kNone, 4}, cpu::Plan{3, cpu::Split::kBatch, 4}, cpu::Plan{3, cpu::Split::kUnits, 4}}) {
+    if (cell.forward(forward, plan)) report.fail("forward went on after an interruption");
+    if (cell.backward(backward, plan)) report.fail("backward went on after an interruption");
+  }
+  cpu::interrupt_requested = nullptr;
+}
+
+Options parse(int count, char** words) {
+  Options options;
+  for (int i = 1; i < count; ++i) {
+    const std::string_view word = words[i];
+    if (word == "--teams") {
+      options.teams = true;
+    } else if (word == "--seed" && i + 1 < count) {
+      options.seed = std::strtoull(words[++i], nullptr, 10);
+    } else if (word == "--every" && i + 1 < count) {
+      options.every = std::max(std::strtoull(words[++i], nullptr, 10), 1ull);
+    } else {
+      std::fprintf(stderr, "usage: test_kernels [--seed N] [--every N] [--teams]\n");
+      std::exit(2);
+    }
+  }
+  return options;
+}
+
+}  // namespace
+
+}  // namespace fastrnn::test
+
+int main(int count, char** words) {
+  using namespace fastrnn::test;
+  const Options options = parse(count, words);
+  __sanitizer_set_death_callback([] { std::fprintf(stderr, "during %s\n", current_call.c_str()); });
+  const fastrnn::cpu::Kernels& kernels = fastrnn::cpu::kernels();
+  Report report;
+  test_reference(report);
+  test_table(kernels.f32, report);
+  test_table(kernels.f64, report);
+  size_t cases = test_cases<float>(kernels, options, report);
+  std::printf("%s f32: largest error %.2f of the bound\n", kernels.isa, report.largest_error());
+  Report f64_report;
+  cases += test_cases<double>(kernels, options, f64_report);
+  std::printf("%s f64: largest error %.2f of the bound\n", kernels.isa, f64_report.largest_error());
+  test_interruption(kernels, report);
+  const int failures = report.failures() + f64_report.failures();
+  std::printf("%s: %zu cases, %d failures\n", kernels.isa, cases, failures);
+  return failures > 0;
+}

@@ -1,0 +1,9 @@
+#pragma once
+
+#include "kernel_run.h"
+
+namespace fastrnn::test {
+
+void test_reference(Report& report);
+
+}  // namespace fastrnn::test

@@ -1,0 +1,130 @@
+"""One layer as a plain function of its tensors, on the kernels and as torch ops, for the tests of derivatives."""
+
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from cases import KERNELS
+from torch.utils._pytree import tree_leaves
+
+from fastrnn import derivatives, reference
+from fastrnn.autograd import run_layer
+from fastrnn.ops import CELLS
+
+RAGGED = (None, "packed", "padded")
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """A call of run_layer in f64. Ragged: three steps, of which the second row of two has only the first two."""
+
+    kernel: str
+    bidirectional: bool = False
+    bias: bool = True
+    ragged: str | None = None  # None, "packed" (N, I) or "padded" (T, B, I)
+    input_size: int = 2
+    hidden_size: int = 3
+
+    def __str__(self):
+        words = [self.kernel, "bidirectional" * self.bidirectional, "" if self.bias else "nobias", self.ragged]
+        return "-".join(word for word in words if word)
+
+    @property
+    def cell(self):
+        return self.kernel.removesuffix("_proj")
+
+    @property
+    def states(self):
+        return reference.STATES[self.cell]
+
+    @property
+    def of_weights(self):
+        """Where the weights stand among the primals."""
+        return tuple(range(1 + self.states, 1 + self.states + self._weight_count))
+
+    @property
+    def _weight_count(self):
+        return (2 if self.bidirectional else 1) * (2 + 2 * self.bias + (self.kernel == "lstm_proj"))
+
+    @property
+    def batch_sizes(self):
+        return None if self.ragged is None else torch.tensor([2, 2, 1])
+
+    def primals(self, seed=0):
+        """(input, *states, *weights), the same for the same seed: a finite difference must not meet relu's jump."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape):
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        directions = 2 if self.bidirectional else 1
+        hidden, gates = self.hidden_size, reference.GATES[self.cell]
+        projection = KERNELS[self.kernel][1].get("proj_size", 0)
+        recurrent = projection or hidden
+        input = draw(5, self.input_size) if self.ragged == "packed" else draw(3, 2, self.input_size)
+        states = [draw(directions, 2, size) for size in (recurrent, hidden)[: self.states]]
+        shapes = [(gates * hidden, self.input_size), (gates * hidden, recurrent)]
+        shapes += [(gates * hidden,)] * (2 * self.bias) + [(projection, hidden)] * bool(projection)
+        weights = [draw(*shape) / 2 for _ in range(directions) for shape in shapes]
+        return (input, *states, *weights)
+
+    def run(self, *primals):
+        """On the kernels."""
+        return self._call(run_layer, primals)
+
+    def oracle(self, *primals):
+        """As torch ops."""
+        return self._call(reference.layer, primals)
+
+    def _call(self, layer, primals):
+        data = 1 + self.states
+        return layer(self.cell, primals[0], primals[1:data], primals[data:], self.bidirectional, self.batch_sizes)
+
+
+def loss_of(function):
+    """A scalar in which every output has its own weight, and no derivative vanishes."""
+
+    def loss(*primals):
+        outputs = function(*primals)
+        weights = (torch.arange(1.0, 1 + out.numel(), dtype=out.dtype).view_as(out) for out in outputs)
+        return sum((out.sin() * weight).sum() for out, weight in zip(outputs, weights, strict=True))
+
+    return loss
+
+
+def assert_close_trees(actual, expected):
+    """The same tensors up to f64 rounding, at the scale of each."""
+    actual, expected = tree_leaves(actual), tree_leaves(expected)
+    assert len(actual) == len(expected)
+    for index, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
+        assert ours.shape == theirs.shape, f"tensor {index}"
+        if theirs.numel():
+            scale = 1 + theirs.abs().max().item()
+            error = (ours - theirs).abs().max().item() / scale
+            assert error <= 1e-10, f"tensor {index} differs by {error:.3g} of its scale"
+
+
+@contextmanager
+def counted(cell):
+    """How often the kernels of a cell run (raw_forward, raw_backward), and the formulas in their place (formula)."""
+    op, calls = CELLS[cell], Counter()
+
+    def wrap(name, function):
+        def counting(*args):
+            calls[name] += 1
+            return function(*args)
+
+        return counting
+
+    kept = {name: getattr(op, name) for name in ("raw_forward", "raw_backward")}
+    formula = derivatives.forward
+    for name, function in kept.items():
+        object.__setattr__(op, name, wrap(name, function))  # a Cell is frozen
+    derivatives.forward = wrap("formula", formula)
+    try:
+        yield calls
+    finally:
+        for name, function in kept.items():
+            object.__setattr__(op, name, function)
+        derivatives.forward = formula

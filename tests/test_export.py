@@ -1,0 +1,170 @@
+"""torch.export, AOTInductor and torch.jit.trace: a layer that leaves Python behind."""
+
+import warnings
+
+import pytest
+import torch
+from cases import CELLS, KERNELS, LAYERS, randn
+from torch import nn
+from torch.export import Dim, export
+
+import fastrnn
+
+by_strict = pytest.mark.parametrize("strict", (True, False), ids=("strict", "nonstrict"))
+by_layer = pytest.mark.parametrize("layer", LAYERS)
+
+DYNAMIC = {0: Dim("steps", min=2), 1: Dim("batch", min=2)}
+# Other steps and batches than the example's 4 and 6.
+SHAPES = ((7, 5), (2, 2), (20, 9))
+
+
+class Model(nn.Module):
+    """A layer with a layer on it, as it would be deployed."""
+
+    def __init__(self, kernel, **options):
+        super().__init__()
+        layer, more = KERNELS[kernel]
+        self.rnn = getattr(fastrnn, layer)(3, 5, 2, bidirectional=True, **more | options)
+        self.head = nn.LazyLinear(2)
+        self(torch.zeros(1, 1, 3))
+
+    def forward(self, input, lengths=None):
+        return self.head(self.rnn(input, lengths=lengths)[0])
+
+
+def saved_and_loaded(program, folder):
+    path = folder / "program.pt2"
+    torch.export.save(program, path)
+    return torch.export.load(path)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@by_strict
+def test_dynamic_steps_and_batch(kernel, strict, tmp_path):
+    model = Model(kernel).eval()
+    program = export(model, (randn(4, 6, 3),), dynamic_shapes=(DYNAMIC,), strict=strict)
+    for run in (program.module(), saved_and_loaded(program, tmp_path).module()):
+        for steps, batch in SHAPES:
+            value = randn(steps, batch, 3)
+            torch.testing.assert_close(run(value), model(value))
+
+
+@by_layer
+@by_strict
+def test_gradients_of_the_exported(layer, strict, tmp_path):
+    """The program trains: each of its weights, and its input, gets the model's gradient, after a reload too."""
+    model = Model(layer.lower() if layer != "RNN" else "rnn_tanh")
+    program = export(model, (randn(4, 6, 3),), dynamic_shapes=(DYNAMIC,), strict=strict)
+    value = randn(7, 5, 3)
+    expected = gradients(model, value)
+    for run in (program.module(), saved_and_loaded(program, tmp_path).module()):
+        actual = gradients(run, value)
+        assert actual.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(actual[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def gradients(module, value):
+    value = value.clone().requires_grad_()
+    module.zero_grad()
+    module(value).sin().sum().backward()
+    return {"input": value.grad} | {name: weight.grad for name, weight in module.named_parameters()}
+
+
+@by_strict
+def test_exported_program_learns(strict):
+    model = Model("gru")
+    program = export(model, (randn(4, 6, 3),), strict=strict).module()
+    optimizer = torch.optim.Adam(program.parameters(), lr=0.02)
+    value, target = randn(4, 6, 3), randn(4, 6, 2)
+    losses = []
+    for _ in range(30):
+        loss = (program(value) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@by_strict
+def test_dropout_follows_the_mode_it_was_exported_in(strict):
+    model, value = Model("lstm", dropout=0.5), randn(4, 6, 3)
+    training = export(model, (value,), strict=strict).module()
+    assert not torch.allclose(training(value), training(value))
+    model.eval()
+    inference = export(model, (value,), strict=strict).module()
+    torch.testing.assert_close(inference(value), model(value))
+
+
+@by_layer
+@by_strict
+def test_states_and_lengths(layer, strict, tmp_path):
+    """Every argument as an input of the program; the same tensor as hx and cx."""
+    module = getattr(fastrnn, layer)(3, 5)
+
+    class Call(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = module
+
+        def forward(self, input, hx, lengths):
+            return self.rnn(input, (hx, hx) if layer == "LSTM" else hx, lengths=lengths)
+
+    batch = DYNAMIC[1]
+    shapes = (DYNAMIC, {1: batch}, {0: batch})
+    example = (randn(4, 6, 3), randn(1, 6, 5), torch.tensor([4, 0, 1, 3, 2, 4]))
+    program = export(Call(), example, dynamic_shapes=shapes, strict=strict)
+    run = saved_and_loaded(program, tmp_path).module()
+    for steps, batch in SHAPES:
+        arguments = (randn(steps, batch, 3), randn(1, batch, 5), torch.randint(0, steps + 1, (batch,)))
+        torch.testing.assert_close(run(*arguments), Call()(*arguments))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@by_strict
+def test_cells(cell, strict, tmp_path):
+    module = getattr(fastrnn, cell)(3, 5)
+    program = export(module, (randn(6, 3),), dynamic_shapes=({0: Dim("batch", min=2)},), strict=strict)
+    value = randn(9, 3)
+    torch.testing.assert_close(saved_and_loaded(program, tmp_path).module()(value), module(value))
+
+
+def test_program_holds_one_op_a_layer():
+    """Not the formula: what is exported runs on the kernels."""
+    program = export(Model("lstm").eval(), (randn(4, 6, 3),))
+    names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert sum("fastrnn.lstm_forward" in name for name in names) == 2
+    assert not any("sigmoid" in name for name in names)
+
+
+def test_aot_inductor(tmp_path):
+    """Compiled ahead of time, and called at other sizes than the example's."""
+    model = Model("lstm").eval()
+    with torch.no_grad():
+        program = export(model, (randn(4, 6, 3),), dynamic_shapes=(DYNAMIC,))
+        path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+        run = torch._inductor.aoti_load_package(path)
+        for steps, batch in SHAPES:
+            value = randn(steps, batch, 3)
+            torch.testing.assert_close(run(value), model(value))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("training", (True, False))
+def test_jit_trace(kernel, training, tmp_path):
+    """Traced once, saved, loaded, and called at other sizes; gradients flow."""
+    model = Model(kernel).train(training)
+    with warnings.catch_warnings():
+        # torch.jit is deprecated as a whole, and warns of every Python number that a trace makes constant.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, randn(4, 6, 3))
+        traced.save(tmp_path / "traced.pt")
+        loaded = torch.jit.load(tmp_path / "traced.pt")
+    for run in (traced, loaded):
+        value = randn(4, 6, 3)
+        torch.testing.assert_close(run(value), model(value))
+        torch.testing.assert_close(gradients(run, value), gradients(model, value))
+        for steps, batch in SHAPES:
+            value = randn(steps, batch, 3)
+            torch.testing.assert_close(run(value), model(value))
