@@ -74,14 +74,17 @@ def torch_paths() -> tuple[Path, Path]:
 
 def ninja_file(target: Path, objects: Path) -> str:
     """The whole build as text; ninja reruns only what changed, headers included."""
-    import pybind11
-
     compiler = check_toolchain()
+    try:
+        import pybind11
+    except ImportError:
+        fail("pybind11 is not installed in this environment: pip install pybind11 ninja")
     torch_include, torch_lib = torch_paths()
     includes = [torch_include, Path(pybind11.get_include()), Path(sysconfig.get_paths()["include"])]
     flags = f"{CXX_FLAGS} {TORCH_TARGET} " + " ".join(f"-isystem {path}" for path in includes)
     sources = SOURCES + (X86_SOURCES if platform.machine() in ("x86_64", "AMD64") else [])
     lines = [
+        f"builddir = {objects}",
         f"cxx = {compiler}",
         f"flags = {flags} {os.environ.get('CXXFLAGS', '')}",
         "rule compile",
@@ -112,23 +115,20 @@ class NinjaBuild(build_ext):
 
     def build_extension(self, extension: Extension) -> None:
         target = Path(self.get_ext_fullpath(extension.name)).resolve()
-        objects = (ROOT / self.build_temp).resolve()
+        # Not build_temp: for an editable install setuptools makes that a new folder, and everything compiles again.
+        objects = ROOT / "build" / f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         objects.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         build = objects / "build.ninja"
         text = ninja_file(target, objects)
         if not build.exists() or build.read_text() != text:
             build.write_text(text)
-        if shutil.which("ninja"):
-            command = ["ninja"]
-        else:
-            command = [sys.executable, "-m", "ninja"]
-        if subprocess.call([*command, "-f", str(build)], cwd=ROOT) != 0:
+        # The package's own ninja, which is there even where the environment's programs are not on the path.
+        if subprocess.call([sys.executable, "-m", "ninja", "-f", str(build)], cwd=ROOT) != 0:
             fail("the compiler reported the errors above.")
 
 
 setup(
     ext_modules=[Extension("fastrnn._C", sources=SOURCES + X86_SOURCES)],
     cmdclass={"build_ext": NinjaBuild},
-    package_data={"fastrnn": ["py.typed"]},
 )

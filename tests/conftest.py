@@ -10,16 +10,6 @@ import torch
 # Inputs are fresh on every run, so that the suite explores; a failure names the seed that brings it back.
 SESSION_SEED = int(os.environ.get("FASTRNN_TEST_SEED") or random.SystemRandom().randrange(2**31))
 
-MARKERS = {
-    "gradcheck": "torch.autograd.gradcheck in f64 for every cell and option; runs alone in under a minute",
-    "isa": "checks the kernels themselves; test_isa.py runs these again on every lower instruction set",
-}
-
-
-def pytest_configure(config):
-    for name, meaning in MARKERS.items():
-        config.addinivalue_line("markers", f"{name}: {meaning}")
-
 
 def pytest_report_header(config):
     isa = os.environ.get("FASTRNN_ISA", "the machine's best")

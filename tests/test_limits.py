@@ -53,24 +53,22 @@ def test_a_million_steps(layer):
         torch.testing.assert_close(whole, chunked, rtol=1e-9, atol=1e-8)
 
 
-@by_layer
-def test_memory_of_a_million_steps(layer):
-    """Memory in proportion to what is kept: some 60 values a step for the LSTM, and no second copy of everything."""
+def test_memory_of_a_million_steps():
+    """Memory in proportion to what is kept, some 60 values a step, and no second copy of everything."""
     grown = run_script(
         """
-        import resource, sys, torch, fastrnn
+        import resource, torch, fastrnn
 
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-        module = getattr(fastrnn, sys.argv[1])(4, 4)
+        module = fastrnn.LSTM(4, 4)
         module(torch.randn(10, 1, 4))[0].sum().backward()
         before = peak()
         output, _ = module(torch.randn(1_000_000, 1, 4))
         output.sum().backward()
         print(peak() - before)
-        """,
-        layer,
+        """
     )
     values_a_step = int(grown) / 4 / 1_000_000
     assert values_a_step < 80, f"{values_a_step:.0f} values a step"
@@ -154,16 +152,14 @@ def test_past_two_to_the_31_elements(what):
 
 
 @by_layer
-@pytest.mark.parametrize("backward", (False, True), ids=("forward", "backward"))
-def test_out_of_memory(layer, backward):
-    """torch's RuntimeError, and the next call is right."""
+def test_out_of_memory(layer):
+    """torch's RuntimeError, which says what is missing, forward and backward; and the next call is right."""
     run_script(
         """
         import resource, sys, torch, fastrnn
 
-        layer, backward = sys.argv[1], sys.argv[2] == "True"
         torch.set_num_threads(2)
-        module = getattr(fastrnn, layer)(8, 64)
+        module = getattr(fastrnn, sys.argv[1])(8, 64)
         small = torch.randn(5, 3, 8)
         grads = lambda: torch.autograd.grad(module(small)[0].sum(), list(module.parameters()))
         expected = grads()
@@ -172,21 +168,21 @@ def test_out_of_memory(layer, backward):
             used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
 
-        value = torch.randn(4000, 64, 8)  # 64 MB for each gate
-        loss = module(value)[0].sum() if backward else None
-        limit(room=48 << 20)
-        for _ in range(3):
-            try:
-                loss.backward(retain_graph=True) if backward else module(value)
-                sys.exit("it fitted")
-            except RuntimeError as error:
-                assert "memory" in str(error), error
-        assert all(map(torch.equal, grads(), expected)), "another result after running out of memory"
-        limit(room=8 << 30)
-        loss.backward() if backward else module(value)
+        value = torch.randn(1000, 64, 8)  # 16 MB for each gate
+        loss = module(value)[0].sum()
+        for call in (lambda: module(value), lambda: loss.backward(retain_graph=True)):
+            limit(room=12 << 20)
+            for _ in range(3):
+                try:
+                    call()
+                    sys.exit("it fitted")
+                except RuntimeError as error:
+                    assert "memory" in str(error), error
+            assert all(map(torch.equal, grads(), expected)), "another result after running out of memory"
+            limit(room=4 << 30)
+            call()
         """,
         layer,
-        backward,
     )
 
 
@@ -225,17 +221,20 @@ INTERRUPTED = """
 """
 
 
-@by_layer
-@pytest.mark.parametrize("threads_used", (1, 2))
+# Steps that forward and backward make into a call of two or three seconds, at B = 1 and H = 1024.
+LONG_CALLS = {"LSTM": (6000, 3000), "GRU": (8000, 4000), "RNN": (24000, 12000)}
+
+
+@pytest.mark.parametrize(("layer", "threads_used"), (("LSTM", 1), ("LSTM", 2), ("GRU", 2), ("RNN", 1)))
 @pytest.mark.parametrize("backward", (False, True), ids=("forward", "backward"))
 def test_control_c(layer, threads_used, backward):
-    """KeyboardInterrupt within a second of the signal, in the middle of a call of three or more."""
-    run_script(INTERRUPTED, layer, threads_used, int(backward), 1, 1024, 5000 if backward else 10000)
+    """KeyboardInterrupt within a second of the signal, in the middle of the time loop."""
+    run_script(INTERRUPTED, layer, threads_used, int(backward), 1, 1024, LONG_CALLS[layer][backward])
 
 
 @pytest.mark.parametrize("backward", (False, True), ids=("forward", "backward"))
 def test_control_c_while_threads_run_their_own_rows(backward):
-    run_script(INTERRUPTED, "LSTM", 2, int(backward), 32, 240, 5000 if backward else 8000)
+    run_script(INTERRUPTED, "LSTM", 2, int(backward), 32, 240, 3000 if backward else 6000)
 
 
 def test_signals_that_end_nothing_and_signals_that_raise():
