@@ -2,6 +2,7 @@
 
 import re
 from importlib import metadata, resources
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,9 @@ def test_public_names():
 def test_runtime_needs_torch_alone():
     required = [r for r in metadata.requires("fastrnn") or [] if "extra ==" not in r]
     assert [re.match(r"[\w-]+", r)[0] for r in required] == ["torch"]
+
+
+def test_the_readmes_example_runs():
+    readme = Path(__file__).parent.parent / "README.md"
+    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    exec(example, {})

@@ -1,5 +1,6 @@
 #include "layer.h"
 
+#include "matrix.h"
 #include "shape.h"
 #include "weight_grads.h"
 
@@ -18,9 +19,6 @@ std::vector<int64_t> sizes_like(const Tensor& input, int64_t columns) {
   if (input.dim() == 2) return {input.size(0), columns};
   return {input.size(0), input.size(1), columns};
 }
-
-// fastrnn/_native.py turns this into the exception that the signal's handler raised.
-void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: interrupted by a signal"); }
 
 // The state that a gradient is accumulated in: a copy of what arrives, or zeros.
 template <class T>

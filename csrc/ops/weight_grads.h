@@ -1,6 +1,7 @@
 // Gradients of one direction's weights and biases: large products over all steps at once, after the time loop.
 #pragma once
 
+#include "matrix.h"
 #include "shape.h"
 
 namespace fastrnn::ops {
@@ -37,8 +38,7 @@ class WeightGrads {
     const View input{record_.input, shape_.rows, shape_.input_size, shape_.input_size};
     const Tensor w_ih = make({gate_columns, shape_.input_size});
     for_each_group(w_ih, shape_.input_size, [&](const Matrix<T>& out, int64_t group) {
-      multiply(out, grad_columns(0, kernels_.gates).every(group, groups_).transposed(),
-                           input.every(group, groups_));
+      multiply(out, grad_columns(0, kernels_.gates).every(group, groups_).transposed(), input.every(group, groups_));
     });
     grads.push_back(w_ih);
     grads.push_back(recurrent());
