@@ -29,13 +29,11 @@ def run_layer(
 ) -> tuple[Tensor, ...]:
     """One layer, in one direction or both: output and final states, as :func:`fastrnn.reference.layer` defines them."""
     op = CELLS[cell]
-    tracing = torch.compiler.is_compiling() or torch._C._is_tracing()
-    transformed = torch._C._are_functorch_transforms_active()
-    if forward_ad._current_level >= 0 or (tracing and transformed):
+    if takes_formula():
         return derivatives.forward(Call(op, bidirectional, batch_sizes), input, *states, *weights)
-    if tracing:
+    if _is_tracing():
         return tuple(op.forward(input, *states, weights, batch_sizes, bidirectional)[:-1])
-    if transformed:
+    if torch._C._are_functorch_transforms_active():
         if batch_sizes is not None:
             batch_sizes = derivatives.unwrapped(batch_sizes)
         return TransformedLayer.apply(Call(op, bidirectional, batch_sizes), input, *states, *weights)
@@ -43,6 +41,18 @@ def run_layer(
     if torch.is_grad_enabled() and _any_requires_grad(input, states, weights):
         return FUNCTIONS[cell].apply(call, input, *states, *weights)
     return tuple(_raw_forward(call, (input, *states, *weights), keep=False)[:-1])
+
+
+def takes_formula() -> bool:
+    """Whether a call made now runs torch ops step by step in place of the kernels.
+
+    So it is under forward-mode AD, and under torch.func transforms within a graph that is being traced.
+    """
+    return forward_ad._current_level >= 0 or (_is_tracing() and torch._C._are_functorch_transforms_active())
+
+
+def _is_tracing() -> bool:
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def _any_requires_grad(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _native, _precision
+from . import _native, _precision, autograd
 from ._stack import Arguments, cell_arguments, packed_arguments, padded_arguments
 from .modules.base import Cell, Layer
 
@@ -151,6 +151,8 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
     where = (layer, direction, pass_, str(shape.device))
     if backward and not records:
         return Row(*where, "none", "", "", 0, precision, 0, "no gradient: grad mode is off or nothing requires grad")
+    if autograd.takes_formula():
+        return Row(*where, "formula", "", "", torch.get_num_threads(), precision, 0, "forward-mode AD: torch ops, slow")
     if shape.device.type == "meta":
         return Row(*where, "none", "", "", 0, precision, 0, "meta tensors: only shapes are computed")
     plan = _native.plan(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import CELLS, KERNELS, LAYERS
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_sequence
 
 import fastrnn
@@ -149,3 +150,13 @@ def test_meta_runs_nothing():
     module = fastrnn.LSTM(4, 8, device="meta")
     for row in fastrnn.explain(module, torch.randn(5, 2, 4, device="meta")).rows:
         assert (row.device, row.path) == ("meta", "none")
+
+
+def test_the_formula_shows():
+    """Forward-mode AD leaves the kernels, and says so."""
+    layer, x = fastrnn.GRU(3, 4), torch.randn(5, 2, 3)
+    with forward_ad.dual_level():
+        rows = fastrnn.explain(layer, x).rows
+    assert {row.path for row in rows} == {"formula"}
+    assert all("forward-mode AD" in row.reason for row in rows)
+    assert {row.path for row in fastrnn.explain(layer, x).rows} == {"fused"}
