@@ -26,6 +26,11 @@ def result_dtype(input: Tensor) -> torch.dtype:
     return dtype
 
 
+def computed_as_is(input: Tensor, result: torch.dtype) -> bool:
+    """Whether the kernels compute in the dtype that came and is to be returned, so that nothing is cast."""
+    return result == input.dtype and result not in HALF_DTYPES
+
+
 def widened(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The tensors as the kernels take them, when some of them are of half precision."""
     return [tensor.float() for tensor in tensors]

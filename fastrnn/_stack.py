@@ -60,13 +60,18 @@ def run_stack(
     if isinstance(input, Tensor) and input.is_nested:
         return _run_jagged(stack, input, hx, weights, lengths)
 
-    arguments = padded_arguments(stack, input, hx, weights, lengths)
-    output, finals = _run_layers(stack, arguments, weights)
-    if arguments.restore is not None:
-        output, finals = output.index_select(1, arguments.restore), _restore(arguments, finals)
+    output, finals = _run_padded(stack, padded_arguments(stack, input, hx, weights, lengths), weights)
     if input.dim() == 2:
         return output.squeeze(1), tuple([state.squeeze(1) for state in finals])
     return (output.transpose(0, 1) if stack.batch_first else output), finals
+
+
+def _run_padded(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) -> tuple[Tensor, States]:
+    """Output (T, B, F) and final states of a padded batch, its rows in the order in which they came."""
+    output, finals = _run_layers(stack, arguments, weights)
+    if arguments.restore is None:
+        return output, finals
+    return output.index_select(1, arguments.restore), _restore(arguments, finals)
 
 
 def _restore(arguments: Arguments, finals: States) -> States:
@@ -88,10 +93,8 @@ def _run_jagged(
         _checks.refuse_lengths(name, "nested tensor")
     padded, lengths = _ragged.jagged_to_padded(name, input)
     arguments = padded_arguments(stack, padded, hx, weights, lengths, batch_first=True)
-    output, finals = _run_layers(stack, arguments, weights)
-    if arguments.restore is not None:
-        output = output.index_select(1, arguments.restore)
-    return _ragged.padded_to_jagged(output.transpose(0, 1), input), _restore(arguments, finals)
+    output, finals = _run_padded(stack, arguments, weights)
+    return _ragged.padded_to_jagged(output.transpose(0, 1), input), finals
 
 
 def padded_arguments(
@@ -187,7 +190,7 @@ def _run_layers(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) -
     """The layers in the precision they compute in, and their results in the one that is returned."""
     input = arguments.input
     dtype = _precision.result_dtype(input)
-    if dtype not in _precision.HALF_DTYPES and dtype == input.dtype:
+    if _precision.computed_as_is(input, dtype):
         return _run_in_turn(stack, arguments, weights)
     with _precision.without_autocast(input.device):
         if arguments.states is not None:
@@ -242,7 +245,7 @@ def run_cell(cell: str, input: Tensor, hx: Tensor | Sequence[Tensor] | None, wei
         hidden_size = _checks.hidden_size_of(cell, weights)
         states = _zeros(cell, step, (1, batch, hidden_size), hidden_size)
     dtype = _precision.result_dtype(step)
-    if dtype not in _precision.HALF_DTYPES and dtype == step.dtype:
+    if _precision.computed_as_is(step, dtype):
         finals = autograd.run_layer(cell, step, states, weights, False, None)[1:]
     else:
         with _precision.without_autocast(step.device):
