@@ -2,6 +2,9 @@
 //
 // T steps, B batch, I input_size, H hidden_size, P proj_size, K the size of h (P with a projection, else H),
 // G gates, C channels (see cells/cell.h), N rows: the valid (step, batch) pairs of padded or packed data.
+//
+// T, the type, is what tensors hold; A, the accumulators' type, holds c and the gradients of states. They differ only
+// for half types on a GPU, where A is float.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +25,8 @@ struct Steps {
   const int64_t* sizes;    // (T) rows at each time t, or null: all of B
   const int64_t* offsets;  // (T) first row of each time t in packed data, or null: t * B
   bool reverse;            // runs from t = T - 1 down to 0
+  // (T) as sizes, but in the GPU's memory and unknown to the host, for which all of B runs then; else null.
+  const int64_t* device_sizes = nullptr;
 
   FASTRNN_INLINE int64_t time(int64_t s) const { return reverse ? steps - 1 - s : s; }
   // 0 outside the sequence, so that a loop may ask about the step before the first and after the last.
@@ -41,7 +46,7 @@ struct Dims {
   bool projected;
 };
 
-template <class T>
+template <class T, class A = T>
 struct ForwardParams {
   Steps steps;
   Dims dims;
@@ -55,28 +60,28 @@ struct ForwardParams {
   const T* hx;             // (B, K)
   T* output;               // (N, output_stride), K columns written
   int64_t output_stride;   // K times the number of directions
-  T* hy;                   // (B, K)
-  T* cell;                 // (B, H): in cx, out cy; null without a cell state
-  T* cells;                // (N, H): every step's c if keep, else null
+  T* hy;                   // (B, K) out; on a GPU it holds hx when the call begins
+  A* cell;                 // (B, H): in cx, out cy; null without a cell state
+  A* cells;                // (N, H): every step's c if keep, else null
   T* scratch;              // forward_scratch() values
 };
 
-template <class T>
+template <class T, class A = T>
 struct BackwardParams {
   Steps steps;
   Dims dims;
   const T* channels;  // (N, C*H) or null where the cell keeps none
-  const T* cells;     // (N, H) or null
+  const A* cells;     // (N, H) or null
   const T* w_hh;      // (G*H, K)
   const T* w_hr;      // (P, H) or null
   const T* hx;        // (B, K)
-  const T* cx;        // (B, H) or null
+  const A* cx;        // (B, H) or null
   const T* output;    // (N, output_stride), K columns read
   int64_t output_stride;
   const T* grad_output;  // (N, grad_output_stride) or null for zeros
   int64_t grad_output_stride;
-  T* grad_h;          // (B, K): in grad_hy, out grad_hx
-  T* grad_c;          // (B, H): in grad_cy, out grad_cx; null without a cell state
+  A* grad_h;          // (B, K): in grad_hy, out grad_hx
+  A* grad_c;          // (B, H): in grad_cy, out grad_cx; null without a cell state
   T* grad_channels;   // (N, C*H) out
   T* grad_projected;  // (N, P) out: the whole gradient of h_t; null without a projection
   T* hidden;          // (N, H) out: h before the projection; null without a projection

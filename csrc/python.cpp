@@ -1,18 +1,12 @@
 // fastrnn._C: what a person asks about the build and about how a call will run. Tensors go through torch.ops.fastrnn.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "python.h"
 
 #include <stdexcept>
-#include <string>
 #include <utility>
 
-#include "cpu/dispatch.h"
-#include "ops/shape.h"
+#include "ops/cpu_device.h"
 
-namespace py = pybind11;
-using namespace fastrnn;
-
-namespace {
+namespace fastrnn {
 
 CellKind cell_named(const std::string& name) {
   if (name == "rnn_tanh") return CellKind::kRnnTanh;
@@ -21,6 +15,8 @@ CellKind cell_named(const std::string& name) {
   if (name == "gru") return CellKind::kGru;
   throw std::invalid_argument("unknown cell '" + name + "'");
 }
+
+namespace {
 
 template <class T>
 py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t hidden_size, int64_t recurrent_size,
@@ -31,7 +27,7 @@ py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t
   shape.batch = batch;
   shape.rows = rows;
   shape.dims = {batch, hidden_size, recurrent_size, projected};
-  const cpu::Choice choice = ops::plan_pass(shape, kernels.gates, sizeof(T), backward);
+  const cpu::Choice choice = ops::plan_pass(shape, cell_facts(cell).gates, sizeof(T), backward);
   const int* tile = backward ? kernels.backward_tile : kernels.forward_tile;
   py::dict out;
   out["path"] = "fused";
@@ -64,22 +60,24 @@ py::object take_interruption() {
   return py::reinterpret_steal<py::object>(std::exchange(interruption, nullptr));
 }
 
-// Values that forward keeps for backward, per row and hidden unit.
-int reserve_width(const std::string& name) {
-  const auto& kernels = cpu::cell_kernels<float>(cpu::kernels(), cell_named(name));
-  return static_cast<int>(ops::ReserveLayout<float>(kernels, 1, 1).size());
+// Values that forward keeps for backward, per row and hidden unit. Half types keep c in float32.
+int64_t reserve_width(const std::string& name, bool half) {
+  return ops::ReserveLayout(cell_facts(cell_named(name)), 1, 1, half ? 2 : 1).size();
 }
 
 }  // namespace
 
+}  // namespace fastrnn
+
 PYBIND11_MODULE(_C, m) {
+  using namespace fastrnn;
   cpu::kernels();  // a wrong FASTRNN_ISA must show at import
   m.doc() = "Build facts and plans of fastrnn's kernels.";
   m.attr("isa") = cpu::kernels().isa;
   m.attr("compiler") = __VERSION__;
   cpu::interrupt_requested = &python_signal_arrived;
   m.def("take_interruption", &take_interruption);
-  m.def("reserve_width", &reserve_width, py::arg("cell"));
+  m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
   m.def(
       "plan",
       [](const std::string& cell, bool double_precision, int64_t steps, int64_t batch, int64_t rows,
@@ -89,4 +87,10 @@ PYBIND11_MODULE(_C, m) {
       },
       py::kw_only(), py::arg("cell"), py::arg("double_precision"), py::arg("steps"), py::arg("batch"), py::arg("rows"),
       py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"));
+#ifdef FASTRNN_WITH_CUDA
+  m.attr("cuda_built") = true;
+  bind_cuda(m);
+#else
+  m.attr("cuda_built") = false;
+#endif
 }

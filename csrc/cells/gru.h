@@ -21,7 +21,7 @@ struct Gru {
   static constexpr bool kReadsPreviousH = true;
   static constexpr bool kReadsH = false;
   static constexpr bool kCarriesH = true;
-  static constexpr int recurrent_channel(int gate) { return gate == kNew ? kNewRecurrent : gate; }
+  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return gate == kNew ? kNewRecurrent : gate; }
 
   // x: W_ih x_t and b_in; r: W_hh h_{t-1} and the other biases
   template <class V>

@@ -17,7 +17,7 @@ struct Lstm {
   static constexpr bool kReadsPreviousH = false;
   static constexpr bool kReadsH = false;
   static constexpr bool kCarriesH = false;
-  static constexpr int recurrent_channel(int gate) { return gate; }
+  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return gate; }
 
   // x: W_ih x_t; r: W_hh h_{t-1} and the biases
   template <class V>

@@ -14,19 +14,12 @@ namespace fastrnn::cpu {
 template <class Isa, class Cell, class T>
 constexpr CellKernels<T> instantiate_cell() {
   constexpr int vectors = kMaxPanelVectors / Cell::kGates * Cell::kGates;
-  CellKernels<T> kernels{&ForwardLoop<Isa, Cell, T>::run,
-                         &BackwardLoop<Isa, Cell, T>::run,
-                         &ForwardLoop<Isa, Cell, T>::scratch_size,
-                         &BackwardLoop<Isa, Cell, T>::scratch_size,
-                         Cell::kGates,
-                         Cell::kChannels,
-                         Cell::kHasCellState,
-                         Cell::kKeepsChannels,
-                         {},
-                         {tile_rows<Isa>(vectors), vectors},
-                         {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors}};
-  for (int gate = 0; gate < Cell::kGates; ++gate) kernels.recurrent_channel[gate] = Cell::recurrent_channel(gate);
-  return kernels;
+  return {&ForwardLoop<Isa, Cell, T>::run,
+          &BackwardLoop<Isa, Cell, T>::run,
+          &ForwardLoop<Isa, Cell, T>::scratch_size,
+          &BackwardLoop<Isa, Cell, T>::scratch_size,
+          {tile_rows<Isa>(vectors), vectors},
+          {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors}};
 }
 
 // In the order of CellKind.

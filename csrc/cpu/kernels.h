@@ -7,8 +7,6 @@ namespace fastrnn::cpu {
 
 struct Plan;
 
-constexpr int kMaxGates = 4;
-
 template <class T>
 struct CellKernels {
   // False if the user interrupted the call.
@@ -16,9 +14,6 @@ struct CellKernels {
   bool (*backward)(const BackwardParams<T>& params, const Plan& plan);
   int64_t (*forward_scratch)(const Dims& dims);
   int64_t (*backward_scratch)(const Dims& dims);
-  int gates, channels;
-  bool has_cell_state, keeps_channels;
-  int recurrent_channel[kMaxGates];
   int forward_tile[2], backward_tile[2];  // rows and vectors of the register tile
 };
 

@@ -1,8 +1,6 @@
 // One layer, one or both directions, as torch calls it: tensors in, tensors out.
 #pragma once
 
-#include <tuple>
-
 #include "../params.h"
 #include "tensor.h"
 
@@ -15,15 +13,17 @@ struct LayerArgs {
   Tensor hx;                          // (D, B, K)
   std::optional<Tensor> cx;           // (D, B, H), LSTM only
   std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr] for each direction
-  std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time
+  std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time; on the CPU, or on the GPU
+                                      // of a padded input, where its values are trusted
   bool bidirectional;
+  bool allow_tf32;  // on a GPU, products of float32 may round their factors to TF32
 };
 
 struct LayerOutputs {
   Tensor output;             // (T, B, D*K), or packed (N, D*K)
   Tensor hy;                 // (D, B, K)
   std::optional<Tensor> cy;  // (D, B, H)
-  Tensor reserve;            // what layer_backward reads; empty unless kept
+  Tensor reserve;            // what backward reads; empty unless kept
 };
 
 struct LayerGrads {
@@ -45,9 +45,18 @@ struct LayerInputGrads {
   std::vector<Tensor> weights;  // none unless asked for
 };
 
-LayerOutputs layer_forward(const LayerArgs& args, bool keep);
+// A layer on the CPU: float32 and float64.
+struct CpuLayer {
+  static LayerOutputs forward(const LayerArgs& args, bool keep);
+  static LayerInputGrads backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
+                                  const Tensor& reserve, const GradRequest& request);
+};
 
-LayerInputGrads layer_backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
-                               const Tensor& reserve, const GradRequest& request);
+// A layer on a GPU: float32, float64, float16 and bfloat16.
+struct CudaLayer {
+  static LayerOutputs forward(const LayerArgs& args, bool keep);
+  static LayerInputGrads backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
+                                  const Tensor& reserve, const GradRequest& request);
+};
 
 }  // namespace fastrnn::ops

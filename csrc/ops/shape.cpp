@@ -9,18 +9,35 @@ namespace {
 // The Python layer has told the user what is wrong in torch's words; these keep a direct caller of an op from a crash.
 void check(bool condition, const char* what) { STD_TORCH_CHECK(condition, "fastrnn: ", what); }
 
-void check_tensor(const Tensor& tensor, ScalarType dtype, std::initializer_list<int64_t> sizes, const char* what) {
-  check(tensor.is_cpu() && tensor.scalar_type() == dtype, "all tensors must be on the CPU and of one dtype");
+// What all tensors of a call share.
+struct Kind {
+  Place place;
+  ScalarType dtype;
+
+  explicit Kind(const Tensor& input) : place(input), dtype(input.scalar_type()) {}
+  bool operator==(const Kind&) const = default;
+};
+
+void check_tensor(const Tensor& tensor, const Kind& kind, std::initializer_list<int64_t> sizes, const char* what) {
+  check(Kind(tensor) == kind, "all tensors must be on one device and of one dtype");
   check(tensor.dim() == static_cast<int64_t>(sizes.size()), what);
   int64_t d = 0;
   for (int64_t size : sizes) check(tensor.size(d++) == size, what);
 }
 
-void read_batch_sizes(const LayerArgs& args, LayerShape& shape) {
+void read_batch_sizes(const LayerArgs& args, bool by_host, LayerShape& shape) {
   const Tensor& sizes = *args.batch_sizes;
-  check(sizes.is_cpu() && sizes.scalar_type() == ScalarType::Long && sizes.dim() == 1 && sizes.is_contiguous(),
-        "batch_sizes must be a contiguous 1-D int64 tensor on the CPU");
+  check(sizes.scalar_type() == ScalarType::Long && sizes.dim() == 1 && sizes.is_contiguous(),
+        "batch_sizes must be a contiguous 1-D int64 tensor");
   const bool packed = args.input.dim() == 2;
+  check(by_host || !packed, "batch_sizes of a packed input must be on the CPU");
+  if (!by_host) {
+    check(Place(sizes) == Place(args.input) && sizes.numel() == shape.steps,
+          "batch_sizes must be on the CPU or the input's device, with one entry per time step");
+    shape.device_sizes = data<const int64_t>(sizes);
+    shape.padded_ragged = true;
+    return;
+  }
   shape.sizes.assign(data<int64_t>(sizes), data<int64_t>(sizes) + sizes.numel());
   int64_t above = shape.batch, rows = 0;
   for (int64_t size : shape.sizes) {
@@ -40,12 +57,11 @@ void read_batch_sizes(const LayerArgs& args, LayerShape& shape) {
 
 }  // namespace
 
-LayerShape check_layer(const LayerArgs& args) {
-  const auto& kernels = cpu::cell_kernels<float>(cpu::kernels(), args.cell);
+LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host) {
+  const CellFacts& facts = cell_facts(args.cell);
   LayerShape shape{};
-  shape.dtype = args.input.scalar_type();
-  check(shape.dtype == ScalarType::Float || shape.dtype == ScalarType::Double, "the dtype must be float32 or float64");
-  check(args.input.is_cpu(), "all tensors must be on the CPU");
+  const Kind kind(args.input);
+  shape.dtype = kind.dtype;
   check(args.input.dim() == 3 || (args.input.dim() == 2 && args.batch_sizes),
         "input must be (T, B, I), or (N, I) packed");
   check(args.hx.dim() == 3, "hx must be (directions, batch, size)");
@@ -59,7 +75,7 @@ LayerShape check_layer(const LayerArgs& args) {
   } else {
     shape.rows = args.input.size(0);
   }
-  if (args.batch_sizes) read_batch_sizes(args, shape);
+  if (args.batch_sizes) read_batch_sizes(args, sizes_read_by_host, shape);
 
   const int64_t count = static_cast<int64_t>(args.weights.size()) / shape.directions;
   check(count * shape.directions == static_cast<int64_t>(args.weights.size()) && count >= 2 && count <= 5,
@@ -68,35 +84,23 @@ LayerShape check_layer(const LayerArgs& args) {
   const bool projected = count % 2 == 1;
   check(!projected || args.cell == CellKind::kLstm, "only the LSTM has a projection");
   check(args.weights[1].dim() == 2, "w_hh must be (gates * hidden_size, size)");
-  const int64_t gates = kernels.gates;
+  const int64_t gates = facts.gates;
   const int64_t hidden = args.weights[1].size(0) / gates, recurrent = args.weights[1].size(1);
   check(projected || recurrent == hidden, "w_hh must be (gates * hidden_size, hidden_size)");
   shape.dims = {shape.batch, hidden, recurrent, projected};
   for (int64_t d = 0; d < shape.directions; ++d) {
     size_t i = static_cast<size_t>(d * count);
-    check_tensor(args.weights[i++], shape.dtype, {gates * hidden, shape.input_size}, "w_ih does not fit the input");
-    check_tensor(args.weights[i++], shape.dtype, {gates * hidden, recurrent}, "w_hh has the wrong shape");
+    check_tensor(args.weights[i++], kind, {gates * hidden, shape.input_size}, "w_ih does not fit the input");
+    check_tensor(args.weights[i++], kind, {gates * hidden, recurrent}, "w_hh has the wrong shape");
     for (int b = 0; shape.biases && b < 2; ++b) {
-      check_tensor(args.weights[i++], shape.dtype, {gates * hidden}, "a bias has the wrong shape");
+      check_tensor(args.weights[i++], kind, {gates * hidden}, "a bias has the wrong shape");
     }
-    if (projected) check_tensor(args.weights[i], shape.dtype, {recurrent, hidden}, "w_hr has the wrong shape");
+    if (projected) check_tensor(args.weights[i], kind, {recurrent, hidden}, "w_hr has the wrong shape");
   }
-  check_tensor(args.hx, shape.dtype, {shape.directions, shape.batch, recurrent}, "hx has the wrong shape");
-  check(args.cx.has_value() == kernels.has_cell_state, "cx belongs to the LSTM alone");
-  if (args.cx) check_tensor(*args.cx, shape.dtype, {shape.directions, shape.batch, hidden}, "cx has the wrong shape");
+  check_tensor(args.hx, kind, {shape.directions, shape.batch, recurrent}, "hx has the wrong shape");
+  check(args.cx.has_value() == facts.has_cell_state, "cx belongs to the LSTM alone");
+  if (args.cx) check_tensor(*args.cx, kind, {shape.directions, shape.batch, hidden}, "cx has the wrong shape");
   return shape;
-}
-
-cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool backward) {
-  const Dims& dims = shape.dims;
-  const int64_t weights = dims.hidden_size * dims.recurrent_size * (gates + (dims.projected ? 1 : 0));
-  const int64_t lanes = cpu::kernels().vector_bytes / element_size;
-  const int64_t panel_vectors = backward ? cpu::kMaxPanelVectors : cpu::kMaxPanelVectors / gates;
-  const int64_t panels = cpu::ceil_div(backward ? dims.recurrent_size : dims.hidden_size, panel_vectors * lanes);
-  const int64_t rows_a_step = shape.steps > 0 ? cpu::ceil_div(shape.rows, shape.steps) : 0;
-  // torch's count, not OpenMP's: in a new Python thread OpenMP does not know of torch.set_num_threads yet.
-  const int threads = static_cast<int>(torch::stable::get_num_threads());
-  return cpu::choose_plan({threads, shape.steps, shape.batch, rows_a_step * weights, weights * element_size, panels});
 }
 
 }  // namespace fastrnn::ops

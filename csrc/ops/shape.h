@@ -1,7 +1,7 @@
 // A layer's sizes, read from its arguments and checked once; nothing below the ops checks again.
 #pragma once
 
-#include "../cpu/dispatch.h"
+#include "../cells/facts.h"
 #include "layer.h"
 
 namespace fastrnn::ops {
@@ -12,46 +12,49 @@ struct LayerShape {
   Dims dims;                   // B, H, K
   int64_t directions;          // D
   bool biases;
-  bool padded_ragged;            // (T, B, I) in which some rows end early
-  std::vector<int64_t> sizes;    // see Steps; empty for dense batches
-  std::vector<int64_t> offsets;  // see Steps; empty unless packed
+  bool padded_ragged;                     // (T, B, I) in which some rows end early
+  std::vector<int64_t> sizes;             // see Steps; empty for dense batches
+  std::vector<int64_t> offsets;           // see Steps; empty unless packed
+  const int64_t* device_sizes = nullptr;  // see Steps
   ScalarType dtype;
 
+  bool dense() const { return sizes.empty() && !device_sizes; }
   Steps direction(int64_t d) const {
-    return {steps, batch, sizes.empty() ? nullptr : sizes.data(), offsets.empty() ? nullptr : offsets.data(), d == 1};
+    return {steps,  batch,       sizes.empty() ? nullptr : sizes.data(), offsets.empty() ? nullptr : offsets.data(),
+            d == 1, device_sizes};
   }
 };
 
-LayerShape check_layer(const LayerArgs& args);
+// Where the host does not read batch_sizes, they are left to the kernels: they lie on a GPU, and reading them would
+// wait for it.
+LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host);
 
 // Where the tensors of one direction lie in LayerArgs::weights.
 template <class T>
 struct Weights {
   const T *w_ih, *w_hh, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr;
 
-  Weights(const std::vector<Tensor>& contiguous, const LayerShape& shape, int64_t direction) {
-    size_t i = contiguous.size() / static_cast<size_t>(shape.directions) * static_cast<size_t>(direction);
-    w_ih = data<T>(contiguous[i++]);
-    w_hh = data<T>(contiguous[i++]);
+  Weights(const std::vector<Tensor>& dense, const LayerShape& shape, int64_t direction) {
+    size_t i = dense.size() / static_cast<size_t>(shape.directions) * static_cast<size_t>(direction);
+    w_ih = data<T>(dense[i++]);
+    w_hh = data<T>(dense[i++]);
     if (shape.biases) {
-      b_ih = data<T>(contiguous[i++]);
-      b_hh = data<T>(contiguous[i++]);
+      b_ih = data<T>(dense[i++]);
+      b_hh = data<T>(dense[i++]);
     }
-    if (shape.dims.projected) w_hr = data<T>(contiguous[i]);
+    if (shape.dims.projected) w_hr = data<T>(dense[i]);
   }
 };
 
-// How the kernels lay out what forward keeps for backward, for one direction.
-template <class T>
+// How the kernels lay out what forward keeps for backward, for one direction: values of T, among which those of c take
+// the room of as many T as an accumulator measures.
 struct ReserveLayout {
-  int64_t channels, cells;  // values
+  int64_t channels, cells;
 
-  ReserveLayout(const cpu::CellKernels<T>& kernels, int64_t rows, int64_t hidden)
-      : channels(kernels.keeps_channels ? rows * kernels.channels * hidden : 0),
-        cells(kernels.has_cell_state ? rows * hidden : 0) {}
+  ReserveLayout(const CellFacts& facts, int64_t rows, int64_t hidden, int64_t values_per_accumulator)
+      : channels(facts.keeps_channels ? rows * facts.channels * hidden : 0),
+        cells(facts.has_cell_state ? rows * hidden * values_per_accumulator : 0) {}
   int64_t size() const { return channels + cells; }
 };
-
-cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool backward);
 
 }  // namespace fastrnn::ops

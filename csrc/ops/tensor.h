@@ -7,39 +7,59 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <cstring>
-#include <initializer_list>
 #include <optional>
+#include <type_traits>
 #include <vector>
+
+#include "../matrix.h"
 
 namespace fastrnn::ops {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// cuda_device.h adds the half types.
 template <class T>
-constexpr ScalarType scalar_type_of = std::is_same_v<T, float> ? ScalarType::Float : ScalarType::Double;
+constexpr ScalarType scalar_type_of = ScalarType::Undefined;
+template <>
+inline constexpr ScalarType scalar_type_of<float> = ScalarType::Float;
+template <>
+inline constexpr ScalarType scalar_type_of<double> = ScalarType::Double;
 
 inline int32_t dtype_code(ScalarType dtype) {
-  return dtype == ScalarType::Float ? aoti_torch_dtype_float32() : aoti_torch_dtype_float64();
+  switch (dtype) {
+    case ScalarType::Double:
+      return aoti_torch_dtype_float64();
+    case ScalarType::Half:
+      return aoti_torch_dtype_float16();
+    case ScalarType::BFloat16:
+      return aoti_torch_dtype_bfloat16();
+    default:
+      return aoti_torch_dtype_float32();
+  }
 }
 
-// Uninitialised, contiguous, on the CPU, from torch's allocator.
-inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
+// Which device a tensor lies on, as torch's C functions take it.
+struct Place {
+  int32_t type, index;
+
+  explicit Place(const Tensor& tensor) : index(tensor.get_device_index()) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &type));
+  }
+  bool operator==(const Place&) const = default;
+};
+
+// Uninitialised, contiguous, from torch's allocator.
+inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Place& place) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * (sizes[d] > 0 ? sizes[d] : 1);
   AtenTensorHandle handle;
   const AOTITorchError error =
       aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype_code(dtype),
-                               aoti_torch_device_type_cpu(), 0, &handle);
+                               place.type, place.index, &handle);
   STD_TORCH_CHECK(error == AOTI_TORCH_SUCCESS, "fastrnn: can't allocate memory for ",
-                  sizes.empty() ? 1 : sizes[0] * strides[0], " values of ",
-                  dtype == ScalarType::Float ? "float32" : "float64");
+                  sizes.empty() ? 1 : sizes[0] * strides[0], " values of ", torch::headeronly::toString(dtype));
   return Tensor(handle);
-}
-
-inline Tensor dense(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 template <class T>
@@ -47,14 +67,16 @@ T* data(const Tensor& tensor) {
   return static_cast<T*>(tensor.data_ptr());
 }
 
+// The matrix as a tensor that borrows its memory.
 template <class T>
-void copy(T* to, const T* from, int64_t count) {
-  if (count > 0) std::memcpy(to, from, static_cast<size_t>(count) * sizeof(T));
-}
-
-template <class T>
-void zero(T* to, int64_t count) {
-  if (count > 0) std::memset(to, 0, static_cast<size_t>(count) * sizeof(T));
+Tensor as_tensor(const Matrix<T>& matrix, const Place& place) {
+  using Value = std::remove_const_t<T>;
+  const int64_t sizes[] = {matrix.rows, matrix.columns}, strides[] = {matrix.row_stride, matrix.column_stride};
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(const_cast<Value*>(matrix.data), 2, sizes, strides, 0,
+                                                            dtype_code(scalar_type_of<Value>), place.type, place.index,
+                                                            &handle));
+  return Tensor(handle);
 }
 
 }  // namespace fastrnn::ops

@@ -1,7 +1,6 @@
 // Gradients of one direction's weights and biases: large products over all steps at once, after the time loop.
 #pragma once
 
-#include "matrix.h"
 #include "shape.h"
 
 namespace fastrnn::ops {
@@ -19,26 +18,32 @@ struct DirectionRecord {
   const T* hx;  // (B, K)
 };
 
-template <class T>
+template <class T, class Device>
 class WeightGrads {
   using View = Matrix<const T>;
 
  public:
   // groups: see GradRequest.
-  WeightGrads(const LayerShape& shape, const cpu::CellKernels<T>& kernels, const DirectionRecord<T>& record,
+  WeightGrads(const Device& device, const LayerShape& shape, const CellFacts& facts, const DirectionRecord<T>& record,
               int64_t groups)
-      : shape_(shape), kernels_(kernels), record_(record), stacked_(groups > 0), groups_(groups > 0 ? groups : 1) {
+      : device_(device),
+        shape_(shape),
+        facts_(facts),
+        record_(record),
+        stacked_(groups > 0),
+        groups_(groups > 0 ? groups : 1) {
     STD_TORCH_CHECK(shape.batch % groups_ == 0, "fastrnn: the batch must be a multiple of groups");
-    if (!shape.sizes.empty() || shape.rows == 0) gather_previous_h();
+    if (!shape.dense() || shape.rows == 0) gather_previous_h();
   }
 
   // In the order of LayerArgs::weights.
   void append_to(std::vector<Tensor>& grads) {
-    const int64_t gate_columns = kernels_.gates * hidden();
+    const int64_t gate_columns = facts_.gates * hidden();
     const View input{record_.input, shape_.rows, shape_.input_size, shape_.input_size};
     const Tensor w_ih = make({gate_columns, shape_.input_size});
     for_each_group(w_ih, shape_.input_size, [&](const Matrix<T>& out, int64_t group) {
-      multiply(out, grad_columns(0, kernels_.gates).every(group, groups_).transposed(), input.every(group, groups_));
+      device_.multiply(out, grad_columns(0, facts_.gates).every(group, groups_).transposed(),
+                       input.every(group, groups_));
     });
     grads.push_back(w_ih);
     grads.push_back(recurrent());
@@ -52,7 +57,7 @@ class WeightGrads {
 
   Tensor make(std::vector<int64_t> sizes) const {
     if (stacked_) sizes.insert(sizes.begin(), groups_);
-    return empty(sizes, shape_.dtype);
+    return device_.empty(sizes, shape_.dtype);
   }
 
   // Calls fill(matrix, group) with each group's part of a tensor made by make().
@@ -65,18 +70,18 @@ class WeightGrads {
   }
 
   View grad_columns(int64_t first_channel, int64_t channels) const {
-    const int64_t columns = kernels_.channels * hidden();
+    const int64_t columns = facts_.channels * hidden();
     return View{record_.grad_channels, shape_.rows, columns, columns}.column_range(
         first_channel * hidden(), (first_channel + channels) * hidden());
   }
 
   Tensor recurrent() const {
-    const Tensor grad = make({kernels_.gates * hidden(), recurrent_size()});
+    const Tensor grad = make({facts_.gates * hidden(), recurrent_size()});
     for_each_group(grad, recurrent_size(), [&](const Matrix<T>& out, int64_t group) {
       // Neighbouring gates whose gradients lie side by side share a product.
-      for (int gate = 0, end; gate < kernels_.gates; gate = end) {
-        const int channel = kernels_.recurrent_channel[gate];
-        for (end = gate + 1; end < kernels_.gates && kernels_.recurrent_channel[end] == channel + end - gate;) ++end;
+      for (int gate = 0, end; gate < facts_.gates; gate = end) {
+        const int channel = facts_.recurrent_channel[gate];
+        for (end = gate + 1; end < facts_.gates && facts_.recurrent_channel[end] == channel + end - gate;) ++end;
         multiply_by_previous_h(out.row_range(gate * hidden(), end * hidden()), grad_columns(channel, end - gate),
                                group);
       }
@@ -88,7 +93,7 @@ class WeightGrads {
   void multiply_by_previous_h(const Matrix<T>& out, const View& grads, int64_t group) const {
     const int64_t rows = shape_.rows, batch = shape_.batch;
     const auto product = [&](const View& some_grads, const View& h, bool accumulate) {
-      multiply(out, some_grads.every(group, groups_).transposed(), h.every(group, groups_), accumulate);
+      device_.multiply(out, some_grads.every(group, groups_).transposed(), h.every(group, groups_), accumulate);
     };
     if (previous_h_) {
       product(grads, {data<const T>(*previous_h_), rows, recurrent_size(), recurrent_size()}, false);
@@ -108,29 +113,24 @@ class WeightGrads {
   // Ragged: row by row, since neighbouring steps have different numbers of rows.
   void gather_previous_h() {
     const int64_t size = recurrent_size();
-    previous_h_ = empty({shape_.rows, size}, shape_.dtype);
+    previous_h_ = device_.empty({shape_.rows, size}, shape_.dtype);
     T* out = data<T>(*previous_h_);
-    if (shape_.padded_ragged) zero(out, previous_h_->numel());
-    const Steps& steps = record_.steps;
-    for (int64_t s = 0; s < steps.steps; ++s) {
-      for (int64_t row = 0; row < steps.rows(s); ++row) {
-        const T* from = row < steps.rows(s - 1) ? record_.output + (steps.offset(s - 1) + row) * record_.output_stride
-                                                : record_.hx + row * size;
-        copy(out + (steps.offset(s) + row) * size, from, size);
-      }
-    }
+    if (shape_.padded_ragged) device_.zero(out, previous_h_->numel());
+    device_.gather_previous_h(out, record_.steps, View{record_.output, shape_.rows, size, record_.output_stride},
+                              record_.hx);
   }
 
   void append_biases(std::vector<Tensor>& grads) const {
-    const int64_t gate_columns = kernels_.gates * hidden();
+    const int64_t gate_columns = facts_.gates * hidden();
     const Tensor b_ih = make({gate_columns}), b_hh = make({gate_columns});
-    std::vector<T> sums(static_cast<size_t>(kernels_.channels * hidden()));
+    const Tensor sums_of_channels = device_.empty({facts_.channels * hidden()}, shape_.dtype);
+    T* sums = data<T>(sums_of_channels);
     for (int64_t group = 0; group < groups_; ++group) {
-      sum_rows(sums.data(), grad_columns(0, kernels_.channels).every(group, groups_));
-      copy(data<T>(b_ih) + group * gate_columns, sums.data(), gate_columns);
-      for (int gate = 0; gate < kernels_.gates; ++gate) {
-        copy(data<T>(b_hh) + group * gate_columns + gate * hidden(),
-             sums.data() + kernels_.recurrent_channel[gate] * hidden(), hidden());
+      device_.sum_rows(sums, grad_columns(0, facts_.channels).every(group, groups_));
+      device_.copy(data<T>(b_ih) + group * gate_columns, sums, gate_columns);
+      for (int gate = 0; gate < facts_.gates; ++gate) {
+        device_.copy(data<T>(b_hh) + group * gate_columns + gate * hidden(),
+                     sums + facts_.recurrent_channel[gate] * hidden(), hidden());
       }
     }
     grads.push_back(b_ih);
@@ -142,13 +142,14 @@ class WeightGrads {
     const View h{record_.hidden, shape_.rows, hidden(), hidden()};
     const Tensor grad = make({recurrent_size(), hidden()});
     for_each_group(grad, hidden(), [&](const Matrix<T>& out, int64_t group) {
-      multiply(out, grads.every(group, groups_).transposed(), h.every(group, groups_));
+      device_.multiply(out, grads.every(group, groups_).transposed(), h.every(group, groups_));
     });
     return grad;
   }
 
+  const Device& device_;
   const LayerShape& shape_;
-  const cpu::CellKernels<T>& kernels_;
+  const CellFacts& facts_;
   const DirectionRecord<T> record_;
   const bool stacked_;
   const int64_t groups_;

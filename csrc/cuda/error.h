@@ -1,0 +1,17 @@
+// Errors of the CUDA runtime as exceptions.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace fastrnn::cuda {
+
+inline void check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // or the next call would report it again
+  throw std::runtime_error(std::string("fastrnn: CUDA error: ") + cudaGetErrorString(error));
+}
+
+}  // namespace fastrnn::cuda

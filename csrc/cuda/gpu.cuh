@@ -1,0 +1,150 @@
+// Everything that C++ itself cannot say to a GPU: inline PTX, dynamic shared memory, launches. Nothing else in cuda/
+// may hold PTX, `extern __shared__` or a launch, so that the tests can run the same kernels on the host: there g++
+// compiles them with the emulation of tests/cuda in this header's place.
+#pragma once
+
+#ifndef __CUDACC__
+#include "emulated_gpu.h"
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "error.h"
+
+namespace fastrnn::cuda {
+
+// Dynamic shared memory, aligned to 16 bytes; carve it with Carver (layout.h).
+__device__ inline char* dynamic_shared() {
+  extern __shared__ __align__(16) char memory[];
+  return memory;
+}
+
+// c += a b on tensor cores for a 16 x kDepth a, a kDepth x 8 b and a 16 x 8 c, spread over the lanes of a warp as PTX
+// lays out mma.sync: with q = lane % 4 and r = lane / 4, c is rows r, r, r + 8, r + 8 and columns 2q, 2q + 1, 2q, 2q
+// + 1.
+//
+// Half types, m16n8k16 (two values to a register, the lower column or row in the lower half):
+//   a: (row r, columns 2q..), (r + 8, 2q..), (r, 2q + 8..), (r + 8, 2q + 8..);  b: (rows 2q.., column r), (2q + 8.., r)
+// float rounded to TF32, m16n8k8: a: (r, q), (r + 8, q), (r, q + 4), (r + 8, q + 4);  b: (q, r), (q + 4, r)
+template <class T>
+struct Mma;
+
+template <>
+struct Mma<__half> {
+  static constexpr int kDepth = 16;
+  __device__ static __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+};
+
+template <>
+struct Mma<__nv_bfloat16> {
+  static constexpr int kDepth = 16;
+  __device__ static __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+  }
+};
+
+template <>
+struct Mma<float> {
+  static constexpr int kDepth = 8;
+  __device__ static __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+  }
+};
+
+// The nearest TF32 value, as the bits that Mma<float> takes.
+__device__ __forceinline__ uint32_t to_tf32(float value) {
+  uint32_t bits = 0;
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+#endif
+  return bits;
+}
+
+// How CTAs meet: what a CTA wrote before its threads met and one of them stored, is seen by whoever loaded that value,
+// and by the threads that met it afterwards.
+__device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* flag) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+
+// 16 bytes from global to shared memory, both aligned to 16, in the background; zeros if not `valid` (the address must
+// be a legal one even then). A thread sees its own copies after wait_for_copies, the others' once it meets them after.
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+#endif
+}
+// Closes a group of copies.
+__device__ __forceinline__ void commit_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+// Waits until at most kPending of the groups that this thread closed are under way.
+template <int kPending>
+__device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+struct Launch {
+  int64_t blocks_x, blocks_y;
+  int threads;
+  int64_t shared_bytes;
+  bool cooperative;  // all blocks run at once, or the launch fails
+};
+
+// Every kernel takes one struct. Nothing is launched for an empty grid.
+template <class Params>
+void launch(void (*kernel)(Params), const Launch& shape, const Params& params, cudaStream_t stream) {
+  if (shape.blocks_x == 0 || shape.blocks_y == 0) return;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks_x), static_cast<unsigned>(shape.blocks_y));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = shape.cooperative ? 1 : 0;
+  void* arguments[] = {const_cast<Params*>(&params)};
+  check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments));
+}
+
+// Lets a kernel have that much dynamic shared memory, and says how many of its blocks fit on a multiprocessor.
+template <class Params>
+int resident_blocks(void (*kernel)(Params), int threads, int64_t shared_bytes) {
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  int blocks = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads, static_cast<size_t>(shared_bytes)));
+  return blocks;
+}
+
+}  // namespace fastrnn::cuda
+
+#endif

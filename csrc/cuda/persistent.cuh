@@ -1,0 +1,65 @@
+// The persistent kernels of every cell for one type: what each persistent_<type>.cu instantiates.
+#pragma once
+
+#include "../cells/elman.h"
+#include "../cells/gru.h"
+#include "../cells/lstm.h"
+#include "error.h"
+#include "persistent_backward.cuh"
+#include "persistent_forward.cuh"
+
+namespace fastrnn::cuda {
+
+// One of the two passes: Block is PersistentForwardBlock or PersistentBackwardBlock, KernelParams what kKernel takes.
+template <class T, class Call, class Block, class KernelParams, void (*kKernel)(KernelParams)>
+struct PersistentLaunch {
+  static int64_t shared_bytes(const Dims& dims) {
+    Carver count(nullptr);
+    typename Block::Shared(dims, count);
+    return count.used();
+  }
+
+  static int resident(const Dims& dims) {
+    int device = 0, most = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    const int64_t bytes = shared_bytes(dims);
+    return bytes > most ? 0 : resident_blocks(kKernel, kThreadsPerBlock, bytes);
+  }
+
+  static int64_t flag_bytes(const Grid& grid) {
+    return grid.unit_blocks * grid.batch_groups * static_cast<int64_t>(sizeof(uint32_t));
+  }
+
+  static int64_t scratch(const Dims&, const Grid& grid) {
+    return (flag_bytes(grid) + static_cast<int64_t>(sizeof(T)) - 1) / static_cast<int64_t>(sizeof(T));
+  }
+
+  static void run(const Call& call, const Grid& grid, const Queue& queue) {
+    auto* flags = reinterpret_cast<uint32_t*>(call.scratch);
+    check(cudaMemsetAsync(flags, 0, static_cast<size_t>(flag_bytes(grid)), queue.stream));
+    launch(kKernel, {grid.unit_blocks, grid.batch_groups, kThreadsPerBlock, shared_bytes(call.dims), true},
+           KernelParams{call, flags}, queue.stream);
+  }
+
+  static constexpr PersistentPass<Call> pass() { return {&resident, &scratch, &run}; }
+};
+
+template <class Cell, class T>
+constexpr PersistentKernels<T> persistent_kernels() {
+  return {PersistentLaunch<T, Forward<T>, PersistentForwardBlock<Cell, T>, PersistentForwardParams<T>,
+                           &persistent_forward<Cell, T>>::pass(),
+          PersistentLaunch<T, Backward<T>, PersistentBackwardBlock<Cell, T>, PersistentBackwardParams<T>,
+                           &persistent_backward<Cell, T>>::pass()};
+}
+
+template <class T>
+const PersistentKernels<T>& persistent(CellKind cell) {
+  // In the order of CellKind.
+  static constexpr PersistentKernels<T> kernels[kCellKinds] = {
+      persistent_kernels<Elman<Tanh>, T>(), persistent_kernels<Elman<Relu>, T>(), persistent_kernels<Lstm, T>(),
+      persistent_kernels<Gru, T>()};
+  return kernels[static_cast<int>(cell)];
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,3 @@
+#include "persistent.cuh"
+
+template const fastrnn::cuda::PersistentKernels<__nv_bfloat16>& fastrnn::cuda::persistent<__nv_bfloat16>(CellKind);

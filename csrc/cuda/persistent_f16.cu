@@ -1,0 +1,3 @@
+#include "persistent.cuh"
+
+template const fastrnn::cuda::PersistentKernels<__half>& fastrnn::cuda::persistent<__half>(CellKind);

@@ -1,0 +1,3 @@
+#include "persistent.cuh"
+
+template const fastrnn::cuda::PersistentKernels<float>& fastrnn::cuda::persistent<float>(CellKind);

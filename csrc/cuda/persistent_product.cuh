@@ -1,0 +1,192 @@
+// The product of a persistent kernel: weights that stay where they are for the whole sequence, times 16 batch rows.
+//
+// The weights are kTiles tiles of 16 rows by `depth` columns. Their columns are dealt to the warps, in pieces as deep
+// as an mma: each warp multiplies its own by all 16 batch rows, and the warps' sums meet in shared memory. A warp keeps
+// its first kRegisterPieces pieces in registers and what is left in shared memory, as fragments either way.
+//
+// Within a piece, lane q = lane % 4 of an mma holds columns 2q, 2q + 1, 2q + 8, 2q + 9 (TF32: q, q + 4). Which columns
+// of memory these stand for is free as long as both operands agree: here 4q to 4q + 3 (TF32: 2q, 2q + 1), so that a
+// lane's share of a row is one load of 8 bytes.
+#pragma once
+
+#include "gpu.cuh"
+#include "layout.h"
+
+namespace fastrnn::cuda {
+
+constexpr int kWarps = kThreadsPerBlock / 32;
+constexpr int kMmaRows = 8;  // batch rows of an mma
+constexpr int kRowTiles = kBatchRowsPerTile / kMmaRows;
+static_assert(kUnitsPerBlock == 16, "the rows of an mma's left operand");
+
+// What a lane holds of one row in one piece: two registers of an mma's operand.
+struct Pair {
+  uint32_t low, high;
+};
+
+template <class T>
+__device__ __forceinline__ Pair load_pair(const T* values) {
+  if constexpr (sizeof(T) == 4) {
+    const float2 pair = *reinterpret_cast<const float2*>(values);
+    return {to_tf32(pair.x), to_tf32(pair.y)};
+  } else {
+    const uint2 pair = *reinterpret_cast<const uint2*>(values);
+    return {pair.x, pair.y};
+  }
+}
+
+__device__ __forceinline__ uint32_t pack(__half low, __half high) {
+  return __half_as_ushort(low) | static_cast<uint32_t>(__half_as_ushort(high)) << 16;
+}
+__device__ __forceinline__ uint32_t pack(__nv_bfloat16 low, __nv_bfloat16 high) {
+  return __bfloat16_as_ushort(low) | static_cast<uint32_t>(__bfloat16_as_ushort(high)) << 16;
+}
+
+// The same of values that lie `stride` apart.
+template <class T>
+__device__ __forceinline__ Pair gather_pair(const T* values, int64_t stride) {
+  if constexpr (sizeof(T) == 4) {
+    return {to_tf32(values[0]), to_tf32(values[stride])};
+  } else {
+    return {pack(values[0], values[stride]), pack(values[2 * stride], values[3 * stride])};
+  }
+}
+
+template <class T, int kTiles>
+class StationaryProduct {
+ public:
+  static constexpr int kDepth = Mma<T>::kDepth;
+  static constexpr int kPairWidth = kDepth / 4;  // values in a Pair
+  // Registers of weights that leave a thread room for sums and addresses.
+  static constexpr int kRegisterPieces = 64 / (4 * kTiles);
+
+  // Shared memory of a block: weights beyond the registers, and the warps' sums.
+  struct Shared {
+    uint4* weights;
+    float* sums;
+
+    FASTRNN_INLINE Shared(int64_t depth, Carver& carver)
+        : weights(carver.take<uint4>(kWarps * shared_pieces(depth) * kTiles * 32)),
+          sums(carver.take<float>(int64_t{kWarps} * kTiles * kUnitsPerBlock * kSumStride)) {}
+  };
+
+  __device__ StationaryProduct(int64_t depth, const Shared& shared)
+      : warp_(static_cast<int>(threadIdx.x) / 32),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        first_(depth / kDepth * warp_ / kWarps),
+        pieces_(static_cast<int>(depth / kDepth * (warp_ + 1) / kWarps - first_)),
+        shared_weights_(shared.weights + (warp_ * shared_pieces(depth) * kTiles) * 32 + lane_),
+        sums_(shared.sums) {}
+
+  // The columns of this warp.
+  __device__ int64_t begin() const { return first_ * kDepth; }
+  __device__ int64_t end() const { return (first_ + pieces_) * kDepth; }
+
+  // pair(tile, row, column): the weights at kPairWidth columns from `column` on.
+  template <class LoadPair>
+  __device__ void load_weights(const LoadPair& pair) {
+#pragma unroll
+    for (int i = 0; i < kRegisterPieces; ++i) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const uint4 fragment = i < pieces_ ? load_fragment(tile, i, pair) : uint4{};
+        weights_[i][tile][0] = fragment.x;
+        weights_[i][tile][1] = fragment.y;
+        weights_[i][tile][2] = fragment.z;
+        weights_[i][tile][3] = fragment.w;
+      }
+    }
+    for (int i = kRegisterPieces; i < pieces_; ++i) {
+      for (int tile = 0; tile < kTiles; ++tile) shared_fragment(i, tile) = load_fragment(tile, i, pair);
+    }
+  }
+
+  // Sums over this warp's columns, left in shared memory. rows: where the lane's batch rows (lane / 4, and 8 on) begin,
+  // null for zeros; offset(column): where a column lies in them.
+  template <class Offset>
+  __device__ void multiply(const T* const (&rows)[kRowTiles], const Offset& offset) const {
+    float sums[kTiles][kRowTiles][4] = {};
+#pragma unroll
+    for (int i = 0; i < kRegisterPieces; ++i) {
+      if (i < pieces_) add_piece(i, weights_[i], rows, offset, sums);
+    }
+    for (int i = kRegisterPieces; i < pieces_; ++i) {
+      uint32_t weights[kTiles][4];
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const uint4 fragment = shared_fragment(i, tile);
+        weights[tile][0] = fragment.x;
+        weights[tile][1] = fragment.y;
+        weights[tile][2] = fragment.z;
+        weights[tile][3] = fragment.w;
+      }
+      add_piece(i, weights, rows, offset, sums);
+    }
+    const int unit = lane_ / 4, row = lane_ % 4 * 2;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < kRowTiles; ++half) {
+        float* upper = sums_ + sum_index(warp_, tile, unit, half * kMmaRows + row);
+        float* lower = sums_ + sum_index(warp_, tile, unit + 8, half * kMmaRows + row);
+        *reinterpret_cast<float2*>(upper) = {sums[tile][half][0], sums[tile][half][1]};
+        *reinterpret_cast<float2*>(lower) = {sums[tile][half][2], sums[tile][half][3]};
+      }
+    }
+  }
+
+  // The whole sum, once the threads have met after multiply().
+  __device__ float sum(int tile, int unit, int row) const {
+    float total = 0;
+#pragma unroll
+    for (int warp = 0; warp < kWarps; ++warp) total += sums_[sum_index(warp, tile, unit, row)];
+    return total;
+  }
+
+ private:
+  // Not 16: neighbouring units' sums would share a bank.
+  static constexpr int kSumStride = kBatchRowsPerTile + 2;
+
+  static FASTRNN_INLINE int64_t shared_pieces(int64_t depth) {
+    const int64_t most = (depth / kDepth + kWarps - 1) / kWarps;
+    return most > kRegisterPieces ? most - kRegisterPieces : 0;
+  }
+
+  static __device__ int sum_index(int warp, int tile, int unit, int row) {
+    return ((warp * kTiles + tile) * kUnitsPerBlock + unit) * kSumStride + row;
+  }
+
+  __device__ uint4& shared_fragment(int piece, int tile) const {
+    return shared_weights_[((piece - kRegisterPieces) * kTiles + tile) * 32];
+  }
+
+  template <class LoadPair>
+  __device__ uint4 load_fragment(int tile, int piece, const LoadPair& pair) const {
+    const int64_t column = (first_ + piece) * kDepth + lane_ % 4 * kPairWidth;
+    const Pair upper = pair(tile, lane_ / 4, column), lower = pair(tile, lane_ / 4 + 8, column);
+    return {upper.low, lower.low, upper.high, lower.high};
+  }
+
+  template <class Offset>
+  __device__ __forceinline__ void add_piece(int piece, const uint32_t (&weights)[kTiles][4],
+                                            const T* const (&rows)[kRowTiles], const Offset& offset,
+                                            float (&sums)[kTiles][kRowTiles][4]) const {
+    const int64_t at = offset((first_ + piece) * kDepth) + lane_ % 4 * kPairWidth;
+#pragma unroll
+    for (int half = 0; half < kRowTiles; ++half) {
+      const Pair pair = rows[half] ? load_pair(rows[half] + at) : Pair{0, 0};
+      const uint32_t right[2] = {pair.low, pair.high};
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) Mma<T>::multiply_add(sums[tile][half], weights[tile], right);
+    }
+  }
+
+  const int warp_, lane_;
+  const int64_t first_;  // piece
+  const int pieces_;
+  uint4* const shared_weights_;
+  float* const sums_;
+  uint32_t weights_[kRegisterPieces][kTiles][4];
+};
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,185 @@
+// The streamed path, backward: at every step the cells' derivatives, a thread for each unit, then a product of the
+// gates' gradients and w_hh.
+#pragma once
+
+#include "../cells/cell.h"
+#include "gemm.h"
+#include "numbers.cuh"
+#include "pointwise.cuh"
+
+namespace fastrnn::cuda {
+
+// One step. Pointers to what differs from step to step point to its first row, those `_before` to that of the step
+// before.
+template <class T>
+struct CellBackwardParams {
+  using A = Accumulator<T>;
+
+  StepRows rows, rows_before;
+  int64_t hidden_size;                 // H
+  const T* channels;                   // (rows, C*H), or null where the cell keeps none
+  const A *cells, *cells_before, *cx;  // (rows, H), (rows, H), (B, H); null without a cell state
+  const T *output, *output_before;     // (rows, output_stride)
+  int64_t output_stride;
+  const T* hx;           // (B, H)
+  const T* grad_output;  // (rows, grad_output_stride) or null for zeros
+  int64_t grad_output_stride;
+  A* grad_h;  // (B, H): in dh_t but for grad_output, out what of dh_{t-1} bypasses w_hh; null with a projection
+  const A* grad_unprojected;  // (rows, H): dh_t before the projection; null without one
+  A* grad_c;                  // (B, H): in dc_t, out dc_{t-1}; null without a cell state
+  T* grad_channels;           // (rows, C*H)
+  T* unprojected;             // (rows, H): h_t before the projection, or null
+};
+
+template <class Cell, class T>
+__global__ void cell_backward(const CellBackwardParams<T> p) {
+  using A = Accumulator<T>;
+  const int64_t hidden = p.hidden_size;
+  const auto [row, unit] = element_of_thread(hidden);
+  if (!p.rows.include(row)) return;
+  const bool from_start = !p.rows_before.include(row);
+  const int64_t state = row * hidden + unit, channel = row * Cell::kChannels * hidden + unit;
+  Step<A, Cell::kChannels> step;
+  StepGrad<A, Cell::kChannels> grad;
+  if (p.grad_unprojected) {
+    grad.h = p.grad_unprojected[state];
+  } else {
+    grad.h = p.grad_h[state];
+    if (p.grad_output) grad.h += widen(p.grad_output[row * p.grad_output_stride + unit]);
+  }
+  if constexpr (Cell::kKeepsChannels) {
+    for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * hidden]);
+  }
+  if constexpr (Cell::kReadsH) step.h = widen(p.output[row * p.output_stride + unit]);
+  if constexpr (Cell::kReadsPreviousH) {
+    step.h_prev = widen(from_start ? p.hx[state] : p.output_before[row * p.output_stride + unit]);
+  }
+  if constexpr (Cell::kHasCellState) {
+    step.c_prev = from_start ? p.cx[state] : p.cells_before[state];
+    step.c = p.cells[state];
+    grad.c = p.grad_c[state];
+    if (p.unprojected) p.unprojected[state] = narrow<T>(Cell::hidden(step));
+  }
+  Cell::backward(step, grad);
+  for (int c = 0; c < Cell::kChannels; ++c) p.grad_channels[channel + c * hidden] = narrow<T>(grad.channels[c]);
+  if (p.grad_h) p.grad_h[state] = Cell::kCarriesH ? grad.h : A{};
+  if constexpr (Cell::kHasCellState) p.grad_c[state] = grad.c;
+}
+
+// One step of a layer with a projection, before the product with w_hr.
+template <class T>
+struct GatherGradParams {
+  StepRows rows;
+  int64_t columns;       // P
+  const T* grad_output;  // (rows, grad_output_stride) or null for zeros
+  int64_t grad_output_stride;
+  Accumulator<T>* grad_h;  // (B, P): in dh_t but for grad_output, out zero
+  T* grad_projected;       // (rows, P): dh_t
+};
+
+template <class T>
+__global__ void gather_grad(const GatherGradParams<T> p) {
+  const auto [row, column] = element_of_thread(p.columns);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * p.columns + column;
+  Accumulator<T> grad = p.grad_h[state];
+  if (p.grad_output) grad += widen(p.grad_output[row * p.grad_output_stride + column]);
+  p.grad_projected[state] = narrow<T>(grad);
+  p.grad_h[state] = 0;
+}
+
+template <class Cell, class T>
+class StreamedBackward {
+  using A = Accumulator<T>;
+
+ public:
+  static int64_t scratch_size(const Dims& dims) {
+    return dims.projected ? dims.batch * dims.hidden_size * static_cast<int64_t>(sizeof(A) / sizeof(T)) : 0;
+  }
+
+  static void run(const Backward<T>& params, const Queue& queue) {
+    const StreamedBackward pass(params, queue);
+    for (int64_t s = params.steps.steps - 1; s >= 0; --s) {
+      if (params.steps.rows(s) > 0) pass.run_step(s);
+    }
+  }
+
+ private:
+  StreamedBackward(const Backward<T>& params, const Queue& queue)
+      : p_(params),
+        queue_(queue),
+        hidden_(params.dims.hidden_size),
+        recurrent_(params.dims.recurrent_size),
+        grad_unprojected_(params.dims.projected ? reinterpret_cast<A*>(params.scratch) : nullptr) {}
+
+  void run_step(int64_t s) const {
+    if (p_.dims.projected) run_projection(s);
+    run_cell(s);
+    run_recurrent(s);
+  }
+
+  void run_projection(int64_t s) const {
+    const int64_t rows = p_.steps.rows(s);
+    T* const grad_projected = p_.grad_projected + p_.steps.offset(s) * recurrent_;
+    launch_pointwise(
+        gather_grad<T>, rows, recurrent_,
+        {rows_of_step(p_.steps, s), recurrent_, grad_output(s), p_.grad_output_stride, p_.grad_h, grad_projected},
+        queue_.stream);
+    gemm<T, A>({grad_unprojected_, rows, hidden_, hidden_}, {grad_projected, rows, recurrent_, recurrent_},
+               {p_.w_hr, recurrent_, hidden_, hidden_}, false, queue_);
+  }
+
+  void run_cell(int64_t s) const {
+    const int64_t first = p_.steps.offset(s), first_before = p_.steps.offset(s - 1);
+    const bool projected = p_.dims.projected;
+    CellBackwardParams<T> params{};
+    params.rows = rows_of_step(p_.steps, s);
+    params.rows_before = rows_of_step(p_.steps, s - 1);
+    params.hidden_size = hidden_;
+    if constexpr (Cell::kKeepsChannels) params.channels = p_.channels + first * Cell::kChannels * hidden_;
+    if constexpr (Cell::kHasCellState) {
+      params.cells = p_.cells + first * hidden_;
+      params.cells_before = p_.cells + first_before * hidden_;
+      params.cx = p_.cx;
+      params.grad_c = p_.grad_c;
+    }
+    params.output = p_.output + first * p_.output_stride;
+    params.output_before = p_.output + first_before * p_.output_stride;
+    params.output_stride = p_.output_stride;
+    params.hx = p_.hx;
+    params.grad_output = grad_output(s);
+    params.grad_output_stride = p_.grad_output_stride;
+    params.grad_h = projected ? nullptr : p_.grad_h;
+    params.grad_unprojected = grad_unprojected_;
+    params.grad_channels = grad_channels(s);
+    params.unprojected = projected ? p_.hidden + first * hidden_ : nullptr;
+    launch_pointwise(cell_backward<Cell, T>, p_.steps.rows(s), hidden_, params, queue_.stream);
+  }
+
+  // dh_{t-1} += the gates' gradients W_hh. Rows that do not run, of which the GPU alone knows, add their zeros.
+  void run_recurrent(int64_t s) const {
+    const int64_t rows = p_.steps.rows(s), columns = Cell::kChannels * hidden_;
+    const Matrix<A> grad_h{p_.grad_h, rows, recurrent_, recurrent_};
+    const Matrix<const T> grads{grad_channels(s), rows, columns, columns};
+    const Matrix<const T> w_hh{p_.w_hh, Cell::kGates * hidden_, recurrent_, recurrent_};
+    // Neighbouring gates whose gradients lie side by side share a product.
+    for (int gate = 0, end; gate < Cell::kGates; gate = end) {
+      const int channel = Cell::recurrent_channel(gate);
+      for (end = gate + 1; end < Cell::kGates && Cell::recurrent_channel(end) == channel + end - gate;) ++end;
+      gemm<T, A>(grad_h, grads.column_range(channel * hidden_, (channel + end - gate) * hidden_),
+                 w_hh.row_range(gate * hidden_, end * hidden_), true, queue_);
+    }
+  }
+
+  const T* grad_output(int64_t s) const {
+    return p_.grad_output ? p_.grad_output + p_.steps.offset(s) * p_.grad_output_stride : nullptr;
+  }
+  T* grad_channels(int64_t s) const { return p_.grad_channels + p_.steps.offset(s) * Cell::kChannels * hidden_; }
+
+  const Backward<T>& p_;
+  const Queue& queue_;
+  const int64_t hidden_, recurrent_;
+  A* const grad_unprojected_;  // (B, H) or null
+};
+
+}  // namespace fastrnn::cuda

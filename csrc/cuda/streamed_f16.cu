@@ -1,0 +1,3 @@
+#include "streamed.cuh"
+
+template const fastrnn::cuda::StreamedKernels<__half>& fastrnn::cuda::streamed(CellKind);

@@ -1,0 +1,3 @@
+#include "streamed.cuh"
+
+template const fastrnn::cuda::StreamedKernels<float>& fastrnn::cuda::streamed(CellKind);

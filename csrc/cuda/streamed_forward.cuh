@@ -1,0 +1,165 @@
+// The streamed path, forward: at every step a product of h_{t-1} and w_hh, then the cells, a thread for each unit.
+#pragma once
+
+#include "../cells/cell.h"
+#include "gemm.h"
+#include "numbers.cuh"
+#include "pointwise.cuh"
+
+namespace fastrnn::cuda {
+
+// One step. Pointers to what differs from step to step point to its first row.
+template <class T>
+struct CellForwardParams {
+  using A = Accumulator<T>;
+
+  StepRows rows;
+  int64_t hidden_size;   // H
+  bool keep;             // see ForwardParams
+  const A* product;      // (rows, G*H): h_{t-1} W_hh^T
+  const T *b_ih, *b_hh;  // (G*H) or null
+  T* channels;           // (rows, channel_stride): in x W_ih^T, out the channels if keep
+  int64_t channel_stride;
+  A* cell;    // (B, H): in c_{t-1}, out c_t
+  A* cells;   // (rows, H): c_t, or null
+  T* h;       // (B, H): in h_{t-1}, out h_t; null with a projection
+  T* output;  // (rows, output_stride): h_t; null with a projection
+  int64_t output_stride;
+  T* unprojected;  // (rows, H): h_t before the projection, or null
+};
+
+template <class Cell, class T>
+__global__ void cell_forward(const CellForwardParams<T> p) {
+  using A = Accumulator<T>;
+  const int64_t hidden = p.hidden_size;
+  const auto [row, unit] = element_of_thread(hidden);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * hidden + unit;
+  const A* product = p.product + row * Cell::kGates * hidden + unit;
+  T* channels = p.channels + row * p.channel_stride + unit;
+  A x[Cell::kGates], r[Cell::kGates];
+  for (int gate = 0; gate < Cell::kGates; ++gate) {
+    x[gate] = widen(channels[gate * hidden]);
+    r[gate] = product[gate * hidden];
+    if (p.b_ih) {
+      A& joined = gate == Cell::kApartBias ? x[gate] : r[gate];
+      joined += widen(p.b_ih[gate * hidden + unit]);
+      r[gate] += widen(p.b_hh[gate * hidden + unit]);
+    }
+  }
+  Step<A, Cell::kChannels> step;
+  if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(p.h[state]);
+  if constexpr (Cell::kHasCellState) step.c_prev = p.cell[state];
+  Cell::forward(x, r, step);
+  if constexpr (Cell::kKeepsChannels) {
+    for (int c = 0; p.keep && c < Cell::kChannels; ++c) channels[c * hidden] = narrow<T>(step.channels[c]);
+  }
+  if constexpr (Cell::kHasCellState) {
+    p.cell[state] = step.c;
+    if (p.cells) p.cells[state] = step.c;
+  }
+  const T h = narrow<T>(step.h);
+  if (p.unprojected) {
+    p.unprojected[state] = h;
+  } else {
+    p.h[state] = h;
+    p.output[row * p.output_stride + unit] = h;
+  }
+}
+
+// One step of a layer with a projection, after the product with w_hr.
+template <class T>
+struct FinishProjectionParams {
+  StepRows rows;
+  int64_t columns;                // P
+  const Accumulator<T>* product;  // (rows, P)
+  T* h;                           // (B, P)
+  T* output;                      // (rows, output_stride)
+  int64_t output_stride;
+};
+
+template <class T>
+__global__ void finish_projection(const FinishProjectionParams<T> p) {
+  const auto [row, column] = element_of_thread(p.columns);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * p.columns + column;
+  const T h = narrow<T>(p.product[state]);
+  p.h[state] = h;
+  p.output[row * p.output_stride + column] = h;
+}
+
+template <class Cell, class T>
+class StreamedForward {
+  using A = Accumulator<T>;
+
+ public:
+  static int64_t scratch_size(const Dims& dims) {
+    const int64_t product = dims.batch * Cell::kGates * dims.hidden_size;
+    const int64_t unprojected = dims.projected ? dims.batch * dims.hidden_size : 0;
+    return product * static_cast<int64_t>(sizeof(A) / sizeof(T)) + unprojected;
+  }
+
+  static void run(const Forward<T>& params, const Queue& queue) {
+    const StreamedForward pass(params, queue);
+    for (int64_t s = 0; s < params.steps.steps; ++s) {
+      if (params.steps.rows(s) > 0) pass.run_step(s);
+    }
+  }
+
+ private:
+  StreamedForward(const Forward<T>& params, const Queue& queue)
+      : p_(params),
+        queue_(queue),
+        hidden_(params.dims.hidden_size),
+        recurrent_(params.dims.recurrent_size),
+        product_(reinterpret_cast<A*>(params.scratch)),
+        unprojected_(params.dims.projected ? reinterpret_cast<T*>(product_ + params.dims.batch * Cell::kGates * hidden_)
+                                           : nullptr) {}
+
+  void run_step(int64_t s) const {
+    const int64_t rows = p_.steps.rows(s), gate_columns = Cell::kGates * hidden_;
+    const Matrix<const T> w_hh{p_.w_hh, gate_columns, recurrent_, recurrent_};
+    gemm<T, A>({product_, rows, gate_columns, gate_columns}, {p_.hy, rows, recurrent_, recurrent_}, w_hh.transposed(),
+               false, queue_);
+    run_cell(s);
+    if (!p_.dims.projected) return;
+    // Takes the place of the first product, which the cells have read.
+    const Matrix<const T> w_hr{p_.w_hr, recurrent_, hidden_, hidden_};
+    gemm<T, A>({product_, rows, recurrent_, recurrent_}, {unprojected_, rows, hidden_, hidden_}, w_hr.transposed(),
+               false, queue_);
+    launch_pointwise(finish_projection<T>, rows, recurrent_,
+                     {rows_of_step(p_.steps, s), recurrent_, product_, p_.hy, output(s), p_.output_stride},
+                     queue_.stream);
+  }
+
+  void run_cell(int64_t s) const {
+    const int64_t first = p_.steps.offset(s);
+    const bool projected = p_.dims.projected;
+    CellForwardParams<T> params{};
+    params.rows = rows_of_step(p_.steps, s);
+    params.hidden_size = hidden_;
+    params.keep = p_.keep;
+    params.product = product_;
+    params.b_ih = p_.b_ih;
+    params.b_hh = p_.b_hh;
+    params.channels = p_.channels + first * p_.channel_stride;
+    params.channel_stride = p_.channel_stride;
+    params.cell = p_.cell;
+    params.cells = p_.keep && Cell::kHasCellState ? p_.cells + first * hidden_ : nullptr;
+    params.h = projected ? nullptr : p_.hy;
+    params.output = projected ? nullptr : output(s);
+    params.output_stride = p_.output_stride;
+    params.unprojected = unprojected_;
+    launch_pointwise(cell_forward<Cell, T>, p_.steps.rows(s), hidden_, params, queue_.stream);
+  }
+
+  T* output(int64_t s) const { return p_.output + p_.steps.offset(s) * p_.output_stride; }
+
+  const Forward<T>& p_;
+  const Queue& queue_;
+  const int64_t hidden_, recurrent_;
+  A* const product_;      // (B, G*H), then (B, P)
+  T* const unprojected_;  // (B, H) or null
+};
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,160 @@
+// How a layer's passes (layer_pass.h) compute on the CPU.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
+#include <cstring>
+
+#include "../cpu/dispatch.h"
+#include "shape.h"
+
+namespace fastrnn::ops {
+
+// fastrnn/_native.py turns this into the exception that the signal's handler raised.
+inline void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: interrupted by a signal"); }
+
+// Multiply-adds up to which a plain loop beats a call of torch's GEMM with the three tensors that it takes: at 1,024 it
+// saves 1.3 us of 8.5, at 4,096 0.4 (benchmarks/overhead.py, the forward of a step of one row).
+constexpr int64_t kTinyProduct = 2048;
+// Multiply-adds of a product that is interrupted by Ctrl-C before or after, never within: a fifth of a second on a
+// core.
+constexpr int64_t kUninterrupted = int64_t{16} << 30;
+
+cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool backward);
+
+class CpuDevice {
+ public:
+  template <class T>
+  using Accumulator = T;
+
+  explicit CpuDevice(const LayerArgs& args) : place_(args.input) {}
+
+  Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const { return ops::empty(sizes, dtype, place_); }
+  static Tensor dense(const Tensor& tensor) {
+    return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+  }
+
+  template <class T>
+  void copy(T* to, const T* from, int64_t count) const {
+    if (count > 0) std::memcpy(to, from, static_cast<size_t>(count) * sizeof(T));
+  }
+  template <class T>
+  void zero(T* to, int64_t count) const {
+    if (count > 0) std::memset(to, 0, static_cast<size_t>(count) * sizeof(T));
+  }
+
+  // out = a b, or out += a b; out's columns lie side by side. Throws if the user interrupts it.
+  template <class T>
+  void multiply(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b,
+                bool accumulate = false) const {
+    const int64_t size = out.rows * out.columns * a.columns;
+    if (size <= kTinyProduct) {
+      multiply_tiny(out, a, b, accumulate);
+      return;
+    }
+    if (size <= kUninterrupted) {
+      multiply_by_torch(out, a, b, accumulate);
+      return;
+    }
+    check_finished(!cpu::interrupt_requested || !cpu::interrupt_requested());
+    // Halve the longer of the two: the rows of out, or the sums.
+    if (out.rows >= a.columns) {
+      const int64_t half = out.rows / 2;
+      multiply(out.row_range(0, half), a.row_range(0, half), b, accumulate);
+      multiply(out.row_range(half, out.rows), a.row_range(half, out.rows), b, accumulate);
+    } else {
+      const int64_t half = a.columns / 2;
+      multiply(out, a.column_range(0, half), b.row_range(0, half), accumulate);
+      multiply(out, a.column_range(half, a.columns), b.row_range(half, a.columns), true);
+    }
+  }
+
+  // The sums of the columns, one after the other in out. torch sums long columns in a way that loses less to rounding.
+  template <class T>
+  void sum_rows(T* out, const Matrix<const T>& matrix) const {
+    if (matrix.rows <= 8) {
+      zero(out, matrix.columns);
+      for (int64_t i = 0; i < matrix.rows; ++i) {
+        for (int64_t j = 0; j < matrix.columns; ++j) out[j] += matrix.data[i * matrix.row_stride + j];
+      }
+      return;
+    }
+    const int64_t first[] = {0};
+    const Tensor sums =
+        torch::stable::sum(as_tensor(matrix, place_), torch::headeronly::IntHeaderOnlyArrayRef(first, 1));
+    copy(out, data<const T>(sums), matrix.columns);
+  }
+
+  // out (N, K): h_{t-1} of every row of a ragged batch. Rows that do not run are left alone.
+  template <class T>
+  void gather_previous_h(T* out, const Steps& steps, const Matrix<const T>& output, const T* hx) const {
+    const int64_t size = output.columns;
+    for (int64_t s = 0; s < steps.steps; ++s) {
+      for (int64_t row = 0; row < steps.rows(s); ++row) {
+        const T* from =
+            row < steps.rows(s - 1) ? output.data + (steps.offset(s - 1) + row) * output.row_stride : hx + row * size;
+        copy(out + (steps.offset(s) + row) * size, from, size);
+      }
+    }
+  }
+
+ private:
+  template <class T>
+  void multiply_tiny(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b, bool accumulate) const {
+    for (int64_t i = 0; i < out.rows; ++i) {
+      T* row = out.data + i * out.row_stride;
+      if (!accumulate) zero(row, out.columns);
+      for (int64_t k = 0; k < a.columns; ++k) {
+        const T factor = a.data[i * a.row_stride + k * a.column_stride];
+        const T* from = b.data + k * b.row_stride;
+        for (int64_t j = 0; j < out.columns; ++j) row[j] += factor * from[j * b.column_stride];
+      }
+    }
+  }
+
+  template <class T>
+  void multiply_by_torch(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b,
+                         bool accumulate) const {
+    const Tensor c = as_tensor(out, place_);
+    if (accumulate) {
+      TORCH_ERROR_CODE_CHECK(
+          aoti_torch_cpu_addmm_out(c.get(), c.get(), as_tensor(a, place_).get(), as_tensor(b, place_).get(), 1.0, 1.0));
+    } else {
+      TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(c.get(), as_tensor(a, place_).get(), as_tensor(b, place_).get()));
+    }
+  }
+
+  Place place_;
+};
+
+// The time loops of a call, whose directions share scratch.
+template <class T>
+class CpuLoops {
+ public:
+  CpuLoops(const CpuDevice& device, const LayerArgs& args, const LayerShape& shape)
+      : device_(device), kernels_(cpu::cell_kernels<T>(cpu::kernels(), args.cell)), cell_(args.cell), shape_(shape) {}
+
+  void run(ForwardParams<T>& params) {
+    params.scratch = scratch(kernels_.forward_scratch(shape_.dims));
+    check_finished(kernels_.forward(params, plan(false)));
+  }
+  void run(BackwardParams<T>& params) {
+    params.scratch = scratch(kernels_.backward_scratch(shape_.dims));
+    check_finished(kernels_.backward(params, plan(true)));
+  }
+
+ private:
+  cpu::Plan plan(bool backward) const { return plan_pass(shape_, cell_facts(cell_).gates, sizeof(T), backward).plan; }
+  T* scratch(int64_t values) {
+    if (!scratch_) scratch_ = device_.empty({values}, scalar_type_of<T>);
+    return data<T>(*scratch_);
+  }
+
+  const CpuDevice& device_;
+  const cpu::CellKernels<T>& kernels_;
+  const CellKind cell_;
+  const LayerShape& shape_;
+  std::optional<Tensor> scratch_;
+};
+
+}  // namespace fastrnn::ops

@@ -1,0 +1,114 @@
+// How a layer's passes (layer_pass.h) compute on a GPU.
+#pragma once
+
+#include <string>
+
+#include "../cuda/dispatch.h"
+#include "../cuda/error.h"
+#include "../cuda/gemm.h"
+#include "../cuda/previous_h.h"
+#include "shape.h"
+#include "torch_cuda.h"
+
+namespace fastrnn::ops {
+
+template <>
+inline constexpr ScalarType scalar_type_of<__half> = ScalarType::Half;
+template <>
+inline constexpr ScalarType scalar_type_of<__nv_bfloat16> = ScalarType::BFloat16;
+
+class CudaDevice {
+ public:
+  template <class T>
+  using Accumulator = cuda::Accumulator<T>;
+
+  explicit CudaDevice(const LayerArgs& args) : place_(args.input), context_(args.input, args.allow_tf32) {}
+
+  const cuda::Queue& queue() const { return context_.queue(); }
+
+  Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const { return ops::empty(sizes, dtype, place_); }
+
+  // Kernels move 16 bytes at a time.
+  static Tensor dense(const Tensor& tensor) {
+    if (!tensor.is_contiguous()) return torch::stable::contiguous(tensor);
+    return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0 ? tensor : torch::stable::clone(tensor);
+  }
+
+  template <class T>
+  void copy(T* to, const T* from, int64_t count) const {
+    if (count <= 0) return;
+    cuda::check(
+        cudaMemcpyAsync(to, from, static_cast<size_t>(count) * sizeof(T), cudaMemcpyDeviceToDevice, queue().stream));
+  }
+  template <class T>
+  void zero(T* to, int64_t count) const {
+    if (count > 0) cuda::check(cudaMemsetAsync(to, 0, static_cast<size_t>(count) * sizeof(T), queue().stream));
+  }
+
+  // out = a b, or out += a b; out's columns lie side by side.
+  template <class T>
+  void multiply(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b,
+                bool accumulate = false) const {
+    cuda::gemm(out, a, b, accumulate, queue());
+  }
+
+  // The sums of the columns, one after the other in out.
+  template <class T>
+  void sum_rows(T* out, const Matrix<const T>& matrix) const {
+    const int64_t first[] = {0};
+    const Tensor sums =
+        torch::stable::sum(as_tensor(matrix, place_), torch::headeronly::IntHeaderOnlyArrayRef(first, 1));
+    copy(out, data<const T>(sums), matrix.columns);
+  }
+
+  // out (N, K): h_{t-1} of every row of a ragged batch. Rows that do not run are left alone.
+  template <class T>
+  void gather_previous_h(T* out, const Steps& steps, const Matrix<const T>& output, const T* hx) const {
+    cuda::gather_previous_h(out, steps, output, hx, queue());
+  }
+
+ private:
+  Place place_;
+  CudaContext context_;
+};
+
+// Which way a pass of a layer takes, on the current device.
+template <class T>
+cuda::Choice plan_pass(CellKind cell, const LayerShape& shape, bool allow_tf32, bool backward) {
+  return cuda::choose_plan<T>(cell, {shape.steps, shape.dims, !shape.sizes.empty(), allow_tf32}, backward);
+}
+
+// The time loops of a call.
+template <class T>
+class CudaLoops {
+ public:
+  CudaLoops(const CudaDevice& device, const LayerArgs& args, const LayerShape& shape)
+      : device_(device), cell_(args.cell), shape_(shape) {}
+
+  void run(cuda::Forward<T>& params) const {
+    const cuda::Plan plan = plan_pass<T>(cell_, shape_, device_.queue().allow_tf32, false).plan;
+    const ProfilerRange range(name("forward", plan).c_str());
+    device_.copy(params.hy, params.hx, shape_.batch * shape_.dims.recurrent_size);
+    const Tensor scratch = device_.empty({cuda::forward_scratch<T>(cell_, shape_.dims, plan)}, scalar_type_of<T>);
+    params.scratch = data<T>(scratch);
+    cuda::run_forward(cell_, params, plan, device_.queue());
+  }
+  void run(cuda::Backward<T>& params) const {
+    const cuda::Plan plan = plan_pass<T>(cell_, shape_, device_.queue().allow_tf32, true).plan;
+    const ProfilerRange range(name("backward", plan).c_str());
+    const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, shape_.dims, plan)}, scalar_type_of<T>);
+    params.scratch = data<T>(scratch);
+    cuda::run_backward(cell_, params, plan, device_.queue());
+  }
+
+ private:
+  static std::string name(const char* pass, const cuda::Plan& plan) {
+    return std::string("fastrnn::") + pass + (plan.path == cuda::Path::kPersistent ? " persistent" : " streamed");
+  }
+
+  const CudaDevice& device_;
+  const CellKind cell_;
+  const LayerShape& shape_;
+};
+
+}  // namespace fastrnn::ops

@@ -1,0 +1,43 @@
+#include "cuda_device.h"
+#include "layer_pass.h"
+
+namespace fastrnn::ops {
+
+namespace {
+
+// Calls pass(device, shape, T{}) with T the type that the tensors hold.
+template <class Pass>
+auto on_gpu(const LayerArgs& args, const Pass& pass) {
+  const CudaDevice device(args);
+  const LayerShape shape = check_layer(args, !args.batch_sizes || host_reads(*args.batch_sizes));
+  switch (shape.dtype) {
+    case ScalarType::Double:
+      return pass(device, shape, double{});
+    case ScalarType::Float:
+      return pass(device, shape, float{});
+    case ScalarType::Half:
+      return pass(device, shape, __half{});
+    case ScalarType::BFloat16:
+      return pass(device, shape, __nv_bfloat16{});
+    default:
+      STD_TORCH_CHECK(false, "fastrnn: on a GPU the dtype must be float64, float32, float16 or bfloat16");
+  }
+}
+
+}  // namespace
+
+LayerOutputs CudaLayer::forward(const LayerArgs& args, bool keep) {
+  return on_gpu(args, [&](const CudaDevice& device, const LayerShape& shape, auto type) {
+    return run_forward<decltype(type), CudaLoops>(device, args, shape, keep);
+  });
+}
+
+LayerInputGrads CudaLayer::backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
+                                    const Tensor& reserve, const GradRequest& request) {
+  return on_gpu(args, [&](const CudaDevice& device, const LayerShape& shape, auto type) {
+    return BackwardPass<decltype(type), CudaDevice, CudaLoops>(device, args, shape, grads, output, reserve)
+        .run(request);
+  });
+}
+
+}  // namespace fastrnn::ops

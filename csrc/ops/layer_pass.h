@@ -1,0 +1,230 @@
+// The two passes of a layer, on whatever device: the large products that all steps share, around the time loop.
+//
+// Device (CpuDevice, CudaDevice) makes tensors, moves memory and multiplies; Loops<T> (CpuLoops, CudaLoops) runs the
+// time loop of a direction; Device::Accumulator<T> is A of params.h.
+#pragma once
+
+#include "weight_grads.h"
+
+namespace fastrnn::ops {
+
+template <class Device>
+std::vector<Tensor> all_dense(const Device& device, const std::vector<Tensor>& tensors) {
+  std::vector<Tensor> out;
+  out.reserve(tensors.size());
+  for (const Tensor& tensor : tensors) out.push_back(device.dense(tensor));
+  return out;
+}
+
+inline std::vector<int64_t> sizes_like(const Tensor& input, int64_t columns) {
+  if (input.dim() == 2) return {input.size(0), columns};
+  return {input.size(0), input.size(1), columns};
+}
+
+inline Tensor converted(const Tensor& tensor, ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
+}
+
+// The state that a kernel updates, held in A: a copy of what arrives in T, or zeros.
+template <class T, class A, class Device>
+Tensor copy_or_zeros(const Device& device, const std::optional<Tensor>& from, const std::vector<int64_t>& sizes) {
+  const Tensor out = device.empty(sizes, scalar_type_of<A>);
+  if (from) {
+    STD_TORCH_CHECK(from->scalar_type() == scalar_type_of<T> && from->numel() == out.numel(),
+                    "fastrnn: a gradient or cx does not fit");
+    const Tensor wide = converted(device.dense(*from), scalar_type_of<A>);
+    device.copy(data<A>(out), data<const A>(wide), out.numel());
+  } else {
+    device.zero(data<A>(out), out.numel());
+  }
+  return out;
+}
+
+template <class T, class Device>
+ReserveLayout reserve_layout(const LayerArgs& args, const LayerShape& shape) {
+  return {cell_facts(args.cell), shape.rows, shape.dims.hidden_size,
+          sizeof(typename Device::template Accumulator<T>) / sizeof(T)};
+}
+
+template <class T, template <class> class Loops, class Device>
+LayerOutputs run_forward(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep) {
+  using A = typename Device::template Accumulator<T>;
+  const CellFacts& facts = cell_facts(args.cell);
+  const int64_t hidden = shape.dims.hidden_size, recurrent = shape.dims.recurrent_size;
+  const int64_t state = shape.batch * recurrent, cell_state = shape.batch * hidden;
+  const ReserveLayout layout = reserve_layout<T, Device>(args, shape);
+  const Tensor input = device.dense(args.input), hx = device.dense(args.hx);
+  const std::vector<Tensor> weights = all_dense(device, args.weights);
+
+  LayerOutputs out{device.empty(sizes_like(input, shape.directions * recurrent), shape.dtype),
+                   device.empty({shape.directions, shape.batch, recurrent}, shape.dtype),
+                   {},
+                   device.empty({keep ? shape.directions * layout.size() : 0}, shape.dtype)};
+  std::optional<Tensor> cell;
+  if (args.cx) cell = copy_or_zeros<T, A>(device, args.cx, {shape.directions, shape.batch, hidden});
+  if (shape.padded_ragged) device.zero(data<T>(out.output), out.output.numel());
+
+  const int64_t gate_columns = facts.gates * hidden;
+  const bool keep_channels = keep && facts.keeps_channels;
+  const int64_t channel_columns = keep_channels ? facts.channels * hidden : gate_columns;
+  const Tensor projections = device.empty({keep_channels ? 0 : shape.rows * channel_columns}, shape.dtype);
+  Loops<T> loops(device, args, shape);
+
+  for (int64_t d = 0; d < shape.directions; ++d) {
+    const Weights<T> w(weights, shape, d);
+    T* reserve = data<T>(out.reserve) + (keep ? d * layout.size() : 0);
+    T* channels = keep_channels ? reserve : data<T>(projections);
+    device.multiply(Matrix<T>{channels, shape.rows, gate_columns, channel_columns},
+                    Matrix<const T>{data<const T>(input), shape.rows, shape.input_size, shape.input_size},
+                    Matrix<const T>{w.w_ih, gate_columns, shape.input_size, shape.input_size}.transposed());
+    ForwardParams<T, A> params{};
+    params.steps = shape.direction(d);
+    params.dims = shape.dims;
+    params.channels = channels;
+    params.channel_stride = channel_columns;
+    params.keep = keep;
+    params.w_hh = w.w_hh;
+    params.w_hr = w.w_hr;
+    params.b_ih = w.b_ih;
+    params.b_hh = w.b_hh;
+    params.hx = data<const T>(hx) + d * state;
+    params.output = data<T>(out.output) + d * recurrent;
+    params.output_stride = shape.directions * recurrent;
+    params.hy = data<T>(out.hy) + d * state;
+    params.cell = cell ? data<A>(*cell) + d * cell_state : nullptr;
+    params.cells = keep && facts.has_cell_state ? reinterpret_cast<A*>(reserve + layout.channels) : nullptr;
+    loops.run(params);
+  }
+  if (cell) out.cy = converted(*cell, shape.dtype);
+  return out;
+}
+
+// Backward of one layer: the time loop of each direction, then one large product for each gradient that all steps
+// share.
+template <class T, class Device, template <class> class Loops>
+class BackwardPass {
+  using A = typename Device::template Accumulator<T>;
+
+ public:
+  BackwardPass(const Device& device, const LayerArgs& args, const LayerShape& shape, const LayerGrads& grads,
+               const Tensor& output, const Tensor& reserve)
+      : device_(device),
+        shape_(shape),
+        facts_(cell_facts(args.cell)),
+        layout_(reserve_layout<T, Device>(args, shape)),
+        hidden_(shape.dims.hidden_size),
+        recurrent_(shape.dims.recurrent_size),
+        channel_columns_(facts_.channels * hidden_),
+        gate_columns_(facts_.gates * hidden_),
+        input_(device.dense(args.input)),
+        hx_(device.dense(args.hx)),
+        weights_(all_dense(device, args.weights)),
+        output_(output),
+        reserve_(reserve),
+        grad_channels_(device.empty({shape.rows * channel_columns_}, shape.dtype)),
+        loops_(device, args, shape) {
+    check_saved();
+    if (args.cx) cx_ = converted(device.dense(*args.cx), scalar_type_of<A>);
+    if (grads.output) {
+      grad_output_ = device.dense(*grads.output);
+      STD_TORCH_CHECK(grad_output_->scalar_type() == shape.dtype && grad_output_->numel() == output.numel(),
+                      "fastrnn: the gradient of output does not fit");
+    }
+    grad_h_ = copy_or_zeros<T, A>(device, grads.hy, {shape.directions, shape.batch, recurrent_});
+    if (args.cx) grad_c_ = copy_or_zeros<T, A>(device, grads.cy, {shape.directions, shape.batch, hidden_});
+    if (shape.dims.projected) {
+      grad_projected_ = device.empty({shape.rows * recurrent_}, shape.dtype);
+      unprojected_ = device.empty({shape.rows * hidden_}, shape.dtype);
+    }
+  }
+
+  LayerInputGrads run(const GradRequest& request) {
+    LayerInputGrads result;
+    result.input =
+        device_.empty(request.input ? sizes_like(input_, shape_.input_size) : std::vector<int64_t>{0}, shape_.dtype);
+    for (int64_t d = 0; d < shape_.directions; ++d) {
+      run_time_loop(d);
+      if (request.input) {
+        const Weights<T> w(weights_, shape_, d);
+        device_.multiply(Matrix<T>{data<T>(result.input), shape_.rows, shape_.input_size, shape_.input_size},
+                         Matrix<const T>{data<const T>(grad_channels_), shape_.rows, gate_columns_, channel_columns_},
+                         Matrix<const T>{w.w_ih, gate_columns_, shape_.input_size, shape_.input_size}, d > 0);
+      }
+      if (request.weights) {
+        WeightGrads<T, Device>(device_, shape_, facts_, record(d), request.groups).append_to(result.weights);
+      }
+    }
+    result.hx = converted(grad_h_, shape_.dtype);
+    if (grad_c_) result.cx = converted(*grad_c_, shape_.dtype);
+    return result;
+  }
+
+ private:
+  void check_saved() const {
+    const int64_t values = shape_.rows * shape_.directions * recurrent_;
+    STD_TORCH_CHECK(output_.scalar_type() == shape_.dtype && output_.is_contiguous() && output_.numel() == values,
+                    "fastrnn: output is not what forward returned");
+    STD_TORCH_CHECK(reserve_.scalar_type() == shape_.dtype && reserve_.is_contiguous() &&
+                        reserve_.numel() == shape_.directions * layout_.size(),
+                    "fastrnn: reserve is not what forward returned");
+  }
+
+  void run_time_loop(int64_t d) {
+    const Weights<T> w(weights_, shape_, d);
+    const int64_t state = shape_.batch * recurrent_, cell_state = shape_.batch * hidden_;
+    // The kernels write no row that did not run, and the products below read them all.
+    if (shape_.padded_ragged) {
+      for (const Tensor& tensor : {grad_channels_, grad_projected_, unprojected_}) {
+        if (tensor.defined()) device_.zero(data<T>(tensor), tensor.numel());
+      }
+    }
+    const T* reserve = data<const T>(reserve_) + d * layout_.size();
+    BackwardParams<T, A> params{};
+    params.steps = shape_.direction(d);
+    params.dims = shape_.dims;
+    params.channels = reserve;
+    params.cells = facts_.has_cell_state ? reinterpret_cast<const A*>(reserve + layout_.channels) : nullptr;
+    params.w_hh = w.w_hh;
+    params.w_hr = w.w_hr;
+    params.hx = data<const T>(hx_) + d * state;
+    params.cx = cx_ ? data<const A>(*cx_) + d * cell_state : nullptr;
+    params.output = data<const T>(output_) + d * recurrent_;
+    params.output_stride = shape_.directions * recurrent_;
+    params.grad_output = grad_output_ ? data<const T>(*grad_output_) + d * recurrent_ : nullptr;
+    params.grad_output_stride = params.output_stride;
+    params.grad_h = data<A>(grad_h_) + d * state;
+    params.grad_c = grad_c_ ? data<A>(*grad_c_) + d * cell_state : nullptr;
+    params.grad_channels = data<T>(grad_channels_);
+    if (shape_.dims.projected) {
+      params.grad_projected = data<T>(grad_projected_);
+      params.hidden = data<T>(unprojected_);
+    }
+    loops_.run(params);
+  }
+
+  DirectionRecord<T> record(int64_t d) const {
+    const bool projected = shape_.dims.projected;
+    return {shape_.direction(d),
+            data<const T>(grad_channels_),
+            projected ? data<const T>(grad_projected_) : nullptr,
+            projected ? data<const T>(unprojected_) : nullptr,
+            data<const T>(input_),
+            data<const T>(output_) + d * recurrent_,
+            shape_.directions * recurrent_,
+            data<const T>(hx_) + d * shape_.batch * recurrent_};
+  }
+
+  const Device& device_;
+  const LayerShape& shape_;
+  const CellFacts& facts_;
+  const ReserveLayout layout_;
+  const int64_t hidden_, recurrent_, channel_columns_, gate_columns_;
+  const Tensor input_, hx_;
+  const std::vector<Tensor> weights_;
+  const Tensor output_, reserve_, grad_channels_;
+  Loops<T> loops_;
+  std::optional<Tensor> cx_, grad_output_, grad_c_;
+  Tensor grad_h_, grad_projected_, unprojected_;
+};
+
+}  // namespace fastrnn::ops

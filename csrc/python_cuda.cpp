@@ -1,0 +1,54 @@
+// The part of fastrnn._C that only a build with CUDA has.
+#include <cuda_runtime_api.h>
+
+#include "ops/cuda_device.h"
+#include "python.h"
+
+namespace fastrnn {
+
+namespace {
+
+std::string architecture() {
+  int device = 0, major = 0, minor = 0;
+  cuda::check(cudaGetDevice(&device));
+  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return "sm_" + std::to_string(major) + std::to_string(minor);
+}
+
+template <class T>
+py::dict plan(CellKind cell, const cuda::Workload& work, bool backward) {
+  const cuda::Choice choice = cuda::choose_plan<T>(cell, work, backward);
+  const bool persistent = choice.plan.path == cuda::Path::kPersistent;
+  py::dict out;
+  out["path"] = persistent ? "persistent" : "streamed";
+  out["isa"] = architecture();
+  out["tile"] = persistent ? std::to_string(cuda::kBatchRowsPerTile) + "x" + std::to_string(cuda::kUnitsPerBlock) : "";
+  out["threads"] =
+      cuda::kThreadsPerBlock * (persistent ? choice.plan.grid.unit_blocks * choice.plan.grid.batch_groups : 1);
+  out["reason"] = choice.reason;
+  return out;
+}
+
+py::dict plan_cuda(const std::string& cell_name, const std::string& dtype, int64_t steps, int64_t batch,
+                   int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward, bool packed,
+                   bool allow_tf32, int device) {
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  const CellKind cell = cell_named(cell_name);
+  const cuda::Workload work{steps, {batch, hidden_size, recurrent_size, projected}, packed, allow_tf32};
+  if (dtype == "float64") return plan<double>(cell, work, backward);
+  if (dtype == "float32") return plan<float>(cell, work, backward);
+  if (dtype == "float16") return plan<__half>(cell, work, backward);
+  if (dtype == "bfloat16") return plan<__nv_bfloat16>(cell, work, backward);
+  throw std::invalid_argument("no CUDA kernels for dtype '" + dtype + "'");
+}
+
+}  // namespace
+
+void bind_cuda(py::module_& m) {
+  m.def("plan_cuda", &plan_cuda, py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("batch"),
+        py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"), py::arg("packed"),
+        py::arg("allow_tf32"), py::arg("device"));
+}
+
+}  // namespace fastrnn

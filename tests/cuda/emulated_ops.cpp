@@ -1,0 +1,42 @@
+// The ops of csrc/ops/*cuda* on the host emulation, as torch.ops.fastrnn_emulated: what runs is the code for GPUs, on
+// tensors of the CPU. Takes the place of register_cuda.cpp and torch_cuda.cpp.
+#include <cstdlib>
+#include <string_view>
+
+#include "memory.h"
+#include "ops/bindings.h"
+#include "ops/torch_cuda.h"
+
+namespace {
+
+int64_t persistent_passes = 0;
+
+}  // namespace
+
+// By which a test knows that a call took the persistent kernels.
+extern "C" __attribute__((visibility("default"))) int64_t fastrnn_emulated_persistent_passes() {
+  return persistent_passes;
+}
+
+namespace fastrnn::ops {
+
+CudaContext::CudaContext(const Tensor&, bool allow_tf32) : queue_{nullptr, nullptr, allow_tf32} {
+  emulation::host_memory_counts = true;
+}
+
+ProfilerRange::ProfilerRange(const char* name) {
+  if (std::string_view(name).ends_with(" persistent")) ++persistent_passes;
+}
+ProfilerRange::~ProfilerRange() = default;
+
+// On a CPU there is no tensor that the host cannot read, so the tests say which it may not.
+bool host_reads(const Tensor& batch_sizes) {
+  const char* hidden = std::getenv("FASTRNN_EMULATE_DEVICE_SIZES");
+  return batch_sizes.is_cpu() && !(hidden && *hidden == '1');
+}
+
+STABLE_TORCH_LIBRARY(fastrnn_emulated, m) { define_ops(m); }
+
+STABLE_TORCH_LIBRARY_IMPL(fastrnn_emulated, CPU, m) { implement_ops<CudaLayer>(m); }
+
+}  // namespace fastrnn::ops
