@@ -24,8 +24,7 @@ py::dict plan(CellKind cell, const cuda::Workload& work, bool backward) {
   out["path"] = persistent ? "persistent" : "streamed";
   out["isa"] = architecture();
   out["tile"] = persistent ? std::to_string(cuda::kBatchRowsPerTile) + "x" + std::to_string(cuda::kUnitsPerBlock) : "";
-  out["threads"] =
-      cuda::kThreadsPerBlock * (persistent ? choice.plan.grid.unit_blocks * choice.plan.grid.batch_groups : 1);
+  out["threads"] = cuda::kThreadsPerBlock;
   out["reason"] = choice.reason;
   return out;
 }

@@ -2,8 +2,9 @@ from typing import Any
 
 isa: str
 compiler: str
+cuda_built: bool
 
-def reserve_width(cell: str) -> int: ...
+def reserve_width(cell: str, half: bool) -> int: ...
 def take_interruption() -> BaseException | None: ...
 def plan(
     *,
@@ -16,4 +17,18 @@ def plan(
     recurrent_size: int,
     projected: bool,
     backward: bool,
+) -> dict[str, Any]: ...
+def plan_cuda(  # only where cuda_built
+    *,
+    cell: str,
+    dtype: str,
+    steps: int,
+    batch: int,
+    hidden_size: int,
+    recurrent_size: int,
+    projected: bool,
+    backward: bool,
+    packed: bool,
+    allow_tf32: bool,
+    device: int,
 ) -> dict[str, Any]: ...

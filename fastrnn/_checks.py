@@ -12,10 +12,10 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from . import _native
 from .reference import GATES, STATES
 
 SUPPORTED_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-SUPPORTED_DEVICES = ("cpu", "meta")
 
 # What messages call a cell: its module's name.
 LAYER_NAMES = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU"}
@@ -31,13 +31,17 @@ def check_tensors(
     RuntimeError in cells.
     """
     dtype = input.dtype
-    fits = input.is_cpu and dtype in SUPPORTED_DTYPES
-    for weight in weights:
-        fits = fits and weight.is_cpu and weight.dtype == dtype
-    if states is not None:
-        for state in states:
-            fits = fits and state.is_cpu and state.dtype == dtype
-    if not fits:  # or on another device than the CPU: no hurry then
+    tensors = weights if states is None else (*weights, *states)
+    fits = dtype in SUPPORTED_DTYPES
+    if input.is_cpu:
+        for tensor in tensors:
+            fits = fits and tensor.is_cpu and tensor.dtype == dtype
+    else:
+        fits = fits and input.is_cuda and _native.cuda_built
+        device = input.device
+        for tensor in tensors:
+            fits = fits and tensor.device == device and tensor.dtype == dtype
+    if not fits:  # or on the meta device, or under autocast: no hurry then
         _check_input_and_weights(name, input, weights, mismatch)
         for state in states or ():
             _check_state(name, input, state)
@@ -67,10 +71,16 @@ def _check_input_and_weights(name: str, input: Tensor, weights: Sequence[Tensor]
         raise NotImplementedError(
             f"{name}: fastrnn has no kernels for {dtype}; it supports {supported}. Convert with .float() or .double()"
         )
-    if device.type not in SUPPORTED_DEVICES:
+    if device.type == "cuda" and not _native.cuda_built:
         raise NotImplementedError(
-            f"{name}: fastrnn has no kernels for device {str(device)!r}; it supports "
-            f"{' and '.join(map(repr, SUPPORTED_DEVICES))}. Move model and input: .to('cpu')"
+            f"{name}: input is on {device}, but fastrnn was built without CUDA. Build it where torch has CUDA and nvcc "
+            "is found: pip install --no-build-isolation --force-reinstall --no-deps . (in a checkout of fastrnn); or "
+            "move model and input: .to('cpu')"
+        )
+    if device.type not in ("cpu", "cuda", "meta"):
+        raise NotImplementedError(
+            f"{name}: fastrnn has no kernels for device {str(device)!r}; it supports 'cpu', 'cuda' and 'meta'. "
+            "Move model and input: .to('cpu')"
         )
 
 

@@ -20,7 +20,13 @@ except ImportError as error:
 isa: str = _C.isa
 """The instruction set whose kernels run: the processor's best, or what FASTRNN_ISA names."""
 
-reserve_width = _C.reserve_width
+cuda_built: bool = _C.cuda_built
+"""Whether there are kernels for GPUs."""
+
+
+def reserve_values(cell: str, dtype: torch.dtype, rows: int, hidden_size: int) -> int:
+    """How many values of that dtype one direction keeps from forward for backward."""
+    return rows * hidden_size * _C.reserve_width(cell, half=dtype.itemsize == 2)
 
 
 def reraise_interruption() -> None:
@@ -39,25 +45,31 @@ def plan(
     recurrent_size: int,
     backward: bool,
     *,
-    rows: int | None = None,
-    projected: bool = False,
+    device: torch.device,
+    rows: int,
+    projected: bool,
+    host_sizes: bool,
+    allow_tf32: bool,
 ) -> dict[str, Any]:
     """How the kernels will run one direction of one layer: path, isa, tile, threads, reason and reserve_bytes.
 
-    `rows` is the number of valid (step, batch) pairs; by default all of them.
+    `dtype` is the one they compute in, `rows` the number of valid (step, batch) pairs, and `host_sizes` says that the
+    host knows how many run at each step.
     """
-    rows = steps * batch if rows is None else rows
-    facts: dict[str, Any] = _C.plan(
-        cell=cell,
-        double_precision=dtype == torch.float64,
-        steps=steps,
-        batch=batch,
-        rows=rows,
-        hidden_size=hidden_size,
-        recurrent_size=recurrent_size,
-        projected=projected,
-        backward=backward,
-    )
-    # Half types are computed, and kept, in float32.
-    facts["reserve_bytes"] = rows * hidden_size * reserve_width(cell) * max(dtype.itemsize, 4)
+    sizes: dict[str, Any] = {
+        "cell": cell,
+        "steps": steps,
+        "batch": batch,
+        "hidden_size": hidden_size,
+        "recurrent_size": recurrent_size,
+        "projected": projected,
+        "backward": backward,
+    }
+    facts: dict[str, Any]
+    if device.type == "cuda":
+        name = str(dtype).removeprefix("torch.")
+        facts = _C.plan_cuda(**sizes, dtype=name, packed=host_sizes, allow_tf32=allow_tf32, device=device.index)
+    else:
+        facts = _C.plan(**sizes, double_precision=dtype == torch.float64, rows=rows)
+    facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size) * dtype.itemsize
     return facts

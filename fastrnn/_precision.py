@@ -1,8 +1,9 @@
 """Which dtype a call computes in, and which it returns.
 
-The kernels compute in float32 and float64. A layer or cell of bfloat16 or float16 computes in float32, states and sums
-included, and rounds once, at the end. Under autocast the results have autocast's dtype whatever the cell, as if every
-op in it were on autocast's list; float64 keeps out of autocast, as it does in torch.
+A GPU's kernels take half types as they are, and hold sums, c and the gradients of states in float32. On the CPU a layer
+or cell of bfloat16 or float16 computes in float32, states and sums included, and rounds once, at the end. Under
+autocast the results have autocast's dtype whatever the cell, as if every op in it were on autocast's list; a GPU
+computes in it, too. float64 keeps out of autocast, as it does in torch.
 """
 
 from __future__ import annotations
@@ -26,14 +27,27 @@ def result_dtype(input: Tensor) -> torch.dtype:
     return dtype
 
 
+def kernels_take_half(input: Tensor) -> bool:
+    """Whether the kernels of the input's device compute in half types."""
+    return input.is_cuda
+
+
+def computed_dtype(input: Tensor, result: torch.dtype) -> torch.dtype:
+    """The dtype in which the kernels take the tensors of a call that is to return `result`."""
+    return torch.float32 if result in HALF_DTYPES and not kernels_take_half(input) else result
+
+
 def computed_as_is(input: Tensor, result: torch.dtype) -> bool:
     """Whether the kernels compute in the dtype that came and is to be returned, so that nothing is cast."""
-    return result == input.dtype and result not in HALF_DTYPES
+    if result != input.dtype:
+        return False
+    # Under autocast a half input may come with float32 weights.
+    return result not in HALF_DTYPES or (kernels_take_half(input) and not torch._C._is_any_autocast_enabled())
 
 
-def widened(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors as the kernels take them, when some of them are of half precision."""
-    return [tensor.float() for tensor in tensors]
+def cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The tensors in that dtype; those that have it already as they are."""
+    return [tensor.to(dtype) for tensor in tensors]
 
 
 @contextmanager
@@ -47,3 +61,21 @@ def without_autocast(device: torch.device) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def allows_tf32(input: Tensor) -> bool:
+    """Whether products of float32 on a GPU may round their factors to TF32.
+
+    torch's switch for RNNs says so, the one that torch.nn.LSTM obeys: ``torch.backends.cudnn.rnn.fp32_precision``, or
+    ``torch.backends.cudnn.allow_tf32`` for convolutions too; by default they may. A graph keeps what was set when it
+    was traced.
+    """
+    return input.is_cuda and input.dtype == torch.float32 and _rnn_switch_is_on()
+
+
+def _rnn_switch_is_on() -> bool:
+    return torch._C._get_fp32_precision_getter("cuda", "rnn") == "tf32"
+
+
+# Dynamo cannot trace the getter. torch.compiler.assume_constant_result would set this, but only after importing Dynamo.
+_rnn_switch_is_on._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -1,7 +1,8 @@
 """Sequences of different lengths in one padded batch: `lengths=`, and jagged nested tensors.
 
 Rows are sorted by length, so that the rows which run at a step are always the first: the mechanism of PackedSequence,
-without packing. Nothing here looks at a length except to refuse it, so a compiled graph does not break.
+without packing. Nothing here looks at a length except to refuse it, so a compiled graph does not break, and lengths on
+a GPU are not waited for.
 """
 
 from __future__ import annotations
@@ -37,17 +38,35 @@ def check_lengths(name: str, lengths: Tensor, steps: int, batch_shape: tuple[int
 class Rows(NamedTuple):
     """How to run a padded batch whose rows differ in length."""
 
-    batch_sizes: Tensor  # (T,), the rows that run at each step
+    batch_sizes: Tensor  # (T,), the rows that run at each step, where the lengths lie
     order: Tensor  # (B,), the rows from the longest to the shortest
     restore: Tensor  # (B,), where to find each row after sorting
     padding: Tensor  # (T, B), True where a row of the sorted batch has ended
 
 
-def row_counts(lengths: Tensor, steps: int) -> Rows:
-    """How to run a padded batch of so many steps whose rows have these lengths (B,)."""
+def row_counts(lengths: Tensor, steps: int, device: torch.device) -> Rows:
+    """How to run a padded batch on a device, of so many steps, whose rows have these lengths (B,)."""
     ordered, order = torch.sort(lengths, descending=True, stable=True)
-    padding = ordered <= torch.arange(steps, device=lengths.device).unsqueeze(1)
-    return Rows((~padding).sum(1), order, torch.argsort(order), padding)
+    restore = torch.argsort(order)
+    padding = _ended(ordered, steps)
+    batch_sizes = lengths.shape[0] - padding.sum(1)
+    if lengths.device != device:
+        _refuse_capture()
+        # In one copy, for which the host does not wait: from pageable memory it is staged before `to` returns.
+        ordered, order, restore = torch.stack((ordered, order, restore)).to(device, non_blocking=True)
+        padding = _ended(ordered, steps)
+    return Rows(batch_sizes, order, restore, padding)
+
+
+def _ended(lengths: Tensor, steps: int) -> Tensor:
+    """(T, B), True at the steps that a row of this length does not have."""
+    return lengths <= torch.arange(steps, device=lengths.device).unsqueeze(1)
+
+
+def _refuse_capture() -> None:
+    """A CUDA graph would read the lengths again at every replay, from memory that is somebody else's by then."""
+    if not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("lengths on the CPU can't be captured in a CUDA graph. Move them: lengths.to(input.device)")
 
 
 def jagged_to_padded(name: str, input: Any) -> tuple[Tensor, Tensor]:
@@ -60,13 +79,18 @@ def jagged_to_padded(name: str, input: Any) -> tuple[Tensor, Tensor]:
     lengths = input.offsets().diff()
     if torch.compiler.is_compiling() or not lengths.numel():
         return torch.nested.to_padded_tensor(input, 0.0), lengths
-    # Without a size torch pads to the sum of all lengths, if the tensor was made without max_seqlen.
-    size = (lengths.shape[0], int(lengths.max()), input.shape[2])
+    # Without a size torch pads to the sum of all lengths, if the tensor was made without max_seqlen. On a GPU the host
+    # waits for this, and for nothing else; the tensor remembers it.
+    size = (lengths.shape[0], input._get_max_seqlen(), input.shape[2])
     return torch.nested.to_padded_tensor(input, 0.0, size), lengths
 
 
 def padded_to_jagged(output: Tensor, like: Any) -> Tensor:
-    """The valid steps of output (B, T, F) as a nested tensor with the lengths of `like`."""
-    offsets = like.offsets()
-    valid = torch.arange(output.shape[1], device=output.device) < offsets.diff().unsqueeze(1)
-    return torch.nested.nested_tensor_from_jagged(output[valid], offsets, max_seqlen=output.shape[1])
+    """The valid steps of output (T, B, F) as a nested tensor with the lengths of `like`."""
+    steps, batch, _ = output.shape
+    offsets, rows = like.offsets(), like.values().shape[0]
+    sequence = torch.repeat_interleave(offsets.diff(), output_size=rows)
+    step = torch.arange(rows, device=output.device) - offsets.index_select(0, sequence)
+    # Not output[valid]: how many there are is known, and a mask would make the host wait for their number.
+    values = output.flatten(0, 1).index_select(0, step * batch + sequence)
+    return torch.nested.nested_tensor_from_jagged(values, offsets, max_seqlen=steps)

@@ -39,7 +39,7 @@ class Arguments(NamedTuple):
 
     input: Tensor  # (T, B, I), or packed (N, I)
     states: States | None  # of all layers, (L*D, B, features) each, in the packed order; None for zeros
-    batch_sizes: Tensor | None  # (T,), of packed and ragged input: the rows that run at each step
+    batch_sizes: Tensor | None  # (T,), of packed and ragged input: rows that run at each step; on the CPU or as input
     batch: int
     restore: Tensor | None = None  # (B,), undoes the permutation that sorted the rows by length
 
@@ -94,7 +94,7 @@ def _run_jagged(
     padded, lengths = _ragged.jagged_to_padded(name, input)
     arguments = padded_arguments(stack, padded, hx, weights, lengths, batch_first=True)
     output, finals = _run_padded(stack, arguments, weights)
-    return _ragged.padded_to_jagged(output.transpose(0, 1), input), finals
+    return _ragged.padded_to_jagged(output, input), finals
 
 
 def padded_arguments(
@@ -139,8 +139,9 @@ def padded_arguments(
 
 def _sorted_by_length(arguments: Arguments, lengths: Tensor) -> Arguments:
     input, states, _, batch, _ = arguments
-    lengths = lengths.to(input.device).reshape(batch)
-    rows = _ragged.row_counts(lengths, input.shape[0])
+    if not (input.is_cuda and lengths.is_cpu):  # there the host can tell the kernels which rows to leave out
+        lengths = lengths.to(input.device)
+    rows = _ragged.row_counts(lengths.reshape(batch), input.shape[0], input.device)
     if states is not None:
         states = tuple([state.index_select(1, rows.order) for state in states])
     # The weights' gradients are products over all steps, and 0 times a NaN left in the padding is NaN. In place: the
@@ -192,11 +193,12 @@ def _run_layers(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) -
     dtype = _precision.result_dtype(input)
     if _precision.computed_as_is(input, dtype):
         return _run_in_turn(stack, arguments, weights)
+    computed = _precision.computed_dtype(input, dtype)
     with _precision.without_autocast(input.device):
         if arguments.states is not None:
-            arguments = arguments._replace(states=tuple(_precision.widened(arguments.states)))
-        arguments = arguments._replace(input=input.float())
-        output, finals = _run_in_turn(stack, arguments, _precision.widened(weights))
+            arguments = arguments._replace(states=tuple(_precision.cast(arguments.states, computed)))
+        arguments = arguments._replace(input=input.to(computed))
+        output, finals = _run_in_turn(stack, arguments, _precision.cast(weights, computed))
     return output.to(dtype), tuple([state.to(dtype) for state in finals])
 
 
@@ -248,9 +250,10 @@ def run_cell(cell: str, input: Tensor, hx: Tensor | Sequence[Tensor] | None, wei
     if _precision.computed_as_is(step, dtype):
         finals = autograd.run_layer(cell, step, states, weights, False, None)[1:]
     else:
+        computed = _precision.computed_dtype(step, dtype)
         with _precision.without_autocast(step.device):
-            wide = _precision.widened(states), _precision.widened(weights)
-            finals = autograd.run_layer(cell, step.float(), *wide, False, None)[1:]
+            others = _precision.cast(states, computed), _precision.cast(weights, computed)
+            finals = autograd.run_layer(cell, step.to(computed), *others, False, None)[1:]
         finals = tuple([state.to(dtype) for state in finals])
     if input.dim() == 1:
         return tuple([state.squeeze(1).squeeze(0) for state in finals])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import _native, derivatives
+from . import _native, _precision, derivatives
 from .derivatives import Call, MaybeTensors
 from .ops import CELLS, Cell, Request
 
@@ -28,16 +28,16 @@ def run_layer(
     batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """One layer, in one direction or both: output and final states, as :func:`fastrnn.reference.layer` defines them."""
-    op = CELLS[cell]
+    op, allow_tf32 = CELLS[cell], _precision.allows_tf32(input)
     if takes_formula():
-        return derivatives.forward(Call(op, bidirectional, batch_sizes), input, *states, *weights)
+        return derivatives.forward(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
     if _is_tracing():
-        return tuple(op.forward(input, *states, weights, batch_sizes, bidirectional)[:-1])
+        return tuple(op.forward(input, *states, weights, batch_sizes, bidirectional, allow_tf32)[:-1])
     if torch._C._are_functorch_transforms_active():
         if batch_sizes is not None:
             batch_sizes = derivatives.unwrapped(batch_sizes)
-        return TransformedLayer.apply(Call(op, bidirectional, batch_sizes), input, *states, *weights)
-    call = Call(op, bidirectional, batch_sizes)
+        return TransformedLayer.apply(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
+    call = Call(op, bidirectional, batch_sizes, allow_tf32)
     if torch.is_grad_enabled() and _any_requires_grad(input, states, weights):
         return FUNCTIONS[cell].apply(call, input, *states, *weights)
     return tuple(_raw_forward(call, (input, *states, *weights), keep=False)[:-1])
@@ -66,8 +66,9 @@ def _any_requires_grad(input: Tensor, states: Sequence[Tensor], weights: Sequenc
 
 def _raw_forward(call: Call, primals: Sequence[Tensor], keep: bool) -> tuple[Tensor, ...]:
     data = 1 + call.cell.states
+    settings = call.batch_sizes, call.bidirectional, call.allow_tf32
     try:
-        return call.cell.raw_forward(*primals[:data], primals[data:], call.batch_sizes, call.bidirectional, keep)
+        return call.cell.raw_forward(*primals[:data], primals[data:], *settings, keep)
     except RuntimeError:
         _native.reraise_interruption()
         raise
@@ -85,9 +86,10 @@ def _backward_on_kernels(
     if output is None or reserve is None:
         output, *_, reserve = _raw_forward(call, primals, keep=True)
     data = 1 + call.cell.states
+    settings = call.batch_sizes, call.bidirectional, call.allow_tf32
     try:
         input_grad, *rest = call.cell.raw_backward(
-            *grads, *primals[:data], primals[data:], output, reserve, call.batch_sizes, call.bidirectional, *request
+            *grads, *primals[:data], primals[data:], output, reserve, *settings, *request
         )
     except RuntimeError:
         _native.reraise_interruption()
@@ -285,7 +287,7 @@ def _register_autograd(cell: Cell) -> None:
 
     def forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         input, rest = inputs[0], inputs[1:]
-        weights, batch_sizes, ctx.bidirectional = rest[states:]
+        weights, batch_sizes, *ctx.settings = rest[states:]
         ctx.save_for_backward(batch_sizes, output[0], output[-1], input, *rest[:states], *weights)
         ctx.set_materialize_grads(False)
 
@@ -293,10 +295,10 @@ def _register_autograd(cell: Cell) -> None:
         batch_sizes, output, reserve, *primals = ctx.saved_tensors
         weights = primals[1 + states :]
         if all(grad is None for grad in grads[:-1]):
-            return (None,) * (1 + states) + ([None] * len(weights), None, None)
+            return (None,) * (1 + states) + ([None] * len(weights), None, None, None)
         request = Request(input=ctx.needs_input_grad[0], weights=any(ctx.needs_input_grad[1 + states]))
         input_grad, *state_grads, weight_grads = cell.backward(
-            *grads[:-1], *primals[: 1 + states], weights, output, reserve, batch_sizes, ctx.bidirectional, *request
+            *grads[:-1], *primals[: 1 + states], weights, output, reserve, batch_sizes, *ctx.settings, *request
         )
         return (
             input_grad if request.input else None,
@@ -304,23 +306,26 @@ def _register_autograd(cell: Cell) -> None:
             weight_grads if request.weights else [None] * len(weights),
             None,
             None,
+            None,
         )
 
     def backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         grads, data = inputs[: 1 + states], inputs[1 + states : 2 + 2 * states]
-        weights, _output, _reserve, batch_sizes, ctx.bidirectional, *request = inputs[2 + 2 * states :]
+        weights, _output, _reserve, batch_sizes, bidirectional, allow_tf32, *request = inputs[2 + 2 * states :]
+        ctx.settings = bidirectional, allow_tf32
         ctx.request = Request(*request)
         ctx.save_for_backward(batch_sizes, *grads, *data, *weights)
 
     def backward_backward(ctx: Any, *grad_grads: Any) -> tuple[Any, ...]:
         batch_sizes, *tensors = ctx.saved_tensors
         grads, primals = tensors[: 1 + states], tensors[1 + states :]
-        call = Call(cell, ctx.bidirectional, batch_sizes)
+        bidirectional, allow_tf32 = ctx.settings
+        call = Call(cell, bidirectional, batch_sizes, allow_tf32)
         input_gg, *state_ggs, weight_ggs = grad_grads
         given = derivatives.requested(call, ctx.request, [input_gg, *state_ggs, *weight_ggs])
         results = derivatives.double_backward(call, ctx.request, grads, primals, given)
         head, weight_results = results[: 2 + 2 * states], results[2 + 2 * states :]
-        return (*head, list(weight_results), *(None,) * (4 + len(ctx.request)))
+        return (*head, list(weight_results), *(None,) * (5 + len(ctx.request)))
 
     name = f"fastrnn::{cell.name}_"
     torch.library.register_autograd(name + "forward", forward_backward, setup_context=forward_context)

@@ -3,6 +3,10 @@ the second backward, forward-mode AD, and torch.func transforms of either.
 
 Everything here computes again from the layer's inputs. A formula that read the reserve would be wrong as soon as it is
 differentiated: the reserve depends on the inputs in a way that autograd does not see.
+
+On every device the formulas compute half types in float32, and float32 as torch's own products do: on a GPU in full
+unless ``torch.backends.cuda.matmul`` allows TF32, whatever the switch for RNNs says. They read batch sizes, so those on
+a GPU are waited for.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ class Call:
     cell: Cell
     bidirectional: bool
     batch_sizes: Tensor | None
+    allow_tf32: bool  # backward computes as forward did, whatever torch's switch says by then
 
     def grouped(self, groups: int) -> Call:
         """The same call for `groups` times the batch."""
@@ -54,14 +59,12 @@ def unwrapped(batch_sizes: Tensor) -> Tensor:
 
 def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
     """The layer itself: output and final states from (input, *states, *weights)."""
-    states = call.cell.states
+    dtype, data = primals[0].dtype, 1 + call.cell.states
+    if dtype in _precision.HALF_DTYPES:
+        wide = _precision.cast(primals, torch.float32)
+        return tuple(_precision.cast(forward(call, *wide), dtype))
     return reference.layer(
-        call.cell.name,
-        primals[0],
-        primals[1 : 1 + states],
-        primals[1 + states :],
-        call.bidirectional,
-        call.batch_sizes,
+        call.cell.name, primals[0], primals[1:data], primals[data:], call.bidirectional, call.batch_sizes
     )
 
 

@@ -26,7 +26,7 @@ class Row:
     path: str  # the kernel's way through the sequence; "none" if the pass would not run
     isa: str
     tile: str
-    threads: int
+    threads: int  # of the CPU, or of each block on a GPU
     precision: str
     reserve_bytes: int  # kept from forward for backward, by this direction; 0 if no gradient is recorded
     reason: str  # why not a faster path
@@ -53,11 +53,14 @@ class _Shape:
     """What decides the plan of every layer of a call."""
 
     cell: str
-    dtype: torch.dtype
+    given_dtype: torch.dtype
+    dtype: torch.dtype  # the one that the kernels compute in
+    allow_tf32: bool
     device: torch.device
     steps: int
     batch: int
     rows: int  # steps * batch, less padding
+    host_sizes: bool  # the host knows how many rows run at each step
     hidden_size: int
     recurrent_size: int
     projected: bool
@@ -136,23 +139,45 @@ def _shape(
     recurrent_size: int,
     weights: list[Tensor],
 ) -> tuple[_Shape, list[Tensor]]:
-    input, states, _, batch, _ = arguments
+    input, states, batch_sizes, batch, _ = arguments
+    dtype = _precision.computed_dtype(input, _precision.result_dtype(input))
     shape = _Shape(
-        cell, input.dtype, input.device, steps, batch, rows, hidden_size, recurrent_size, recurrent_size != hidden_size
+        cell,
+        input.dtype,
+        dtype,
+        _precision.allows_tf32(input.new_empty(0, dtype=dtype)),
+        input.device,
+        steps,
+        batch,
+        rows,
+        batch_sizes is not None and batch_sizes.is_cpu,
+        hidden_size,
+        recurrent_size,
+        recurrent_size != hidden_size,
     )
     return shape, [input, *weights, *(states or ())]
 
 
+def _describe_precision(shape: _Shape, formula: bool) -> str:
+    """What numbers a call computes with; formulas compute half types in float32, on torch's own products."""
+    given, computed = (str(dtype).removeprefix("torch.") for dtype in (shape.given_dtype, shape.dtype))
+    if shape.dtype in _precision.HALF_DTYPES:
+        return f"{computed} in float32" if formula else f"{computed}, sums in float32"
+    if shape.allow_tf32 and not formula:
+        return f"{computed} on TF32"
+    return f"{given} in {computed}" if shape.given_dtype in _precision.HALF_DTYPES else computed
+
+
 def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: bool) -> Row:
     pass_ = "backward" if backward else "forward"
-    precision = str(shape.dtype).removeprefix("torch.")
-    if shape.dtype in _precision.HALF_DTYPES:
-        precision += " in float32"
+    formula = autograd.takes_formula()
+    precision = _describe_precision(shape, formula)
     where = (layer, direction, pass_, str(shape.device))
     if backward and not records:
         return Row(*where, "none", "", "", 0, precision, 0, "no gradient: grad mode is off or nothing requires grad")
-    if autograd.takes_formula():
-        return Row(*where, "formula", "", "", torch.get_num_threads(), precision, 0, "forward-mode AD: torch ops, slow")
+    if formula:
+        threads = torch.get_num_threads() if shape.device.type == "cpu" else 0
+        return Row(*where, "formula", "", "", threads, precision, 0, "forward-mode AD: torch ops, slow")
     if shape.device.type == "meta":
         return Row(*where, "none", "", "", 0, precision, 0, "meta tensors: only shapes are computed")
     plan = _native.plan(
@@ -163,8 +188,11 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         shape.hidden_size,
         shape.recurrent_size,
         backward,
+        device=shape.device,
         rows=shape.rows,
         projected=shape.projected,
+        host_sizes=shape.host_sizes,
+        allow_tf32=shape.allow_tf32,
     )
     reserve = plan["reserve_bytes"] if records else 0
     return Row(*where, plan["path"], plan["isa"], plan["tile"], plan["threads"], precision, reserve, plan["reason"])

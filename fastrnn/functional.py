@@ -14,8 +14,8 @@ Shapes, with T steps, B sequences, I = input_size, H = hidden_size, P = proj_siz
   order of ``module._flat_weights`` in torch.nn.
 * ``output``: as input, with D*P features; ``hy`` (and ``cy``): as ``hx`` (and ``cx``).
 
-All tensors share one device, "cpu" or "meta", and one dtype: float32, float64, or bfloat16 or float16, which are
-computed in float32.
+All tensors share one device, "cpu", "cuda" or "meta", and one dtype: float32, float64, bfloat16 or float16; see
+:class:`fastrnn.LSTM` for how each is computed.
 
 Raises, in every function: ValueError for an input of the wrong rank, of another dtype than the weights, or too many or
 too few weights; RuntimeError for a wrong number of features, no steps at all, or a state of the wrong shape, dtype or

@@ -28,7 +28,6 @@ class Cell:
     raw_backward: Any = field(init=False, repr=False)
     gates: int = field(init=False)
     states: int = field(init=False)  # 2 where there is a c beside h
-    reserve_width: int = field(init=False)  # values kept for backward, per row and hidden unit
 
     def __post_init__(self) -> None:
         facts = {
@@ -38,7 +37,6 @@ class Cell:
             "raw_backward": getattr(torch.ops.fastrnn, f"_{self.name}_backward").default,
             "gates": GATES[self.name],
             "states": STATES[self.name],
-            "reserve_width": _native.reserve_width(self.name),
         }
         for name, value in facts.items():
             object.__setattr__(self, name, value)
@@ -69,10 +67,11 @@ def _fake_forward(
     directions = 2 if bidirectional else 1
     rows = input.shape[0] * (input.shape[1] if input.dim() == 3 else 1)
     hidden_size = weights[0].shape[0] // cell.gates
+    reserve = directions * _native.reserve_values(cell.name, input.dtype, rows, hidden_size) if keep else 0
     return (
         input.new_empty((*input.shape[:-1], directions * states[0].shape[2])),
         *map(_empty, states),
-        input.new_empty((directions * rows * hidden_size * cell.reserve_width if keep else 0,)),
+        input.new_empty((reserve,)),
     )
 
 
@@ -94,7 +93,7 @@ def _register_fakes(cell: Cell) -> None:
         return _fake_forward(cell, input, args[:states], args[states], args[states + 2], keep=True)
 
     def raw_forward(input: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        return _fake_forward(cell, input, args[:states], args[states], args[states + 2], keep=args[states + 3])
+        return _fake_forward(cell, input, args[:states], args[states], args[states + 2], keep=args[states + 4])
 
     def backward(*args: Any) -> tuple[Any, ...]:
         input, *rest = args[states + 1 :]

@@ -131,8 +131,8 @@ def layer(
         states: (hx,) or, for the LSTM, (hx, cx); hx (D, B, H), or (D, B, P) with a projection, cx (D, B, H).
         weights: a direction's ``w_ih, w_hh, b_ih, b_hh, w_hr``, then the other's; biases and w_hr where there are any.
         bidirectional: whether there is a reverse direction.
-        batch_sizes: (T,) integers on the CPU, not increasing, none above B: at step t only the first ``batch_sizes[t]``
-            rows are there. The others keep their state, and of a padded input their output is zero.
+        batch_sizes: (T,) integers, not increasing, none above B: at step t only the first ``batch_sizes[t]`` rows are
+            there. The others keep their state, and of a padded input their output is zero. Read here, on the host.
 
     Returns:
         output, (T, B, D*H) or (N, D*H), with P for H under a projection, then the final states, shaped as ``states``.

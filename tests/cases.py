@@ -159,14 +159,18 @@ def flatten(result):
     return named
 
 
-def outputs_and_gradients(module, leaves, run, upstream_seed=0):
-    """Every output of run(module, leaves), and the gradient of a random weighting of them for every leaf and weight."""
+def outputs_and_gradients(module, leaves, run, upstream_seed=0, rounded_to=None):
+    """Every output of run(module, leaves), and the gradient of a random weighting of them for every leaf and weight.
+
+    The weighting is drawn in f64 and rounded to `rounded_to`, by default to each output's own dtype.
+    """
     leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items()}
     outputs = flatten(run(module, leaves))
     results = {name: tensor.detach() for name, tensor in outputs.items()}
     differentiable = [tensor for tensor in outputs.values() if tensor.requires_grad]
     generator = torch.Generator().manual_seed(upstream_seed)
-    upstream = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in differentiable]
+    drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in differentiable]
+    upstream = [draw.to(rounded_to or t.dtype).to(t) for draw, t in zip(drawn, differentiable, strict=True)]
     wanted = leaves | dict(module.named_parameters())
     gradients = torch.autograd.grad(differentiable, list(wanted.values()), upstream, allow_unused=True)
     return results | {f"gradient of {name}": g for name, g in zip(wanted, gradients, strict=True)}

@@ -87,7 +87,7 @@ def loss_of(function):
 
     def loss(*primals):
         outputs = function(*primals)
-        weights = (torch.arange(1.0, 1 + out.numel(), dtype=out.dtype).view_as(out) for out in outputs)
+        weights = (torch.arange(1.0, 1 + out.numel()).to(out).view_as(out) for out in outputs)
         return sum((out.sin() * weight).sum() for out, weight in zip(outputs, weights, strict=True))
 
     return loss
@@ -128,3 +128,24 @@ def counted(cell):
         for name, function in kept.items():
             object.__setattr__(op, name, function)
         derivatives.forward = formula
+
+
+@contextmanager
+def recorded(monkeypatch):
+    """Of every call of a kernel, forward or backward, the arguments by name."""
+    calls = []
+
+    def recording(op):
+        names = [argument.name for argument in op._schema.arguments]
+
+        def call(*arguments):
+            calls.append(dict(zip(names, arguments, strict=True)))
+            return op(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for op in CELLS.values():
+            for name in ("raw_forward", "raw_backward"):
+                patch.setitem(op.__dict__, name, recording(getattr(op, name)))
+        yield calls

@@ -87,7 +87,7 @@ class TestDoubleBackward:
         data = 1 + case.states
 
         def function(*primals):
-            *results, _reserve = OPS[case.cell].forward(*primals[:data], list(primals[data:]), None, True)
+            *results, _reserve = OPS[case.cell].forward(*primals[:data], list(primals[data:]), None, True, False)
             return tuple(results)
 
         assert gradgradcheck(function, leaves_of(case), fast_mode=True)

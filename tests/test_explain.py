@@ -108,7 +108,8 @@ def test_reserve_bytes_are_what_forward_keeps(layer):
     value, hx = torch.randn(7, 3, 4), torch.zeros(1, 3, 20)
     name = {"RNN": "rnn_tanh", "LSTM": "lstm", "GRU": "gru"}[layer]
     states = (hx, hx) if layer == "LSTM" else (hx,)
-    reserve = getattr(torch.ops.fastrnn, f"{name}_forward")(value, *states, list(module.parameters()), None, False)[-1]
+    forward = getattr(torch.ops.fastrnn, f"{name}_forward")
+    reserve = forward(value, *states, list(module.parameters()), None, False, False)[-1]
     told = {row.reserve_bytes for row in fastrnn.explain(module, value).rows if row.pass_ == "forward"}
     assert told == {reserve.numel() * reserve.element_size()}
 

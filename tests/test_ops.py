@@ -28,7 +28,7 @@ def arguments(kernel, bidirectional, ragged, dtype=torch.float32, requires_grad=
         for tensor in (named["input"], named["hx"], named.get("cx"), *named["weights"]):
             if tensor is not None:
                 tensor.requires_grad_()
-    return named | {"bidirectional": bidirectional}
+    return named | {"bidirectional": bidirectional, "allow_tf32": False}
 
 
 def in_order(op, named):

@@ -1,6 +1,10 @@
 #include "dispatch.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <string_view>
 
 #include "error.h"
 
@@ -27,6 +31,14 @@ int64_t device_capacity(CellKind cell, const Dims& dims, bool backward) {
   return resident * attribute_of_current_device(cudaDevAttrMultiProcessorCount);
 }
 
+// FASTRNN_CUDA_PATH=streamed keeps the persistent kernels out: to compare the two ways, or to rule one out.
+bool persistent_refused() {
+  const char* path = std::getenv("FASTRNN_CUDA_PATH");
+  if (!path || !*path) return false;
+  if (std::string_view(path) == "streamed") return true;
+  throw std::runtime_error("fastrnn: FASTRNN_CUDA_PATH=" + std::string(path) + ": use streamed, or leave it unset");
+}
+
 constexpr int kLeastCapability = 8;  // major: asynchronous copies, tensor cores for TF32 and bfloat16
 
 }  // namespace
@@ -42,6 +54,7 @@ Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
     if (std::is_same_v<T, float> && !work.allow_tf32) {
       return stream("persistent kernels compute float32 products in TF32, which is not allowed");
     }
+    if (persistent_refused()) return stream("FASTRNN_CUDA_PATH=streamed");
     if (work.dims.projected) return stream("persistent kernels have no projection");
     if (work.packed) return stream("persistent kernels take sequence lengths from the GPU alone");
     if (work.steps <= 1) return stream("a single step leaves nothing to keep on the chip");

@@ -32,8 +32,8 @@ class RNNCell(Cell):
     Outputs: hy
         * **hy**: as hx.
 
-    Device and dtype: CPU and meta tensors; float32, float64, bfloat16 and float16, the last two computed in
-        float32. Input, hx and weights share both; under autocast the results have its dtype.
+    Device and dtype: CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16, as in :class:`fastrnn.RNN`.
+        Input, hx and weights share both; under autocast the results have its dtype.
 
     Attributes:
         weight_ih: (H, I). weight_hh: (H, H). bias_ih, bias_hh: (H,) or None.
@@ -90,8 +90,8 @@ class LSTMCell(Cell):
     Outputs: (hy, cy)
         * **hy**, **cy**: as hx and cx.
 
-    Device and dtype: CPU and meta tensors; float32, float64, bfloat16 and float16, the last two computed in
-        float32. Input, states and weights share both; under autocast the results have its dtype.
+    Device and dtype: CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16, as in :class:`fastrnn.LSTM`.
+        Input, states and weights share both; under autocast the results have its dtype.
 
     Attributes:
         weight_ih: (4*H, I). weight_hh: (4*H, H). bias_ih, bias_hh: (4*H,) or None.
@@ -139,8 +139,8 @@ class GRUCell(Cell):
     Outputs: hy
         * **hy**: as hx.
 
-    Device and dtype: CPU and meta tensors; float32, float64, bfloat16 and float16, the last two computed in
-        float32. Input, hx and weights share both; under autocast the results have its dtype.
+    Device and dtype: CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16, as in :class:`fastrnn.GRU`.
+        Input, hx and weights share both; under autocast the results have its dtype.
 
     Attributes:
         weight_ih: (3*H, I). weight_hh: (3*H, H). bias_ih, bias_hh: (3*H,) or None.

@@ -39,16 +39,20 @@ class RNN(Layer):
         * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
           ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, H), or (L*D, H) for one sequence. Zeros by default.
-        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence in a
-          padded batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid
-          step; hy is that of the last valid step, hx where the length is 0.
+        * **lengths**: (B,) integers within 0..T, in any order: the valid steps of each sequence in a padded batch.
+          Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
+          is that of the last valid step, hx where the length is 0.
 
     Outputs: output, hy
         * **output**: as input, with D*H features: the last layer's h_t for each t.
         * **hy**: as hx: each layer's and direction's h after its last step.
 
-    Device and dtype: CPU and meta tensors; float32, float64, bfloat16 and float16, the last two computed in
-        float32. Input, hx and weights share both; under autocast the results have its dtype.
+    Device and dtype: CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16. Input, hx and weights share
+        both; under autocast the results have its dtype. Half types are computed in float32 on the CPU, and as they are
+        on a GPU, with sums in float32; there float32 uses TF32 where ``torch.backends.cudnn.rnn`` allows it.
+
+    Lengths on the GPU are not looked at, so that nothing waits for it; one outside 0..T counts as 0 or T. Those on the
+        CPU are checked, and padded steps take no time then, but a CUDA graph cannot capture them.
 
     Attributes:
         weight_ih_l[k]: (H, I) for k = 0, else (H, D*H).
@@ -148,16 +152,20 @@ class LSTM(Layer):
           ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, P), or (L*D, P) for one sequence. Zeros by default.
         * **cx**: (L*D, B, H), or (L*D, H) for one sequence. The pair may be a list, or the same tensor twice.
-        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence in a
-          padded batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid
-          step; hy and cy are those of the last valid step, hx and cx where the length is 0.
+        * **lengths**: (B,) integers within 0..T, in any order: the valid steps of each sequence in a padded batch.
+          Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
+          and cy are those of the last valid step, hx and cx where the length is 0.
 
     Outputs: output, (hy, cy)
         * **output**: as input, with D*P features: the last layer's h_t for each t.
         * **hy**, **cy**: as hx and cx: each layer's and direction's states after its last step.
 
-    Device and dtype: CPU and meta tensors; float32, float64, bfloat16 and float16, the last two computed in
-        float32. Input, states and weights share both; under autocast the results have its dtype.
+    Device and dtype: CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16. Input, states and weights
+        share both; under autocast the results have its dtype. Half types are computed in float32 on the CPU, and as
+        they are on a GPU, with sums in float32; there float32 uses TF32 where ``torch.backends.cudnn.rnn`` allows it.
+
+    Lengths on the GPU are not looked at, so that nothing waits for it; one outside 0..T counts as 0 or T. Those on the
+        CPU are checked, and padded steps take no time then, but a CUDA graph cannot capture them.
 
     Attributes:
         weight_ih_l[k]: gates i, f, g, o, (4*H, I) for k = 0, else (4*H, D*P).
@@ -244,16 +252,20 @@ class GRU(Layer):
         * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
           ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, H), or (L*D, H) for one sequence. Zeros by default.
-        * **lengths**: (B,) integers within 0..T on any device, in any order: the valid steps of each sequence in a
-          padded batch. Output has T steps still, zero past each length; the reverse direction starts at the last valid
-          step; hy is that of the last valid step, hx where the length is 0.
+        * **lengths**: (B,) integers within 0..T, in any order: the valid steps of each sequence in a padded batch.
+          Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
+          is that of the last valid step, hx where the length is 0.
 
     Outputs: output, hy
         * **output**: as input, with D*H features: the last layer's h_t for each t.
         * **hy**: as hx: each layer's and direction's h after its last step.
 
-    Device and dtype: CPU and meta tensors; float32, float64, bfloat16 and float16, the last two computed in
-        float32. Input, hx and weights share both; under autocast the results have its dtype.
+    Device and dtype: CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16. Input, hx and weights share
+        both; under autocast the results have its dtype. Half types are computed in float32 on the CPU, and as they are
+        on a GPU, with sums in float32; there float32 uses TF32 where ``torch.backends.cudnn.rnn`` allows it.
+
+    Lengths on the GPU are not looked at, so that nothing waits for it; one outside 0..T counts as 0 or T. Those on the
+        CPU are checked, and padded steps take no time then, but a CUDA graph cannot capture them.
 
     Attributes:
         weight_ih_l[k]: gates r, z, n, (3*H, I) for k = 0, else (3*H, D*H).
