@@ -9,26 +9,37 @@ TORCH_INDEX ?=
 # Further arguments: make test PYTEST_ARGS="-m gradcheck", make demo DEMO_ARGS="--cell gru"
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
+# What gpu-bench measured, and what gpu-profile recorded (.ncu-rep, for Nsight Compute).
+BENCH_JSON ?= benchmarks/results/gpu.json
+PROFILE ?= build/gpu_profile
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 COMPILER := $(or $(firstword $(if $(filter default undefined,$(origin CXX)),,$(CXX))),g++)
 KERNELS := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
-TEST_KERNELS := $(shell find tests -name '*.h' -o -name '*.cpp')
+TEST_KERNELS := $(shell find tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 FOLDERS := $(wildcard csrc fastrnn tests benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build test test-sanitize demo lint format clean distclean FORCE
+.PHONY: help venv build test test-sanitize cuda-emulate cuda-compile demo lint format clean distclean FORCE
+.PHONY: gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
 
 help:
 	@echo "make venv       make $(VENV) with torch, the tools, and this package (editable)"
 	@echo "make build      build the extension; only what changed is compiled"
 	@echo "make test       run the tests                PYTEST_ARGS=\"-m gradcheck\" for a part of them"
 	@echo "make test-sanitize   the kernels under the address, undefined-behaviour and thread sanitizers, on every ISA"
+	@echo "make cuda-emulate    the CUDA kernels on the CPU, threads, races and all; needs no GPU"
+	@echo "make cuda-compile    the CUDA kernels through nvcc, and a look at the machine code; needs no GPU"
 	@echo "make demo       train a character model with torch.nn and with fastrnn   DEMO_ARGS=\"--help\" for options"
 	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make format     put Python and C++ in their standard form"
 	@echo "make clean      remove what was built        make distclean: $(VENV) too"
+	@echo
+	@echo "On a machine with a GPU, with the torch of PYTHON in place of $(VENV), built in the tree first:"
+	@echo "make gpu-check       the tests of the GPU     make gpu-sanitize   its kernels under compute-sanitizer"
+	@echo "make gpu-bench       measure, into $(BENCH_JSON)     make gpu-profile   its kernels under Nsight Compute"
 	@echo
 	@echo "PYTHON=$(PYTHON)  TORCH=$(TORCH)  TORCH_INDEX=$(or $(TORCH_INDEX),(pip's own))"
 
@@ -38,8 +49,44 @@ test: venv
 test-sanitize: venv
 	$(PY) -m pytest tests/test_kernels_sanitized.py -m "" $(PYTEST_ARGS)
 
+# Both are part of `make test`, but for what takes minutes.
+cuda-emulate: venv
+	$(PY) -m pytest $(wildcard tests/test_cuda_emulat*.py) -m "" $(PYTEST_ARGS)
+
+cuda-compile: venv
+	$(PY) -m pytest tests/test_cuda_compile.py -m "" -s $(PYTEST_ARGS)
+
 demo: venv
 	$(PY) examples/char_rnn.py $(DEMO_ARGS)
+
+# The machine with the GPU brings its own Python and torch, and may reach no network. There the package is not installed.
+gpu-%: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+gpu-build:
+	@"$(PYTHON)" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || { echo "fastrnn: the torch of '$(PYTHON)' finds no GPU; nvidia-smi says whether the driver does. Another torch: make PYTHON=..."; exit 1; }
+	FASTRNN_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$("$(PYTHON)" -c "import torch; print('%d.%d' % torch.cuda.get_device_capability())")}" \
+	  "$(PYTHON)" setup.py --quiet build_ext --inplace
+
+gpu-check: gpu-build
+	"$(PYTHON)" -m pytest tests/gpu -m gpu -p no:cacheprovider $(PYTEST_ARGS)
+
+# memcheck sees torch's own kernels too, which get our pointers; the others would only find torch's business there.
+# Without torch's cache of memory every tensor has bounds of its own.
+gpu-sanitize: export PYTORCH_NO_CUDA_MEMORY_CACHING := 1
+gpu-sanitize: gpu-build
+	compute-sanitizer --error-exitcode 1 --tool memcheck "$(PYTHON)" tests/gpu/small_shapes.py
+	compute-sanitizer --error-exitcode 1 --tool racecheck --kernel-name kernel_substring=fastrnn "$(PYTHON)" tests/gpu/small_shapes.py
+	compute-sanitizer --error-exitcode 1 --tool synccheck --kernel-name kernel_substring=fastrnn "$(PYTHON)" tests/gpu/small_shapes.py
+
+gpu-bench: gpu-build
+	@mkdir -p $(dir $(BENCH_JSON))
+	"$(PYTHON)" benchmarks/gpu.py --json $(BENCH_JSON) $(BENCH_ARGS)
+
+# The clocks stay as they are: they belong to the machine.
+gpu-profile: gpu-build
+	@mkdir -p $(dir $(PROFILE))
+	ncu --clock-control none --set full --kernel-name-base mangled --kernel-name regex:fastrnn --force-overwrite --export $(PROFILE) "$(PYTHON)" benchmarks/gpu_profile.py $(BENCH_ARGS)
+	ncu --import $(PROFILE).ncu-rep --page details
 
 lint: venv
 	$(PY) -m ruff check

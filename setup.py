@@ -1,5 +1,6 @@
-"""Builds the extension fastrnn._C with ninja: one object a source, each with its own instruction-set flags.
+"""Builds the extension fastrnn._C with ninja: one object a source, each with its own flags; CUDA where torch has it.
 
+FASTRNN_CUDA=1 insists on CUDA, =0 leaves it out; TORCH_CUDA_ARCH_LIST names the chips, as for torch's own extensions.
 Everything about the package that is not about compiling stands in pyproject.toml.
 """
 
@@ -7,11 +8,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -21,13 +25,29 @@ ROOT = Path(__file__).resolve().parent
 SOURCES = [
     "csrc/python.cpp",
     "csrc/ops/register.cpp",
-    "csrc/ops/layer.cpp",
+    "csrc/ops/layer_cpu.cpp",
     "csrc/ops/shape.cpp",
     "csrc/cpu/dispatch.cpp",
     "csrc/cpu/team.cpp",
     "csrc/cpu/kernels_baseline.cpp",
 ]
 X86_SOURCES = ["csrc/cpu/kernels_avx2.cpp", "csrc/cpu/kernels_avx512.cpp"]
+CUDA_SOURCES = [
+    "csrc/python_cuda.cpp",
+    "csrc/ops/register_cuda.cpp",
+    "csrc/ops/layer_cuda.cpp",
+    "csrc/ops/torch_cuda.cpp",
+    "csrc/cuda/dispatch.cpp",
+    "csrc/cuda/gemm.cpp",
+    "csrc/cuda/previous_h.cu",
+    "csrc/cuda/persistent_f32.cu",
+    "csrc/cuda/persistent_f16.cu",
+    "csrc/cuda/persistent_bf16.cu",
+    "csrc/cuda/streamed_f64.cu",
+    "csrc/cuda/streamed_f32.cu",
+    "csrc/cuda/streamed_f16.cu",
+    "csrc/cuda/streamed_bf16.cu",
+]
 ISA_FLAGS = {
     "csrc/cpu/kernels_avx2.cpp": "-mavx2 -mfma",
     "csrc/cpu/kernels_avx512.cpp": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
@@ -36,6 +56,9 @@ ISA_FLAGS = {
 CXX_FLAGS = (
     "-std=c++20 -O3 -fPIC -fvisibility=hidden -fopenmp -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi"
 )
+NVCC_FLAGS = "-std=c++20 -O3 -lineinfo -Xfatbin -compress-all -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra"
+# Machine code for a chip also runs on the later ones of its major version; the last one's PTX serves those to come.
+ARCHITECTURES = ["8.0", "8.6", "9.0", "10.0", "12.0"]
 # One build serves torch 2.11 and later.
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
@@ -45,7 +68,7 @@ TORCH_MISSING = (
 )
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     sys.exit(f"fastrnn cannot be built: {message}")
 
 
@@ -60,8 +83,14 @@ def check_toolchain() -> str:
     return compiler
 
 
-def torch_paths() -> tuple[Path, Path]:
-    """torch's folders of headers and of libraries."""
+@dataclass(frozen=True)
+class Torch:
+    include: Path
+    lib: Path
+    cuda: str | None  # the version of CUDA that it was built with
+
+
+def find_torch() -> Torch:
     try:
         import torch
     except ImportError:
@@ -69,7 +98,97 @@ def torch_paths() -> tuple[Path, Path]:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         fail(f"torch {torch.__version__} is too old: 2.11 or later is needed.")
     folder = Path(torch.__file__).parent
-    return folder / "include", folder / "lib"
+    return Torch(folder / "include", folder / "lib", torch.version.cuda)
+
+
+@dataclass(frozen=True)
+class Cuda:
+    nvcc: str
+    includes: str
+    libraries: str
+    architectures: str
+
+
+def find_cuda(torch: Torch) -> Cuda | None:
+    """What to build the CUDA kernels with; None where torch has no CUDA, or nvcc cannot build for it."""
+    wish = os.environ.get("FASTRNN_CUDA", "")
+    if wish not in ("", "0", "1"):
+        fail(f"FASTRNN_CUDA={wish}: 1 insists on CUDA, 0 leaves it out, and without it torch decides.")
+    if wish == "0" or not (wish or torch.cuda):
+        return None
+    nvcc = find_nvcc()
+    trouble = nvcc_trouble(nvcc, torch)
+    if nvcc and not trouble:
+        settings = said_by(nvcc, "--dryrun", "-c", "none.cu")  # where its own headers and libraries are
+        includes = " ".join(re.findall(r"INCLUDES=(.*)", settings))
+        libraries = " ".join(re.findall(r"LIBRARIES=(.*)", settings))
+        return Cuda(nvcc, includes, libraries, architecture_flags(nvcc))
+    if wish:
+        fail(f"{trouble} (FASTRNN_CUDA=1)")
+    print(f"fastrnn is built for the CPU alone: {trouble}", file=sys.stderr)
+    return None
+
+
+def find_nvcc() -> str | None:
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    places = [*(f"{home}/bin/nvcc" for home in homes), "nvcc", "/usr/local/cuda/bin/nvcc"]
+    return next(filter(None, map(shutil.which, places)), None)
+
+
+def said_by(*command: str) -> str:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return done.stdout
+
+
+def nvcc_trouble(nvcc: str | None, torch: Torch) -> str:
+    """Why this nvcc will not do, if it won't."""
+    if nvcc is None:
+        return "nvcc was not found in CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda. Install CUDA's toolkit."
+    release = re.search(r"release (\d+)\.(\d+)", said_by(nvcc, "--version"))
+    if release is None:
+        return f"{nvcc} does not run."
+    # Structs of CUDA and cuBLAS change from one major version to the next; what mixes them crashes, and late.
+    if torch.cuda and torch.cuda.split(".")[0] != release[1]:
+        return f"torch has CUDA {torch.cuda}, but {nvcc} is of CUDA {release[1]}.{release[2]}. Set CUDA_HOME."
+    return ""
+
+
+def architecture_flags(nvcc: str) -> str:
+    """TORCH_CUDA_ARCH_LIST (such as "8.0;9.0a 12.0+PTX") for nvcc; by default what it knows of ARCHITECTURES."""
+    wanted = re.findall(r"[^;\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+    if not wanted:
+        known = said_by(nvcc, "--list-gpu-code").split()
+        wanted = [name for name in ARCHITECTURES if "sm_" + name.replace(".", "") in known]
+        wanted[-1] += "+PTX"
+    flags = []
+    for name in wanted:
+        match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)
+        if match is None:
+            fail(f"TORCH_CUDA_ARCH_LIST: '{name}' is not understood. It is a list such as \"8.0;9.0a;12.0+PTX\".")
+        number = match[1] + match[2]
+        flags.append(f"-gencode arch=compute_{number},code=sm_{number}")
+        if match[3]:
+            flags.append(f"-gencode arch=compute_{number},code=compute_{number}")
+    return " ".join(dict.fromkeys(flags))
+
+
+def flags_of(source: str, cuda: Cuda | None) -> str:
+    """What one source's object needs beside what all have."""
+    if cuda and source in ("csrc/python.cpp", *CUDA_SOURCES):
+        return f"-DFASTRNN_WITH_CUDA {cuda.includes}"
+    return ISA_FLAGS.get(source, "")
+
+
+def link_flags(torch: Torch, cuda: Cuda | None) -> str:
+    flags = f"-L{torch.lib} -ltorch_cpu"
+    if cuda:
+        # A runtime of our own, as cuBLAS and cuDNN have: all runtimes of a process share the driver's contexts and
+        # streams. It needs no library of the same minor version beside torch's, and imports without a driver.
+        flags += f" -Wl,--exclude-libs,ALL {cuda.libraries} -lcudart_static -ldl -lrt -lpthread"
+    if cuda and torch.cuda:
+        # Only weak symbols refer to it (ops/torch_cuda.cpp), and for those alone the linker would leave it out.
+        flags += " -Wl,--no-as-needed -ltorch_cuda"
+    return flags
 
 
 def ninja_file(target: Path, objects: Path) -> str:
@@ -79,34 +198,53 @@ def ninja_file(target: Path, objects: Path) -> str:
         import pybind11
     except ImportError:
         fail("pybind11 is not installed in this environment: pip install pybind11 ninja")
-    torch_include, torch_lib = torch_paths()
-    includes = [torch_include, Path(pybind11.get_include()), Path(sysconfig.get_paths()["include"])]
+    torch = find_torch()
+    cuda = find_cuda(torch)
+    # pybind11 first: some versions of torch bring one of their own, for builds that are not on the stable ABI.
+    includes = [Path(pybind11.get_include()), torch.include, Path(sysconfig.get_paths()["include"])]
     flags = f"{CXX_FLAGS} {TORCH_TARGET} " + " ".join(f"-isystem {path}" for path in includes)
-    sources = SOURCES + (X86_SOURCES if platform.machine() in ("x86_64", "AMD64") else [])
     lines = [
         f"builddir = {objects}",
         f"cxx = {compiler}",
         f"flags = {flags} {os.environ.get('CXXFLAGS', '')}",
         "rule compile",
-        "  command = $cxx $flags $isa -MMD -MF $out.d -c $in -o $out",
+        "  command = $cxx $flags $extra -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "  description = compile $in",
         "rule link",
-        f"  command = $cxx -shared -fopenmp -s $in -o $out -L{torch_lib} -ltorch_cpu {os.environ.get('LDFLAGS', '')}",
+        f"  command = $cxx -shared -fopenmp -s $in -o $out {link_flags(torch, cuda)} {os.environ.get('LDFLAGS', '')}",
         "  description = link $out",
     ]
+    if cuda:
+        host = next(word for word in reversed(compiler.split()) if not word.startswith("-"))  # of "ccache g++ -m64"
+        lines += [
+            f"nvcc = {cuda.nvcc} -ccbin {host}",
+            "rule compile_cuda",
+            f"  command = $nvcc {NVCC_FLAGS} {cuda.architectures} -MD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "  description = compile $in",
+        ]
+    x86 = platform.machine() in ("x86_64", "AMD64")
     outputs = []
-    for source in sources:
-        output = objects / Path(source).with_suffix(".o").name
+    for source in SOURCES + (X86_SOURCES if x86 else []) + (CUDA_SOURCES if cuda else []):
+        output = objects / Path(source).with_suffix(".o")
         outputs.append(str(output))
-        lines += [f"build {output}: compile {ROOT / source}", f"  isa = {ISA_FLAGS.get(source, '')}"]
+        rule = "compile_cuda" if source.endswith(".cu") else "compile"
+        lines += [f"build {output}: {rule} {ROOT / source}", f"  extra = {flags_of(source, cuda)}"]
     lines += [f"build {target}: link {' '.join(outputs)}", ""]
     return "\n".join(lines)
 
 
 class NinjaBuild(build_ext):
     """setuptools' build_ext with ninja doing the compiling."""
+
+    def finalize_options(self) -> None:
+        # For an editable install setuptools' own folder of objects is a new one, and everything would compile again.
+        default = ROOT / "build" / f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        self.objects = Path(self.build_temp or default).resolve()  # build_temp: --build-temp on the command line
+        super().finalize_options()
 
     def run(self) -> None:
         # Not build_extensions(): setuptools would first ask whether it thinks the target is up to date.
@@ -115,12 +253,10 @@ class NinjaBuild(build_ext):
 
     def build_extension(self, extension: Extension) -> None:
         target = Path(self.get_ext_fullpath(extension.name)).resolve()
-        # Not build_temp: for an editable install setuptools makes that a new folder, and everything compiles again.
-        objects = ROOT / "build" / f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
-        objects.mkdir(parents=True, exist_ok=True)
+        self.objects.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        build = objects / "build.ninja"
-        text = ninja_file(target, objects)
+        build = self.objects / "build.ninja"
+        text = ninja_file(target, self.objects)
         if not build.exists() or build.read_text() != text:
             build.write_text(text)
         # The package's own ninja, which is there even where the environment's programs are not on the path.
@@ -128,7 +264,8 @@ class NinjaBuild(build_ext):
             fail("the compiler reported the errors above.")
 
 
-setup(
-    ext_modules=[Extension("fastrnn._C", sources=SOURCES + X86_SOURCES)],
-    cmdclass={"build_ext": NinjaBuild},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension("fastrnn._C", sources=SOURCES + X86_SOURCES + CUDA_SOURCES)],
+        cmdclass={"build_ext": NinjaBuild},
+    )

@@ -1,14 +1,18 @@
-"""What the compiled extension may and may not contain."""
+"""What setup.py decides, and what the compiled extension may and may not contain."""
 
+import importlib.util
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import fastrnn._native as native
 
-BUILD = Path(__file__).parent.parent / "build"
+ROOT = Path(__file__).parent.parent
+BUILD = ROOT / "build"
+ISA_NAMES = {"avx2": "Avx2", "avx512": "Avx512"}
 
 
 def symbols(*options_and_path):
@@ -17,18 +21,150 @@ def symbols(*options_and_path):
     ).stdout.splitlines()
 
 
-@pytest.mark.parametrize(("source", "isa"), [("avx2", "Avx2"), ("avx512", "Avx512")])
-def test_no_code_for_one_isa_can_reach_another(source, isa):
-    """A weak symbol that does not name its instruction set could be linked into the path of a lesser one."""
-    (compiled,) = BUILD.glob(f"temp*/kernels_{source}.o")
-    weak = [line for line in symbols(compiled) if re.search(r" [WVu] ", line)]
+def undefined_symbols(library):
+    """What a library takes from others. Names, each with its kind: U must be found, w may be."""
+    return {line[19:]: line[17] for line in symbols("--dynamic", "--undefined-only", library)}
+
+
+def strangers_to_isa(isa, objects):
+    """Weak symbols in an instruction set's object that do not name it."""
+    weak = [line for line in symbols(objects / f"csrc/cpu/kernels_{isa}.o") if re.search(r" [WVu] ", line)]
     assert weak, "the templates are gone: this test looks in the wrong place"
-    strangers = [line for line in weak if not re.search(rf"\b{isa}\b", line)]
-    assert not strangers
+    return [line for line in weak if not re.search(rf"\b{ISA_NAMES[isa]}\b", line)]
+
+
+def unstable_symbols(library):
+    """C++ symbols of torch that a library takes outside the stable ABI."""
+    undefined = undefined_symbols(library)
+    assert any("aoti_torch" in name for name in undefined)
+    return [name for name in undefined if re.search(r"\b(at|c10|torch)::", name)]
+
+
+@pytest.mark.parametrize("isa", ISA_NAMES)
+def test_no_code_for_one_isa_can_reach_another(isa):
+    """A weak symbol that does not name its instruction set could be linked into the path of a lesser one."""
+    (objects,) = BUILD.glob("temp*")
+    assert not strangers_to_isa(isa, objects)
 
 
 def test_only_stable_symbols_of_torch():
     """Unstable C++ symbols of torch would tie a build to one version of it."""
-    undefined = [line.split(" U ")[-1] for line in symbols("--dynamic", "--undefined-only", native._C.__file__)]
-    assert any("aoti_torch" in name for name in undefined)
-    assert not [name for name in undefined if re.search(r"\b(at|c10|torch)::", name)]
+    assert not unstable_symbols(native._C.__file__)
+
+
+def setup_script():
+    """setup.py as a module: it builds only as a program."""
+    name = "fastrnn_setup"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "setup.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    for name in ("FASTRNN_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return setup_script()
+
+
+@pytest.fixture
+def torch_with(script):
+    return lambda cuda: script.Torch(include=Path(), lib=Path(), cuda=cuda)
+
+
+@pytest.fixture
+def toolkit(tmp_path, monkeypatch):
+    """Puts in CUDA_HOME an nvcc that says what it is asked, of CUDA 12.4."""
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(
+        "#!/bin/sh\n"
+        "case $1 in\n"
+        "  --version) echo 'Cuda compilation tools, release 12.4, V12.4.131' ;;\n"
+        "  --list-gpu-code) printf 'sm_80\\nsm_86\\nsm_89\\nsm_90\\n' ;;\n"
+        """  --dryrun) echo '#$ INCLUDES="-I/here/include"'; echo '#$ LIBRARIES= "-L/here/lib"' ;;\n"""
+        "esac\n"
+    )
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    return str(nvcc)
+
+
+@pytest.fixture
+def no_toolkit(script, monkeypatch):
+    monkeypatch.setattr(script.shutil, "which", lambda name: None)
+
+
+def test_cuda_where_torch_has_it(script, torch_with, toolkit):
+    cuda = script.find_cuda(torch_with("12.6"))
+    assert cuda.nvcc == toolkit
+    assert '"-I/here/include"' in cuda.includes
+    assert '"-L/here/lib"' in cuda.libraries
+
+
+@pytest.mark.usefixtures("toolkit")
+def test_no_word_about_cuda_where_torch_has_none(script, torch_with, capfd):
+    assert script.find_cuda(torch_with(None)) is None
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("toolkit")
+def test_cuda_insisted_on_for_a_torch_without(script, torch_with, monkeypatch):
+    monkeypatch.setenv("FASTRNN_CUDA", "1")
+    assert script.find_cuda(torch_with(None)) is not None
+
+
+@pytest.mark.usefixtures("toolkit")
+def test_cuda_left_out(script, torch_with, monkeypatch):
+    monkeypatch.setenv("FASTRNN_CUDA", "0")
+    assert script.find_cuda(torch_with("12.6")) is None
+
+
+@pytest.mark.parametrize(
+    ("fixture", "cuda", "trouble"),
+    [("no_toolkit", "13.0", "nvcc was not found"), ("toolkit", "13.0", r"torch has CUDA 13.0, but .* is of CUDA 12.4")],
+)
+def test_trouble_with_the_toolkit_is_one_line(script, torch_with, fixture, cuda, trouble, request, monkeypatch, capfd):
+    request.getfixturevalue(fixture)
+    assert script.find_cuda(torch_with(cuda)) is None
+    assert re.fullmatch(rf"fastrnn is built for the CPU alone: .*{trouble}.*\n", capfd.readouterr().err)
+    monkeypatch.setenv("FASTRNN_CUDA", "1")
+    with pytest.raises(SystemExit, match=trouble):
+        script.find_cuda(torch_with(cuda))
+
+
+def test_a_wrong_wish_is_an_error(script, torch_with, monkeypatch):
+    monkeypatch.setenv("FASTRNN_CUDA", "yes")
+    with pytest.raises(SystemExit, match="FASTRNN_CUDA=yes"):
+        script.find_cuda(torch_with(None))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "flags"),
+    [
+        ("8.0", ["80,sm_80"]),
+        ("8.0;9.0a 12.0+PTX", ["80,sm_80", "90a,sm_90a", "120,sm_120", "120,compute_120"]),
+        (" 10.0f ; 10.0f ", ["100f,sm_100f"]),
+        ("", ["80,sm_80", "86,sm_86", "90,sm_90", "90,compute_90"]),  # those of the default that this nvcc knows
+    ],
+)
+def test_architectures(script, toolkit, monkeypatch, wanted, flags):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
+    expected = ["-gencode arch=compute_" + flag.replace(",", ",code=") for flag in flags]
+    assert script.architecture_flags(toolkit) == " ".join(expected)
+
+
+@pytest.mark.parametrize("wanted", ["Hopper", "90", "9.0+SASS"])
+def test_a_wrong_architecture_is_an_error(script, toolkit, monkeypatch, wanted):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
+    with pytest.raises(SystemExit, match=re.escape(wanted)):
+        script.architecture_flags(toolkit)
+
+
+def test_every_source_is_built(script):
+    """A source that nobody listed would be missing only at run time, or only in one of the two builds."""
+    listed = {*script.SOURCES, *script.X86_SOURCES, *script.CUDA_SOURCES}
+    sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cpp", ".cu")]
+    assert listed == {str(path.relative_to(ROOT)) for path in sources}

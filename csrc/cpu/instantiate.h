@@ -14,12 +14,9 @@ namespace fastrnn::cpu {
 template <class Isa, class Cell, class T>
 constexpr CellKernels<T> instantiate_cell() {
   constexpr int vectors = kMaxPanelVectors / Cell::kGates * Cell::kGates;
-  return {&ForwardLoop<Isa, Cell, T>::run,
-          &BackwardLoop<Isa, Cell, T>::run,
-          &ForwardLoop<Isa, Cell, T>::scratch_size,
-          &BackwardLoop<Isa, Cell, T>::scratch_size,
-          {tile_rows<Isa>(vectors), vectors},
-          {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors}};
+  return {&ForwardLoop<Isa, Cell, T>::run,          &BackwardLoop<Isa, Cell, T>::run,
+          &ForwardLoop<Isa, Cell, T>::scratch_size, &BackwardLoop<Isa, Cell, T>::scratch_size,
+          {tile_rows<Isa>(vectors), vectors},       {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors}};
 }
 
 // In the order of CellKind.

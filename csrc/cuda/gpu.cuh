@@ -23,6 +23,8 @@ __device__ inline char* dynamic_shared() {
   return memory;
 }
 
+// What needs compute capability 8.0 is empty below it; the dispatch launches no kernel there that uses it.
+
 // c += a b on tensor cores for a 16 x kDepth a, a kDepth x 8 b and a 16 x 8 c, spread over the lanes of a warp as PTX
 // lays out mma.sync: with q = lane % 4 and r = lane / 4, c is rows r, r, r + 8, r + 8 and columns 2q, 2q + 1, 2q, 2q
 // + 1.
@@ -37,9 +39,11 @@ template <>
 struct Mma<__half> {
   static constexpr int kDepth = 16;
   __device__ static __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
   }
 };
 

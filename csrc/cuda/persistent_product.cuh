@@ -110,6 +110,7 @@ class StationaryProduct {
     for (int i = 0; i < kRegisterPieces; ++i) {
       if (i < pieces_) add_piece(i, weights_[i], rows, offset, sums);
     }
+#pragma unroll 1
     for (int i = kRegisterPieces; i < pieces_; ++i) {
       uint32_t weights[kTiles][4];
 #pragma unroll

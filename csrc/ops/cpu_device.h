@@ -146,15 +146,15 @@ class CpuLoops {
  private:
   cpu::Plan plan(bool backward) const { return plan_pass(shape_, cell_facts(cell_).gates, sizeof(T), backward).plan; }
   T* scratch(int64_t values) {
-    if (!scratch_) scratch_ = device_.empty({values}, scalar_type_of<T>);
-    return data<T>(*scratch_);
+    if (!scratch_.defined()) scratch_ = device_.empty({values}, scalar_type_of<T>);
+    return data<T>(scratch_);
   }
 
   const CpuDevice& device_;
   const cpu::CellKernels<T>& kernels_;
   const CellKind cell_;
   const LayerShape& shape_;
-  std::optional<Tensor> scratch_;
+  Tensor scratch_;
 };
 
 }  // namespace fastrnn::ops

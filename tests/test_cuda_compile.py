@@ -1,0 +1,196 @@
+"""The CUDA kernels through nvcc, without a GPU: what one would load, and the machine code that it would run.
+
+The whole extension is built with CUDA in build/cuda_compile, apart from the one that the other tests import; only what
+changed compiles again. Whether its numbers are right is the business of test_cuda_emulation.py, and of tests/gpu.
+"""
+
+import fcntl
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import machine_code
+import pytest
+from test_build import ISA_NAMES, setup_script, strangers_to_isa, undefined_symbols, unstable_symbols
+
+ROOT = Path(__file__).parent.parent
+BUILD = ROOT / "build" / "cuda_compile"
+LIBRARIES, OBJECTS = BUILD / "lib", BUILD / "objects"
+ARCHITECTURES = {"8.0": "sm_80", "9.0": "sm_90", "10.0": "sm_100", "12.0": "sm_120"}
+
+CELLS = {"Elman<Tanh>": 1, "Elman<Relu>": 1, "Lstm": 4, "Gru": 3}  # gates
+# The instruction on tensor cores for each type of persistent kernel: TF32, float16 and bfloat16, all with float sums.
+MMA = {"float": "HMMA.1688.F32.TF32", "__half": "HMMA.16816.F32", "__nv_bfloat16": "HMMA.16816.F32.BF16"}
+
+
+def build():
+    options = ["--build-lib", str(LIBRARIES), "--build-temp", str(OBJECTS)]
+    return subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_ext", *options],
+        cwd=ROOT,
+        env=os.environ | {"FASTRNN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": ";".join(ARCHITECTURES)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def nvcc():
+    return setup_script().find_nvcc() or pytest.skip("nvcc was not found: install CUDA's toolkit, or set CUDA_HOME")
+
+
+@pytest.fixture(scope="module")
+def library(nvcc):
+    """The extension with CUDA, beside a copy of the package's Python. Sessions that run side by side take turns."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(LIBRARIES, ignore_errors=True)
+        shutil.copytree(ROOT / "fastrnn", LIBRARIES / "fastrnn", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        done = build()
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+        (built,) = (LIBRARIES / "fastrnn").glob("_C*.so")
+        yield built
+
+
+@pytest.fixture(scope="module")
+def cuobjdump():
+    for name in ("cuobjdump", "nvdisasm"):
+        if machine_code.nvidia_tool(name) is None:
+            pytest.skip(f"{name} was not found: pip install nvidia-cuda-{name}")
+
+
+@pytest.fixture(scope="module")
+def kernels(library, cuobjdump):
+    """Every kernel of the linked library, once for each architecture."""
+    return machine_code.kernels_in(library)
+
+
+WITHOUT_DRIVER = """
+import torch, fastrnn
+import fastrnn._native as native
+
+assert native._C.cuda_built
+ours, theirs = fastrnn.LSTM(5, 7), torch.nn.LSTM(5, 7)
+ours.load_state_dict(theirs.state_dict())
+input = torch.randn(4, 3, 5)
+torch.testing.assert_close(ours(input)[0], theirs(input)[0])
+print(native._C.__file__)
+"""
+
+
+def test_the_cpu_works_without_a_driver(library):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_DRIVER],
+        cwd=LIBRARIES,
+        env=os.environ | {"PYTHONPATH": str(LIBRARIES), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(library)
+
+
+def test_what_it_takes_from_other_libraries(library):
+    """Nothing of torch that is unstable, and of CUDA nothing that a machine or a torch without it would lack."""
+    assert not unstable_symbols(library)
+    cuda = {name: kind for name, kind in undefined_symbols(library).items() if re.match("cu[A-Z]|cuda|cublas", name)}
+    assert set(cuda.values()) == {"w"}, cuda
+
+
+@pytest.mark.parametrize("isa", ISA_NAMES)
+def test_no_code_for_one_isa_can_reach_another(isa, library):
+    assert not strangers_to_isa(isa, OBJECTS)
+
+
+def test_the_same_kernels_on_every_architecture(kernels):
+    names = {kernel.name for kernel in kernels}
+    for architecture in ARCHITECTURES.values():
+        assert [kernel.name for kernel in kernels if kernel.architecture == architecture] == sorted(names)
+    streamed = itertools.product(("cell_forward", "cell_backward"), CELLS, ("double", *MMA))
+    persistent = itertools.product(("persistent_forward", "persistent_backward"), CELLS, MMA)
+    assert {f"{kernel}<{cell}, {value}>" for kernel, cell, value in (*streamed, *persistent)} <= names
+
+
+def test_nothing_is_in_local_memory(kernels):
+    """A spill, or an array whose index nvcc cannot know, would go through memory at every step."""
+    print(table(kernels))
+    for kernel in kernels:
+        assert (kernel.stack, kernel.local) == (0, 0), kernel
+        assert not [name for name in kernel.instructions if name.startswith(("LDL", "STL"))], kernel
+
+
+def test_shared_memory_is_dynamic(kernels):
+    """The emulator sees no other; from sm_90 on CUDA takes 1 KiB for itself where a kernel uses any."""
+    for kernel in kernels:
+        assert kernel.shared in ((0,) if kernel.architecture == "sm_80" else (0, 1024)), kernel
+
+
+def test_streamed_kernels_leave_room_for_each_other(kernels):
+    """They mostly wait for memory: at least half of the threads that a multiprocessor can have must fit on it."""
+    for kernel in kernels:
+        if not kernel.name.startswith("persistent"):
+            assert kernel.registers <= 64, kernel
+
+
+def test_tensor_cores(kernels):
+    """Persistent kernels multiply in their type's own mma, in whole pieces; the streamed ones leave it to cuBLAS."""
+    for kernel in kernels:
+        found = {name: count for name, count in kernel.instructions.items() if "MMA" in name}
+        persistent = re.fullmatch(r"persistent_(\w+)<(.*), (\w+)>", kernel.name)
+        if not persistent:
+            assert not found, kernel
+            continue
+        direction, cell, value = persistent.groups()
+        assert list(found) == [MMA[value]], kernel
+        # A piece of the weights is one fragment for each gate (backward: one in all), times two tiles of batch rows. 16
+        # fragments are in registers, and one more piece at least in the loop over those in shared memory.
+        fragments = CELLS[cell] if direction == "forward" else 1
+        pieces, rest = divmod(found[MMA[value]], 2 * fragments)
+        assert rest == 0, kernel
+        assert pieces >= 16 // fragments + 1, kernel
+
+
+PLANTED = """
+struct Params { float* out; int index; };
+__global__ void planted(Params p) {
+  __shared__ float shared[32];
+  float local[64] = {};
+  for (int i = 0; i < 99; ++i) local[p.index * i % 64] += p.out[i];
+  shared[threadIdx.x] = local[p.index];
+  __syncthreads();
+  float c[4] = {shared[31 - threadIdx.x]};
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
+               "{%0,%1,%2,%3}, {%4,%4,%4,%4}, {%4,%4}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(p.index));
+  p.out[threadIdx.x] = c[0];
+}
+"""
+
+
+def test_what_is_planted_is_found(nvcc, cuobjdump, tmp_path):
+    """Local memory, static shared memory and a tensor core instruction, in a kernel that has them all."""
+    source, compiled = tmp_path / "planted.cu", tmp_path / "planted.o"
+    source.write_text(PLANTED)
+    command = [nvcc, "-gencode", "arch=compute_80,code=sm_80", "-c", source, "-o", compiled]
+    subprocess.run(list(map(str, command)), check=True)
+    (kernel,) = machine_code.kernels_in(compiled)
+    assert (kernel.name, kernel.architecture, kernel.shared) == ("planted", "sm_80", 128)
+    assert kernel.stack >= 256
+    assert {"LDL", "STL"} <= {name.partition(".")[0] for name in kernel.instructions}
+    assert kernel.instructions[MMA["float"]] == 1
+
+
+def table(kernels):
+    """A line for each kernel: its registers on each architecture."""
+    lines = {}
+    for kernel in kernels:
+        lines.setdefault(kernel.name, []).append(f"{kernel.registers:7}")
+    heads = "".join(f"{name:>7}" for name in ARCHITECTURES.values())
+    return "\n".join([f"\n{'registers':60}{heads}", *(f"{name:60}{''.join(cells)}" for name, cells in lines.items())])
