@@ -8,22 +8,16 @@ namespace fastrnn::test {
 
 namespace {
 
-// Around the vectors' lanes (2 to 16), the panels' units (up to four vectors) and the tiles' rows (up to 8).
-constexpr int64_t kHiddenSizes[] = {1, 3, 7, 8, 15, 16, 17, 33, 64, 65};
-constexpr int64_t kBatches[] = {1, 2, 5, 6, 7, 13};
-constexpr int64_t kSteps[] = {1, 2, 5};
-
 using Random = std::mt19937_64;
 
 int64_t draw_below(Random& random, int64_t bound) {
   return static_cast<int64_t>(random() % static_cast<uint64_t>(bound));
 }
 
-template <class T>
-Values draw(Random& random, int64_t count, double scale) {
+Values draw(Random& random, int64_t count, double scale, Rounding round) {
   std::uniform_real_distribution<double> uniform(-scale, scale);
   Values values(static_cast<size_t>(count));
-  for (double& value : values) value = static_cast<T>(uniform(random));
+  for (double& value : values) value = round(uniform(random));
   return values;
 }
 
@@ -61,7 +55,7 @@ Case draw_options(Case drawn, Random& random) {
 
 std::string Case::name() const {
   const char* cells[] = {"rnn_tanh", "rnn_relu", "lstm", "gru"};
-  const char* shapes[] = {"dense", "packed", "padded"};
+  const char* shapes[] = {"dense", "packed", "padded", "device_sizes"};
   std::ostringstream out;
   out << cells[static_cast<int>(cell)] << " H=" << hidden;
   if (projection) out << " P=" << projection;
@@ -71,32 +65,33 @@ std::string Case::name() const {
   return out.str();
 }
 
-std::vector<Case> all_cases(uint64_t seed) {
+std::vector<Case> all_cases(const Coverage& coverage, uint64_t seed) {
   Random random(seed);
   std::vector<Case> cases;
   const auto add = [&](int64_t hidden, int64_t batch, int64_t steps, Shape shape) {
     for (CellKind cell : {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm, CellKind::kGru}) {
       cases.push_back(draw_options({cell, hidden, 0, batch, steps, shape, {}, {}, {}, {}, {}, {}}, random));
     }
+    if (!coverage.projections) return;
     const int64_t projections[] = {1, (hidden + 1) / 2, hidden - 1};
     const int64_t projection = std::max<int64_t>(projections[draw_below(random, 3)], 1);
     cases.push_back(
         draw_options({CellKind::kLstm, hidden, projection, batch, steps, shape, {}, {}, {}, {}, {}, {}}, random));
   };
-  for (Shape shape : {Shape::kDense, Shape::kPacked, Shape::kPadded}) {
-    for (int64_t hidden : kHiddenSizes) {
-      for (int64_t batch : kBatches) {
-        for (int64_t steps : kSteps) add(hidden, batch, steps, shape);
+  for (Shape shape : coverage.shapes) {
+    for (int64_t hidden : coverage.hidden) {
+      for (int64_t batch : coverage.batches) {
+        for (int64_t steps : coverage.steps) add(hidden, batch, steps, shape);
       }
     }
+    if (!coverage.empty) continue;
     add(5, 3, 0, shape);
     add(5, 0, 3, shape);
   }
   return cases;
 }
 
-template <class T>
-Problem draw_problem(const Case& drawn) {
+Problem draw_problem(const Case& drawn, Rounding round) {
   Random random(drawn.seed);
   Problem p{};
   p.cell = drawn.cell;
@@ -116,24 +111,21 @@ Problem draw_problem(const Case& drawn) {
   p.rows = drawn.shape == Shape::kPacked ? packed_rows : p.steps * p.batch;
 
   const int64_t H = p.hidden, K = p.recurrent, columns = p.gates() * H;
-  p.x = draw<T>(random, p.rows * columns, 2);
-  p.w_hh = draw<T>(random, columns * K, 1.5 / std::sqrt(K));
-  if (p.projected) p.w_hr = draw<T>(random, K * H, 1.5 / std::sqrt(H));
+  p.x = draw(random, p.rows * columns, 2, round);
+  p.w_hh = draw(random, columns * K, 1.5 / std::sqrt(K), round);
+  if (p.projected) p.w_hr = draw(random, K * H, 1.5 / std::sqrt(H), round);
   if (drawn.biases) {
-    p.b_ih = draw<T>(random, columns, 1);
-    p.b_hh = draw<T>(random, columns, 1);
+    p.b_ih = draw(random, columns, 1, round);
+    p.b_hh = draw(random, columns, 1, round);
   }
-  p.hx = draw<T>(random, p.batch * K, 1);
-  p.cx = draw<T>(random, p.batch * H, 2);
-  if (drawn.grad_output) p.grad_output = draw<T>(random, p.rows * K, 1);
-  p.grad_hy = draw<T>(random, p.batch * K, 1);
-  p.grad_cy = draw<T>(random, p.batch * H, 1);
+  p.hx = draw(random, p.batch * K, 1, round);
+  p.cx = draw(random, p.batch * H, 2, round);
+  if (drawn.grad_output) p.grad_output = draw(random, p.rows * K, 1, round);
+  p.grad_hy = draw(random, p.batch * K, 1, round);
+  p.grad_cy = draw(random, p.batch * H, 1, round);
   erase_idle_rows(p, columns, p.x);
   erase_idle_rows(p, K, p.grad_output);
   return p;
 }
-
-template Problem draw_problem<float>(const Case&);
-template Problem draw_problem<double>(const Case&);
 
 }  // namespace fastrnn::test

@@ -9,7 +9,8 @@
 
 namespace fastrnn::test {
 
-enum class Shape { kDense, kPacked, kPadded };
+// The sizes of a padded batch are the host's to read; of one with device sizes, only the kernel's on a GPU.
+enum class Shape { kDense, kPacked, kPadded, kDeviceSizes };
 
 struct Case {
   CellKind cell;
@@ -26,11 +27,26 @@ struct Case {
   std::string name() const;
 };
 
-// Every cell with every size and shape; the other options are drawn, anew for each seed.
-std::vector<Case> all_cases(uint64_t seed);
+struct Coverage {
+  std::vector<Shape> shapes;
+  std::vector<int64_t> hidden, batches, steps;
+  bool projections;
+  bool empty;  // also no steps and no batch
+};
 
-// Numbers that T can hold, so that the reference and the kernels start from the same.
+// Every cell with every size and shape; the other options are drawn, anew for each seed.
+std::vector<Case> all_cases(const Coverage& coverage, uint64_t seed);
+
+// To the nearest number that T can hold.
 template <class T>
-Problem draw_problem(const Case& drawn);
+double rounded(double value) {
+  const T narrow = static_cast<T>(value);
+  if constexpr (sizeof(T) == 2) return static_cast<float>(narrow);  // a half type
+  return narrow;
+}
+using Rounding = double (*)(double);
+
+// Its numbers are rounded, so that the reference and the kernels start from the same.
+Problem draw_problem(const Case& drawn, Rounding round);
 
 }  // namespace fastrnn::test

@@ -13,30 +13,9 @@
 #include <cstring>
 #include <new>
 
+#include "buffers.h"
+
 namespace fastrnn::test {
-
-// Where `rows` rows of `columns` values lie: row i at offset + i * stride. The memory ends with the last stride.
-struct Layout {
-  int64_t rows, columns;
-  int64_t stride, offset;
-
-  static Layout plain(int64_t rows, int64_t columns) { return {rows, columns, columns, 0}; }
-  int64_t size() const { return rows * stride; }
-};
-
-// A NaN of a kind that no arithmetic makes.
-inline float poison(float) {
-  const uint32_t bits = 0x7fc0dead;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-inline double poison(double) {
-  const uint64_t bits = 0x7ff8deaddeaddead;
-  double value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 template <class T>
 class Guarded {
@@ -53,7 +32,7 @@ class Guarded {
     margin_ = writable_ - bytes;
     std::memset(start_, kMarginByte, margin_);
     ASAN_POISON_MEMORY_REGION(start_, margin_);
-    for (int64_t i = 0; i < count; ++i) data()[i] = poison(T{});
+    for (int64_t i = 0; i < count; ++i) data()[i] = poison<T>();
   }
   ~Guarded() {
     ASAN_UNPOISON_MEMORY_REGION(start_, margin_);

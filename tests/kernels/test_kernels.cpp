@@ -8,9 +8,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
 #include <string_view>
 
 #include "cpu/dispatch.h"
+#include "guarded.h"
+#include "kernel_run.h"
 #include "test_reference.h"
 
 namespace fastrnn::test {
@@ -21,6 +24,54 @@ struct Options {
   uint64_t seed = 0;
   uint64_t every = 1;
   bool teams = false;
+};
+
+// Around the vectors' lanes (2 to 16), the panels' units (up to four vectors) and the tiles' rows (up to 8).
+const Coverage kCoverage{{Shape::kDense, Shape::kPacked, Shape::kPadded},
+                         {1, 3, 7, 8, 15, 16, 17, 33, 64, 65},
+                         {1, 2, 5, 6, 7, 13},
+                         {1, 2, 5},
+                         true,
+                         true};
+
+// The kernels of one instruction set, on threads.
+template <class T>
+struct Cpu {
+  using Value = T;
+  using Accumulator = T;
+  template <class V>
+  using Memory = Guarded<V>;
+  using Plan = cpu::Plan;
+  static constexpr bool kHyHoldsHx = false;
+
+  const cpu::Kernels& kernels;
+
+  std::string name() const { return sizeof(T) == 4 ? "f32" : "f64"; }
+  std::string describe(const Plan& plan) const {
+    const char* split = plan.split == cpu::Split::kBatch   ? "batch"
+                        : plan.split == cpu::Split::kUnits ? "units"
+                                                           : "none";
+    return "threads=" + std::to_string(plan.threads) + " split=" + split;
+  }
+  bool idle_grads_are_zero() const { return false; }
+  // Ten times what the sums of up to 260 products and the activations' two ulps come to.
+  double tolerance(const Case&) const { return sizeof(T) == 4 ? 2e-5 : 4e-14; }
+
+  int64_t scratch(const Case& drawn, const ForwardParams<T>& params, const Plan&) const {
+    return cell(drawn).forward_scratch(params.dims);
+  }
+  int64_t scratch(const Case& drawn, const BackwardParams<T>& params, const Plan&) const {
+    return cell(drawn).backward_scratch(params.dims);
+  }
+  void run(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) const {
+    if (!cell(drawn).forward(params, plan)) throw std::runtime_error("interrupted, by nobody");
+  }
+  void run(const Case& drawn, const BackwardParams<T>& params, const Plan& plan) const {
+    if (!cell(drawn).backward(params, plan)) throw std::runtime_error("interrupted, by nobody");
+  }
+
+ private:
+  const cpu::CellKernels<T>& cell(const Case& drawn) const { return cpu::cell_kernels<T>(kernels, drawn.cell); }
 };
 
 // A team of two and one of three, one of them splitting the batch and the other the units, by turns.
@@ -34,33 +85,31 @@ std::vector<cpu::Plan> plans(const Options& options, uint64_t turn) {
   return plans;
 }
 
-template <class T>
-void test_table(const cpu::CellKernels<T>* table, Report& report) {
+void test_facts(Report& report) {
   for (CellKind cell : {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm, CellKind::kGru}) {
-    const cpu::CellKernels<T>& kernels = table[static_cast<int>(cell)];
+    const CellFacts& facts = cell_facts(cell);
     Problem p{};
     p.cell = cell;
-    bool right = kernels.gates == p.gates() && kernels.channels == p.channels() &&
-                 kernels.has_cell_state == (cell == CellKind::kLstm) &&
-                 kernels.keeps_channels == (cell == CellKind::kLstm || cell == CellKind::kGru);
-    for (int gate = 0; gate < kernels.gates; ++gate) {
-      right = right && kernels.recurrent_channel[gate] == p.recurrent_channel(gate);
+    bool right = facts.gates == p.gates() && facts.channels == p.channels() &&
+                 facts.has_cell_state == (cell == CellKind::kLstm) &&
+                 facts.keeps_channels == (cell == CellKind::kLstm || cell == CellKind::kGru);
+    for (int gate = 0; gate < facts.gates; ++gate) {
+      right = right && facts.recurrent_channel[gate] == p.recurrent_channel(gate);
     }
-    if (!right)
-      report.fail("the table of kernels describes cell " + std::to_string(static_cast<int>(cell)) + " wrongly");
+    if (!right) report.fail("the facts of cell " + std::to_string(static_cast<int>(cell)) + " are wrong");
   }
 }
 
 template <class T>
 size_t test_cases(const cpu::Kernels& kernels, const Options& options, Report& report) {
+  const Cpu<T> machine{kernels};
   size_t run = 0;
-  for (const Case& drawn : all_cases(options.seed)) {
+  for (const Case& drawn : all_cases(kCoverage, options.seed)) {
     if (drawn.seed % options.every != 0) continue;
     if (report.enough()) break;
     const uint64_t turn = drawn.seed / options.every;
-    const cpu::CellKernels<T>& cell = cpu::cell_kernels<T>(kernels, drawn.cell);
-    make_forward<T>(cell, drawn, report)->run(plans(options, turn));
-    make_backward<T>(cell, drawn, report)->run(plans(options, turn + 1));
+    ForwardRun(machine, drawn, report).run(plans(options, turn));
+    BackwardRun(machine, drawn, report).run(plans(options, turn + 1));
     ++run;
   }
   return run;
@@ -131,8 +180,7 @@ int main(int count, char** words) {
   const fastrnn::cpu::Kernels& kernels = fastrnn::cpu::kernels();
   Report report;
   test_reference(report);
-  test_table(kernels.f32, report);
-  test_table(kernels.f64, report);
+  test_facts(report);
   size_t cases = test_cases<float>(kernels, options, report);
   std::printf("%s f32: largest error %.2f of the bound\n", kernels.isa, report.largest_error());
   Report f64_report;

@@ -5,6 +5,8 @@
 #include <functional>
 #include <sstream>
 
+#include "cases.h"
+
 namespace fastrnn::test {
 
 namespace {
@@ -55,7 +57,7 @@ double over_rows(const Problem& p, const std::function<double(int64_t)>& product
 }
 
 void check_cell(CellKind cell, int64_t projection, Shape shape, Report& report) {
-  Problem p = draw_problem<double>({cell, 3, projection, 4, 3, shape, true, true, true, true, false, 7});
+  Problem p = draw_problem({cell, 3, projection, 4, 3, shape, true, true, true, true, false, 7}, &rounded<double>);
   const Forward forward = run_forward(p);
   const Backward backward = run_backward(p, forward);
   const int64_t H = p.hidden, K = p.recurrent, columns = p.channels() * H, gate_columns = p.gates() * H;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernel_run.h"
+#include "report.h"
 
 namespace fastrnn::test {
 

@@ -1,0 +1,129 @@
+#include "race_detector.h"
+
+#include "memory.h"
+#include "observer.h"
+#include "race_order.h"
+#include "race_report.h"
+#include "race_shadow.h"
+
+extern "C" const char __executable_start, _end;  // the linker's
+
+namespace fastrnn::emulation::race {
+
+namespace {
+
+class Detector final : public Observer {
+ public:
+  Detector() { observer = this; }
+
+  void launch_begins(size_t threads, size_t threads_of_block) override {
+    order_.reset(threads, threads_of_block);
+    shadow_.begin_launch();
+    report_ = {};
+    threads_of_block_ = threads_of_block;
+  }
+  std::string launch_ends() override { return report_.text(threads_of_block_); }
+
+  void met(const Block& block) override { order_.meet(block); }
+  void met(const Warp& warp) override { order_.meet(warp); }
+
+  void released(const Thread& thread, const uint32_t* flag, const void* caller) override {
+    write(flag, sizeof(*flag), {order_.now(thread.number, true), code_of(caller)});
+    order_.release(thread.number, flag);
+  }
+  void acquired(const Thread& thread, const uint32_t* flag, const void* caller) override {
+    read(flag, sizeof(*flag), {order_.now(thread.number, true), code_of(caller)});
+    order_.acquire(thread.number, flag);
+  }
+
+  void copy_begins(const Thread& thread, const Copy& copy) override {
+    const Access under_way{Epoch(thread.number, kUnderWay, false), code_of(copy.caller)};
+    write(copy.shared, kCopyBytes, under_way);
+    if (copy.valid) read(copy.global, kCopyBytes, under_way);
+  }
+  void copy_ends(const Thread& thread, const Copy& copy) override;
+
+  void accessed(const Thread& thread, const void* address, size_t bytes, bool writes, const void* caller);
+
+ private:
+  void read(const void* address, size_t bytes, const Access& access);
+  void write(const void* address, size_t bytes, const Access& access);
+  bool conflict(const Access& before, const Access& access) const {
+    return before.epoch && !(before.epoch.atomic() && access.epoch.atomic()) &&
+           !order_.knows(access.epoch.thread(), before.epoch);
+  }
+
+  Order order_;
+  Shadow shadow_;
+  Report report_;
+  size_t threads_of_block_ = 0;
+} detector;
+
+// Calls `visit(address)` for each granule.
+template <class Visit>
+void for_granules(const void* address, size_t bytes, const Visit& visit) {
+  const auto start = reinterpret_cast<uintptr_t>(address) / kGranule * kGranule;
+  for (uintptr_t at = start; at < reinterpret_cast<uintptr_t>(address) + bytes; at += kGranule) {
+    visit(reinterpret_cast<const char*>(at));
+  }
+}
+
+void Detector::read(const void* address, size_t bytes, const Access& access) {
+  for_granules(address, bytes, [&](const char* at) {
+    Cell& cell = shadow_.cell(at);
+    if (const Access before{cell.write, cell.write_code}; conflict(before, access)) {
+      report_.add({Kind::kRace, at, access, false, before, true});
+    }
+    if (!cell.write && !is_global_memory(at)) report_.add({Kind::kUninitialised, at, access, false, {}, false});
+    shadow_.add_read(cell, access, [&](Epoch old) { return order_.knows(access.epoch.thread(), old); });
+  });
+}
+
+void Detector::write(const void* address, size_t bytes, const Access& access) {
+  for_granules(address, bytes, [&](const char* at) {
+    Cell& cell = shadow_.cell(at);
+    if (const Access before{cell.write, cell.write_code}; conflict(before, access)) {
+      report_.add({Kind::kRace, at, access, true, before, true});
+    }
+    shadow_.visit_reads(cell, [&](const Access& before) {
+      if (conflict(before, access)) report_.add({Kind::kRace, at, access, true, before, false});
+    });
+    shadow_.forget_reads(cell);
+    cell.write = access.epoch;
+    cell.write_code = access.code;
+  });
+}
+
+void Detector::copy_ends(const Thread& thread, const Copy& copy) {
+  const Access begun{Epoch(thread.number, kUnderWay, false), code_of(copy.caller)};
+  const Epoch now = order_.now(thread.number, false);
+  for_granules(copy.shared, kCopyBytes, [&](const char* at) {
+    Cell& cell = shadow_.cell(at);
+    if (cell.write == begun.epoch) cell.write = now;
+  });
+  if (!copy.valid) return;
+  for_granules(copy.global, kCopyBytes, [&](const char* at) { shadow_.end_read(shadow_.cell(at), now); });
+}
+
+void Detector::accessed(const Thread& thread, const void* address, size_t bytes, bool writes, const void* caller) {
+  const Access access{order_.now(thread.number, false), code_of(caller)};
+  const Block& block = *thread.warp->block;
+  const auto* const from = static_cast<const char*>(address);
+  const bool in_shared = from >= block.shared && from + bytes <= block.shared + block.shared_bytes;
+  if (in_shared || is_allocated(address, bytes)) {
+    writes ? write(address, bytes, access) : read(address, bytes, access);
+    return;
+  }
+  const bool constant = address >= &__executable_start && address < &_end;
+  if (!constant && !scheduler().runs(address)) report_.add({Kind::kNotItsOwn, address, access, writes, {}, false});
+}
+
+}  // namespace
+
+void accessed(const void* address, size_t bytes, bool writes, const void* caller) {
+  if (!kernel_runs || Fiber::is_stack(address)) return;
+  const InEmulator scope;
+  detector.accessed(scheduler().running(), address, bytes, writes, caller);
+}
+
+}  // namespace fastrnn::emulation::race

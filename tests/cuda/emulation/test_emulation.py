@@ -1,0 +1,109 @@
+"""The emulated GPU itself: what it computes, and that it finds what is wrong with a kernel.
+
+Every kernel of test_faults.cpp runs in each build under twenty orders of its threads.
+"""
+
+import os
+import re
+import subprocess
+
+import pytest
+from emulator import ENVIRONMENT, ROOT, build, cuda_include
+
+pytestmark = pytest.mark.skipif(cuda_include() is None, reason="CUDA's headers were not found")
+
+SOURCES = ROOT / "tests" / "cuda" / "emulation"
+BUILD = ROOT / "build" / "emulation"
+PROGRAMS = ("plain", "asan", "race")
+
+NOTHING = "^nothing$"
+NAN = "^NaN$"
+WRONG = f"^wrong values$|{NAN}"
+RACE = "data race on "
+POISON = "AddressSanitizer: use-after-poison"
+UNFINISHED = "ended without waiting for its copies"
+# What each build says to every order; where one expression stands for all builds, it says to all of them.
+FAULTS = {
+    "Nothing": NOTHING,
+    "NothingInHalves": NOTHING,
+    "NothingInBfloats": NOTHING,
+    "NothingInWarp": NOTHING,
+    "NothingInCrowd": NOTHING,
+    "OneOfCrowd": (NOTHING, NOTHING, "data race on .* read by thread .* of block 4 "),
+    "BarrierBeforeReading": (WRONG, WRONG, RACE),
+    "BarrierBeforeReuse": (WRONG, WRONG, RACE),
+    "BarrierBeforeRelease": (WRONG, WRONG, RACE),
+    "BarrierBetweenHalves": (WRONG, WRONG, RACE),
+    "BarrierBetweenBfloats": (WRONG, WRONG, RACE),
+    "BarrierBetweenWarps": (WRONG, WRONG, RACE),
+    "MeetingBetweenLanes": (WRONG, WRONG, RACE),
+    "WaitForCopies": (UNFINISHED, UNFINISHED, "a copy_async still under way"),
+    "WaitForLastCopies": (UNFINISHED, UNFINISHED, "a copy_async still under way"),
+    "Polling": (WRONG, WRONG, RACE),
+    "WarpMeeting": (WRONG, WRONG, RACE),
+    "ShuffleForWarpMeeting": (NOTHING, NOTHING, RACE),
+    "Release": (NOTHING, NOTHING, "data race .* the flag is read by"),
+    "Acquire": (NOTHING, NOTHING, "data race .* the flag is written by"),
+    "Flag": r"deadlock: .* threads, such as thread .*, poll a flag in relay\.h:\d+",
+    "Initialisation": (NAN, NAN, "nobody wrote byte .* of a block's shared memory"),
+    "BarrierByOneWarp": r"divergent: thread .* came to relay\.h:\d+ .* waits for it in relay\.h:\d+",
+    "BarrierByTurns": r"divergent: thread .* came to relay\.h:\d+ .* waits for it in relay\.h:\d+",
+    "EarlyReturn": "divergent: thread .* (ended while others wait|while a (thread|lane) of its (block|warp) has ended)",
+    "ShuffleByHalf": r"divergent: thread .* came to relay\.h:\d+ .* while lanes of its warp do something else together",
+    "SharedPastEnd": (NOTHING, POISON, "a kernel touches byte 768 of a block's shared memory"),
+    "GlobalPastEnd": (NOTHING, POISON, "a kernel touches byte 4608 of an allocation of 4608"),
+    "GlobalBeforeStart": (NOTHING, POISON, "a kernel touches global memory that is not allocated"),
+    "Misaligned": (NOTHING, "runtime error: .* misaligned address", NOTHING),
+    "HostMemory": (NOTHING, NOTHING, "a kernel touches host memory"),
+    "CopyOverUnread": (NAN, NAN, "a copy_async still under way"),
+    "StoreUnderCopy": (WRONG, WRONG, "a copy_async still under way"),
+    "StoreAfterCopy": (NOTHING, NOTHING, RACE),
+    "CopyMisaligned": "copy_async of misaligned addresses",
+    "CopyPastEnd": "copy_async from what lies outside the GPU's allocations",
+}
+
+
+def run(program, *arguments):
+    return subprocess.run(
+        [program, *arguments],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def variant(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def faults(variant):
+    return build(variant, BUILD / f"test_faults_{variant}", [SOURCES / "test_faults.cpp"])
+
+
+def test_results(variant):
+    done = run(build(variant, BUILD / f"test_emulation_{variant}", [SOURCES / "test_emulation.cpp"]))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_found(variant, faults, fault):
+    expected = FAULTS[fault]
+    if isinstance(expected, tuple):
+        expected = expected[PROGRAMS.index(variant)]
+    done = run(faults, fault)
+    if done.returncode == 0:
+        orders = done.stdout.splitlines()
+        assert len(orders) == 20
+        unexpected = [order for order in orders if not re.search(expected, order)]
+        assert not unexpected, unexpected[0]
+    else:  # a sanitizer ends the program
+        assert variant == "asan"
+        assert re.search(expected, done.stderr), done.stderr[:4000]
+
+
+def test_every_fault_is_listed(faults):
+    assert sorted(run(faults).stdout.split()) == sorted(FAULTS)

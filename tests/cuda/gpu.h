@@ -1,0 +1,124 @@
+// The emulated GPU as a machine of tests/kernels/kernel_run.h, once for each path through the sequence.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "cuda/dispatch.h"
+#include "kernels/kernel_run.h"
+#include "memory.h"
+#include "runtime.h"
+
+namespace fastrnn::test {
+
+template <class T>
+class GpuMemory {
+ public:
+  explicit GpuMemory(int64_t count) : buffer_(static_cast<size_t>(count)) {
+    std::fill(buffer_.begin(), buffer_.end(), poison<T>());
+  }
+  T* data() const { return buffer_.data(); }
+  int64_t size() const { return static_cast<int64_t>(buffer_.size()); }
+  // AddressSanitizer guards what lies around.
+  bool margin_intact() const { return true; }
+
+ private:
+  emulation::Buffer<T> buffer_;
+};
+
+// Half the distance of 1 to the next number.
+template <class T>
+constexpr double kRoundoff = 0;
+template <>
+constexpr double kRoundoff<double> = 0x1p-53;
+template <>
+constexpr double kRoundoff<float> = 0x1p-24;
+template <>
+constexpr double kRoundoff<__half> = 0x1p-11;
+template <>
+constexpr double kRoundoff<__nv_bfloat16> = 0x1p-8;
+constexpr double kTf32Roundoff = 0x1p-11;
+
+template <class T>
+std::string type_name();
+template <>
+inline std::string type_name<double>() {
+  return "f64";
+}
+template <>
+inline std::string type_name<float>() {
+  return "f32";
+}
+template <>
+inline std::string type_name<__half>() {
+  return "f16";
+}
+template <>
+inline std::string type_name<__nv_bfloat16>() {
+  return "bf16";
+}
+
+struct GpuPlan {
+  uint64_t seed;  // of the order in which threads run
+  cuda::Plan plan;
+};
+
+template <class T>
+class Gpu {
+ public:
+  using Value = T;
+  using Accumulator = cuda::Accumulator<T>;
+  template <class V>
+  using Memory = GpuMemory<V>;
+  using Plan = GpuPlan;
+  static constexpr bool kHyHoldsHx = true;
+
+  explicit Gpu(cuda::Path path) : persistent_(path == cuda::Path::kPersistent) {}
+
+  std::string name() const { return type_name<T>() + (persistent_ ? " persistent" : " streamed"); }
+  std::string describe(const GpuPlan& plan) const {
+    const std::string groups = persistent_ ? "batch_groups=" + std::to_string(plan.plan.grid.batch_groups) : "";
+    return groups + " order=" + std::to_string(plan.seed);
+  }
+  bool idle_grads_are_zero() const { return !persistent_; }
+
+  // Random errors of sums over all units add up as their squares do, those of different steps too: cases.cpp draws
+  // w_hh such that a step hands errors on at no more than their size, or in backward sqrt(G * H / K) times that. Each
+  // step adds the roundings of what its product reads, relative to the largest, and those of a sum of G * H products
+  // in A. The standard deviation is 1 / sqrt(3) of the largest rounding; one of millions of values is five of them
+  // off.
+  double tolerance(const Case& drawn) const {
+    Problem p{};
+    p.cell = drawn.cell;
+    const double terms = static_cast<double>(p.gates() * drawn.hidden);
+    const double recurrent = static_cast<double>(drawn.projection ? drawn.projection : drawn.hidden);
+    const double steps = static_cast<double>(std::max<int64_t>(drawn.steps, 1));
+    const bool tf32 = persistent_ && std::is_same_v<T, float>;
+    const double factors = tf32 ? kTf32Roundoff : kRoundoff<T>;
+    const double of_a_step = factors * std::sqrt(terms / recurrent) + kRoundoff<Accumulator> * std::sqrt(terms);
+    return 5 / std::sqrt(3) * of_a_step * std::sqrt(steps);
+  }
+
+  int64_t scratch(const Case& drawn, const cuda::Forward<T>& params, const GpuPlan& plan) const {
+    return cuda::forward_scratch<T>(drawn.cell, params.dims, plan.plan);
+  }
+  int64_t scratch(const Case& drawn, const cuda::Backward<T>& params, const GpuPlan& plan) const {
+    return cuda::backward_scratch<T>(drawn.cell, params.dims, plan.plan);
+  }
+  void run(const Case& drawn, const cuda::Forward<T>& params, const GpuPlan& plan) const {
+    emulation::set_seed(plan.seed);
+    cuda::run_forward(drawn.cell, params, plan.plan, queue());
+  }
+  void run(const Case& drawn, const cuda::Backward<T>& params, const GpuPlan& plan) const {
+    emulation::set_seed(plan.seed);
+    cuda::run_backward(drawn.cell, params, plan.plan, queue());
+  }
+
+ private:
+  cuda::Queue queue() const { return {nullptr, nullptr, persistent_}; }
+
+  const bool persistent_;
+};
+
+}  // namespace fastrnn::test

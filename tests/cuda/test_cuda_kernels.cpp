@@ -1,0 +1,154 @@
+// Runs the CUDA kernels on every case, on the emulated GPU.
+//
+//   test_cuda_kernels [--seed N] [--every N] [--path streamed|persistent] [--type f64|f32|f16|bf16]
+//
+// --every N takes about one case in N.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
+#include "previous_h_run.h"
+#include "test_dispatch.h"
+
+#ifdef FASTRNN_EMULATION_ASAN
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace fastrnn::test {
+
+namespace {
+
+struct Options {
+  uint64_t seed = 0;
+  uint64_t every = 1;
+  std::string path, type;  // empty for all
+
+  template <class T>
+  bool wants(const char* some_path) const {
+    return (path.empty() || path == some_path) && (type.empty() || type == type_name<T>());
+  }
+};
+
+// Around the threads of a warp and of a block.
+const Coverage kStreamedCoverage{{Shape::kDense, Shape::kPacked, Shape::kPadded, Shape::kDeviceSizes},
+                                 {1, 7, 16, 33, 48, 64},
+                                 {1, 3, 17, 33},
+                                 {1, 2, 5},
+                                 true,
+                                 true};
+
+std::vector<GpuPlan> streamed_plans(const Case& drawn) {
+  const cuda::Plan streamed{cuda::Path::kStreamed, {}};
+  return {{drawn.seed, streamed}, {drawn.seed + 1, streamed}};
+}
+
+// Around the units of a block, the rows of a tile, and the warps that share a product.
+const Coverage kPersistentCoverage{
+    {Shape::kDense, Shape::kDeviceSizes}, {16, 32, 48, 144}, {1, 3, 17, 33}, {1, 2, 5}, false, false};
+
+// More weights than the registers take.
+template <class T>
+const Coverage kLargeCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 272 : 528}, {3}, {2}, false, false};
+
+// All batch rows in one group, and in as many as dispatch chooses or in two. Asking dispatch also lets the kernels have
+// their shared memory.
+template <class T>
+std::vector<GpuPlan> persistent_plans(const Case& drawn, bool backward) {
+  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, false, true};
+  const cuda::Plan chosen = cuda::choose_plan<T>(drawn.cell, work, backward).plan;
+  cuda::Plan one_group = chosen, two_groups = chosen;
+  one_group.grid.batch_groups = 1;
+  two_groups.grid.batch_groups = std::min<int64_t>(chosen.grid.batch_groups, 2);
+  return {{drawn.seed, one_group}, {drawn.seed + 1, drawn.seed % 2 ? chosen : two_groups}};
+}
+
+std::vector<Case> some_cases(const Coverage& coverage, const Options& options) {
+  std::vector<Case> cases = all_cases(coverage, options.seed);
+  std::erase_if(cases, [&](const Case& drawn) { return drawn.seed % options.every != 0; });
+  return cases;
+}
+
+// Calls run(drawn, report) for each case.
+template <class Run>
+void test_cases(const std::string& name, const std::vector<Case>& cases, Report& total, const Run& run) {
+  Report report;
+  for (const Case& drawn : cases) {
+    if (report.enough()) break;
+    run(drawn, report);
+  }
+  std::printf("%s: %zu cases, %d failures, largest error %.2f of the bound\n", name.c_str(), cases.size(),
+              report.failures(), report.largest_error());
+  total.add(report);
+}
+
+template <class T>
+void test_streamed(const Options& options, Report& report) {
+  if (!options.wants<T>("streamed")) return;
+  const std::vector<Case> cases = some_cases(kStreamedCoverage, options);
+  const Gpu<T> gpu(cuda::Path::kStreamed);
+  test_cases(gpu.name(), cases, report, [&](const Case& drawn, Report& of_gpu) {
+    ForwardRun(gpu, drawn, of_gpu).run(streamed_plans(drawn));
+    BackwardRun(gpu, drawn, of_gpu).run(streamed_plans(drawn));
+  });
+  const PreviousHGpu<T> gather;
+  test_cases(gather.name(), cases, report, [&](const Case& drawn, Report& of_gather) {
+    PreviousHRun<T>(gather, drawn, of_gather).run(streamed_plans(drawn));
+  });
+}
+
+template <class T>
+void test_persistent(const Options& options, Report& report) {
+  if (!options.wants<T>("persistent")) return;
+  std::vector<Case> cases = some_cases(kPersistentCoverage, options);
+  for (const Case& large : all_cases(kLargeCoverage<T>, options.seed)) {
+    if (large.cell == CellKind::kLstm) cases.push_back(large);  // of all cells it has the most
+  }
+  const Gpu<T> gpu(cuda::Path::kPersistent);
+  test_cases(gpu.name(), cases, report, [&](const Case& drawn, Report& of_gpu) {
+    ForwardRun(gpu, drawn, of_gpu).run(persistent_plans<T>(drawn, false));
+    BackwardRun(gpu, drawn, of_gpu).run(persistent_plans<T>(drawn, true));
+  });
+}
+
+Options parse(int count, char** words) {
+  Options options;
+  for (int i = 1; i < count; ++i) {
+    const std::string_view word = words[i];
+    if (word == "--seed" && i + 1 < count) {
+      options.seed = std::strtoull(words[++i], nullptr, 10);
+    } else if (word == "--every" && i + 1 < count) {
+      options.every = std::max(std::strtoull(words[++i], nullptr, 10), 1ull);
+    } else if (word == "--path" && i + 1 < count) {
+      options.path = words[++i];
+    } else if (word == "--type" && i + 1 < count) {
+      options.type = words[++i];
+    } else {
+      std::fprintf(stderr, "usage: test_cuda_kernels [--seed N] [--every N] [--path streamed|persistent] [--type T]\n");
+      std::exit(2);
+    }
+  }
+  return options;
+}
+
+}  // namespace
+
+}  // namespace fastrnn::test
+
+int main(int count, char** words) {
+  using namespace fastrnn::test;
+  const Options options = parse(count, words);
+#ifdef FASTRNN_EMULATION_ASAN
+  __sanitizer_set_death_callback([] { std::fprintf(stderr, "during %s\n", current_call.c_str()); });
+#endif
+  Report report;
+  test_dispatch(report);
+  test_streamed<double>(options, report);
+  test_streamed<float>(options, report);
+  test_streamed<__half>(options, report);
+  test_streamed<__nv_bfloat16>(options, report);
+  test_persistent<float>(options, report);
+  test_persistent<__half>(options, report);
+  test_persistent<__nv_bfloat16>(options, report);
+  return report.failures() > 0;
+}
