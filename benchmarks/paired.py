@@ -23,25 +23,49 @@ class Paired:
     pairs: int
 
 
-def compare(ours: Callable[[], object], other: Callable[[], object], seconds: float = 1.0, least: int = 20) -> Paired:
-    """Run both in turns for about `seconds`, at least `least` times each; who goes first alternates."""
+def compare(
+    ours: Callable[[], object],
+    other: Callable[[], object],
+    seconds: float = 1.0,
+    least: int = 20,
+    settle: float = 0.0,
+    timed: Callable[[Callable[[], object]], float] | None = None,
+) -> Paired:
+    """Run both in turns for about `seconds`, at least `least` times each (never under 2); who goes first alternates.
+
+    `timed` calls a function and gives the seconds it took; by default, as the clock on the wall says.
+
+    `settle` is for two that keep different threads, which may spin on after a call and take the cores from the other:
+    before each timed call come untimed ones for that many seconds, one at least.
+    """
+    timed = timed or wall_seconds
     for warm_up in (ours, other, ours, other):
         warm_up()
     times: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < end:
         if len(times) % 2:
-            b, a = _time(other), _time(ours)
+            b, a = _settled(timed, other, settle), _settled(timed, ours, settle)
         else:
-            a, b = _time(ours), _time(other)
+            a, b = _settled(timed, ours, settle), _settled(timed, other, settle)
         times.append((a, b))
-    low, ratio, high = statistics.quantiles([b / a for a, b in times], n=4)
+    low, ratio, high = statistics.quantiles([b / a for a, b in times], n=4, method="inclusive")
     return Paired(
         statistics.median(a for a, _ in times), statistics.median(b for _, b in times), ratio, low, high, len(times)
     )
 
 
-def _time(function: Callable[[], object]) -> float:
+def wall_seconds(function: Callable[[], object]) -> float:
+    """What a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def _settled(timed: Callable[[Callable[[], object]], float], function: Callable[[], object], settle: float) -> float:
+    if settle:
+        end = time.perf_counter() + settle
+        function()
+        while time.perf_counter() < end:
+            function()
+    return timed(function)

@@ -1,4 +1,4 @@
-"""Builds the CUDA ops on the emulated GPU as a library that torch loads: torch.ops.fastrnn_emulated, for CPU tensors."""
+"""Builds the CUDA ops on the emulated GPU as a library for torch: torch.ops.fastrnn_emulated, for CPU tensors."""
 
 from pathlib import Path
 
