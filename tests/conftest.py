@@ -1,14 +1,11 @@
 """Settings of the whole suite: markers, the visible random seed, and what every test leaves as it found it."""
 
 import os
-import random
 import zlib
 
 import pytest
 import torch
-
-# Inputs are fresh on every run, so that the suite explores; a failure names the seed that brings it back.
-SESSION_SEED = int(os.environ.get("FASTRNN_TEST_SEED") or random.SystemRandom().randrange(2**31))
+from session_seed import SESSION_SEED
 
 
 def pytest_report_header(config):

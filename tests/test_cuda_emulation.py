@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import SESSION_SEED
+from session_seed import SESSION_SEED
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda"))
 

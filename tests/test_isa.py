@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SESSION_SEED
+from session_seed import SESSION_SEED
 from test_explain import ISAS, best_isa
 
 TESTS = Path(__file__).parent

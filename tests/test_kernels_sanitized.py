@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SESSION_SEED
+from session_seed import SESSION_SEED
 from test_explain import ISAS, best_isa
 
 ROOT = Path(__file__).parent.parent

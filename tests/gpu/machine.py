@@ -39,7 +39,7 @@ def sized(real, rehearsed):
 
 def is_hopper():
     """An H100 or H200, about whose capacity the tests make claims."""
-    facts = torch.cuda.get_device_properties()
+    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
     return (facts.major, facts.minor) == (9, 0) and facts.multi_processor_count >= 128
 
 
