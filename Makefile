@@ -10,6 +10,8 @@ TORCH_INDEX ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+# Thread counts that bench measures; by default its own.
+THREADS ?=
 # What gpu-bench measured, and what gpu-profile recorded (.ncu-rep, for Nsight Compute).
 BENCH_JSON ?= benchmarks/results/gpu.json
 PROFILE ?= build/gpu_profile
@@ -18,12 +20,12 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 COMPILER := $(or $(firstword $(if $(filter default undefined,$(origin CXX)),,$(CXX))),g++)
 KERNELS := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
-TEST_KERNELS := $(shell find tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+TEST_KERNELS := $(shell find tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 FOLDERS := $(wildcard csrc fastrnn tests benchmarks examples)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv build test test-sanitize cuda-emulate cuda-compile demo lint format clean distclean FORCE
-.PHONY: gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
+.PHONY: bench bench-quick gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
 
 help:
 	@echo "make venv       make $(VENV) with torch, the tools, and this package (editable)"
@@ -33,6 +35,8 @@ help:
 	@echo "make cuda-emulate    the CUDA kernels on the CPU, threads, races and all; needs no GPU"
 	@echo "make cuda-compile    the CUDA kernels through nvcc, and a look at the machine code; needs no GPU"
 	@echo "make demo       train a character model with torch.nn and with fastrnn   DEMO_ARGS=\"--help\" for options"
+	@echo "make bench      every layer and shape against torch.nn and other peers, at 1 and 2 threads   THREADS=\"1 2 4 8\""
+	@echo "make bench-quick   a first impression of it in 3 minutes, against torch.nn"
 	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make format     put Python and C++ in their standard form"
 	@echo "make clean      remove what was built        make distclean: $(VENV) too"
@@ -88,6 +92,12 @@ gpu-profile: gpu-build
 	ncu --clock-control none --set full --kernel-name-base mangled --kernel-name regex:fastrnn --force-overwrite --export $(PROFILE) "$(PYTHON)" benchmarks/gpu_profile.py $(BENCH_ARGS)
 	ncu --import $(PROFILE).ncu-rep --page details
 
+bench: $(VENV)/.peers
+	$(PY) benchmarks/suite.py $(if $(THREADS),--threads $(THREADS)) --json benchmarks/results/suite.json --markdown benchmarks/results/suite.md --plot benchmarks/results/suite.png $(BENCH_ARGS)
+
+bench-quick: venv
+	$(PY) benchmarks/suite.py --quick $(BENCH_ARGS)
+
 lint: venv
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
@@ -127,6 +137,10 @@ $(VENV)/.torch: FORCE | $(VENV)/.python
 $(VENV)/.requirements: requirements-dev.txt $(VENV)/.torch
 	$(PIP) install --quiet --requirement requirements-dev.txt
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	@touch $@
+
+$(VENV)/.peers: requirements-bench.txt $(VENV)/.package
+	$(PIP) install --quiet --requirement requirements-bench.txt
 	@touch $@
 
 # Without the extension itself there is nothing to be up to date.

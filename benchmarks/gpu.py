@@ -259,7 +259,7 @@ def facts() -> dict[str, Any]:
     """What a figure depends on, beside the code."""
     known = machine.facts()
     if torch.cuda.is_available():
-        gpu = torch.cuda.get_device_properties()
+        gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
         known |= {
             "gpu": gpu.name,
             "multiprocessors": gpu.multi_processor_count,

@@ -1,0 +1,150 @@
+"""What suite.py measured, as tables and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+from paired import Paired
+from report import Table, mean, milliseconds, percent, times_as_fast
+from workloads import Case
+
+
+@dataclass
+class Row:
+    """What was measured of one layer, mode, shape and number of threads."""
+
+    cell: str
+    mode: str
+    case: Case
+    threads: int
+    floor: float | None = None  # seconds; None where it could not be measured
+    pairs: dict[str, Paired] = field(default_factory=dict)  # by the peer's name
+    left_out: dict[str, str] = field(default_factory=dict)  # by the peer's name: why
+
+    @property
+    def seconds(self) -> float:
+        """Our own time, as measured beside torch.nn, or else beside whichever peer was there."""
+        return self.pairs.get("torch", next(iter(self.pairs.values()))).ours
+
+    @property
+    def best_peer(self) -> str:
+        """The one that comes out best against us."""
+        return min(self.pairs, key=lambda peer: self.pairs[peer].ratio)
+
+    @property
+    def of_floor(self) -> float | None:
+        """The floor as a share of our time: at 1 there is nothing left to gain."""
+        return self.floor and self.floor / self.seconds
+
+
+Rows = Sequence[Row]
+
+
+def line(row: Row) -> str:
+    """A row as it is printed when it is done."""
+    ours = f"{milliseconds(row.seconds)} ms" if row.pairs else ""
+    ratios = "  ".join(f"{name} {times_as_fast(pair)}" for name, pair in row.pairs.items())
+    reasons = "".join(f"  [{name}: {reason}]" for name, reason in row.left_out.items())
+    return f"{row.cell:4} {row.mode:9} {row.case!s:16} {row.threads} thr.  {ours:>8}  {ratios}{reasons}"
+
+
+def tables(rows: Rows, peers: Sequence[str]) -> list[Table]:
+    """A table for each number of threads, layer and mode, then the summary."""
+    rows = [row for row in rows if row.pairs]
+    peers = [peer for peer in peers if any(peer in row.pairs for row in rows)]
+    return [*(_details(group, peers) for group in _groups(rows)), _summary(rows)]
+
+
+def plot(rows: Rows, peers: Sequence[str], path: Path) -> None:
+    """Every pair's median and quartiles over the cases: a panel for each layer and mode, a file for each thread count
+    (its number goes before the suffix). Says so where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("without a plot: matplotlib is not installed")
+        return
+    rows = [row for row in rows if row.pairs]
+    for threads in sorted({row.threads for row in rows}):
+        groups = list(_groups([row for row in rows if row.threads == threads]))
+        figure = Figure(figsize=(11, 2 + 2.6 * len(groups)), layout="constrained")
+        axes = figure.subplots(len(groups), squeeze=False)[:, 0]
+        for axis, group in zip(axes, groups, strict=True):
+            _panel(axis, group, peers)
+        file = path.with_name(f"{path.stem}_{threads}{path.suffix}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file)
+        print(f"wrote {file}")
+
+
+def _panel(axis, rows: Rows, peers: Sequence[str]) -> None:
+    for index, peer in enumerate(peers):
+        places = [place for place, row in enumerate(rows) if peer in row.pairs]
+        pairs = [rows[place].pairs[peer] for place in places]
+        if not pairs:
+            continue
+        axis.errorbar(
+            [place + 0.12 * (index - (len(peers) - 1) / 2) for place in places],
+            [pair.ratio for pair in pairs],
+            yerr=[[pair.ratio - pair.low for pair in pairs], [pair.high - pair.ratio for pair in pairs]],
+            fmt="o",
+            color=f"C{index}",
+            label=peer,
+        )
+    axis.axhline(1, color="gray", linewidth=1)
+    axis.set_yscale("log", base=2)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_xticks(range(len(rows)), [str(row.case).replace(",", "\n") for row in rows])
+    axis.set_ylabel("times as fast")
+    axis.set_title(f"fastrnn.{rows[0].cell}, {rows[0].mode}, {_threads(rows[0])}; cases are T, B, I, H", loc="left")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+
+
+def _groups(rows: Rows) -> Iterator[Rows]:
+    for _, group in groupby(rows, key=lambda row: (row.threads, row.cell, row.mode)):
+        yield list(group)
+
+
+def _details(rows: Rows, peers: Sequence[str]) -> Table:
+    title = f"{rows[0].cell} {rows[0].mode}, {_threads(rows[0])}: times as fast as each peer (quartiles)"
+    table = Table(title, ["T,B,I,H", "ms", *peers, "of the floor"])
+    for row in rows:
+        ratios = (times_as_fast(row.pairs[peer]) if peer in row.pairs else "-" for peer in peers)
+        table.rows.append([str(row.case), milliseconds(row.seconds), *ratios, percent(row.of_floor)])
+    return table
+
+
+def _summary(rows: Rows) -> Table:
+    table = Table(
+        "Times as fast as torch.nn, and as the best peer of each case: geometric means, and the slowest case",
+        ["layer", "mode", "threads", "cases", "torch.nn", "slowest case", "best peer", "slowest case", "of the floor"],
+    )
+    for group in _groups(rows):
+        first = group[0]
+        against_torch = [(row, "torch") for row in group if "torch" in row.pairs]
+        against_best = [(row, row.best_peer) for row in group]
+        shares = [row.of_floor for row in group if row.of_floor]
+        table.rows.append(
+            [
+                *(first.cell, first.mode, str(first.threads), str(len(group))),
+                *_mean_and_slowest(against_torch),
+                *_mean_and_slowest(against_best),
+                percent(mean(shares)),
+            ]
+        )
+    return table
+
+
+def _mean_and_slowest(compared: list[tuple[Row, str]]) -> tuple[str, str]:
+    """Of rows, each with the peer to look at."""
+    if not compared:
+        return "-", "-"
+    ratios = [row.pairs[peer].ratio for row, peer in compared]
+    slowest, (row, peer) = min(zip(ratios, compared, strict=True), key=lambda pair: pair[0])
+    return f"{mean(ratios):.2f}", f"{slowest:.2f} {peer} {row.case}"
+
+
+def _threads(row: Row) -> str:
+    return "1 thread" if row.threads == 1 else f"{row.threads} threads"
