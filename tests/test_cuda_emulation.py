@@ -163,6 +163,12 @@ def kernels():
 
 
 @pytest.fixture(scope="module")
+def products():
+    sources = (CSRC / "cuda" / "gemm.cpp", TESTS / "cuda" / "test_gemm.cpp")
+    build_all(BUILD, [Program("test_gemm", "asan", sources)], "gemm.ninja")
+
+
+@pytest.fixture(scope="module")
 def faulty_kernels(kernels):
     build_all(BUILD, [with_fault(fault) for fault in FAULTS], "faults.ninja")
 
@@ -185,6 +191,12 @@ def test_kernels(kernels, variant, path):
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[:6000] + output[6000:][-1000:]  # a sanitizer's report, and the case at its end
     assert len(re.findall(rf"{path}: [1-9]\d* cases, 0 failures", output)) == (4 if path == "streamed" else 3), output
+
+
+def test_products(products):
+    """gemm.cpp, whose place emulated_gemm.cpp takes in all other programs."""
+    done = run("test_gemm")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -142,13 +142,16 @@ class TestAutocast:
 
 @pytest.fixture
 def rnn_switch():
-    """Sets torch's switch for RNNs in one way or the other; as found, afterwards."""
+    """Sets torch's switch for RNNs in one way or the other; as found, afterwards.
+
+    By what torch.backends.cudnn calls: its own attributes are frozen as soon as a test imports torch.testing._internal.
+    """
     before = torch.backends.cudnn.allow_tf32
     yield {
-        "for cuDNN": lambda on: setattr(torch.backends.cudnn, "allow_tf32", on),
-        "for RNNs": lambda on: setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32" if on else "ieee"),
+        "for cuDNN": torch._C._set_cudnn_allow_tf32,
+        "for RNNs": lambda on: torch._C._set_fp32_precision_setter("cuda", "rnn", "tf32" if on else "ieee"),
     }
-    torch.backends.cudnn.allow_tf32 = before
+    torch._C._set_cudnn_allow_tf32(before)
 
 
 class TestTf32:

@@ -85,19 +85,19 @@ class Gpu {
 
   // Random errors of sums over all units add up as their squares do, those of different steps too: cases.cpp draws
   // w_hh such that a step hands errors on at no more than their size, or in backward sqrt(G * H / K) times that. Each
-  // step adds the roundings of what its product reads, relative to the largest, and those of a sum of G * H products
-  // in A. The standard deviation is 1 / sqrt(3) of the largest rounding; one of millions of values is five of them
-  // off.
-  double tolerance(const Case& drawn) const {
+  // step adds the roundings of what its product reads, and those in A: of G * H sums of products about 1, and of three
+  // with x and the biases, up to 4. The standard deviation is 1 / sqrt(3) of the largest rounding; one of millions of
+  // values is five of them off.
+  double tolerance(const Case& drawn, double largest) const {
     Problem p{};
     p.cell = drawn.cell;
     const double terms = static_cast<double>(p.gates() * drawn.hidden);
     const double recurrent = static_cast<double>(drawn.projection ? drawn.projection : drawn.hidden);
     const double steps = static_cast<double>(std::max<int64_t>(drawn.steps, 1));
     const bool tf32 = persistent_ && std::is_same_v<T, float>;
-    const double factors = tf32 ? kTf32Roundoff : kRoundoff<T>;
-    const double of_a_step = factors * std::sqrt(terms / recurrent) + kRoundoff<Accumulator> * std::sqrt(terms);
-    return 5 / std::sqrt(3) * of_a_step * std::sqrt(steps);
+    const double factors = largest * (tf32 ? kTf32Roundoff : kRoundoff<T>)*std::sqrt(terms / recurrent);
+    const double sums = kRoundoff<Accumulator> * std::sqrt(terms + 3 * 4 * 4);
+    return 5 / std::sqrt(3) * (factors + sums) * std::sqrt(steps);
   }
 
   int64_t scratch(const Case& drawn, const cuda::Forward<T>& params, const GpuPlan& plan) const {

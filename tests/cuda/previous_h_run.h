@@ -23,7 +23,7 @@ struct PreviousHGpu : Gpu<T> {
 
   std::string name() const { return type_name<T>() + " previous_h"; }
   std::string describe(const GpuPlan& plan) const { return "order=" + std::to_string(plan.seed); }
-  double tolerance(const Case&) const { return std::numeric_limits<double>::min(); }
+  double tolerance(const Case&, double) const { return std::numeric_limits<double>::min(); }
 
   int64_t scratch(const Case&, const PreviousHParams<T>&, const GpuPlan&) const { return 0; }
   void run(const Case&, const PreviousHParams<T>& params, const GpuPlan& plan) const {
@@ -45,6 +45,7 @@ class PreviousHRun final : public KernelRun<PreviousHGpu<T>> {
     params_.steps = this->steps();
     params_.output = {this->input(kept.output, layout), p.rows, p.recurrent, layout.stride};
     params_.hx = this->input(p.hx, Layout::plain(p.batch, p.recurrent));
+    this->products_read(kept.output);
     out_ = this->output("previous h", Layout::plain(p.rows, p.recurrent), {}, kept.h_before);
   }
 

@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "previous_h_run.h"
 #include "test_dispatch.h"
@@ -56,7 +59,8 @@ const Coverage kLargeCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 272 : 528
 template <class T>
 std::vector<GpuPlan> persistent_plans(const Case& drawn, bool backward) {
   const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, false, true};
-  const cuda::Plan chosen = cuda::choose_plan<T>(drawn.cell, work, backward).plan;
+  const auto [chosen, reason] = cuda::choose_plan<T>(drawn.cell, work, backward);
+  if (chosen.path != cuda::Path::kPersistent) throw std::runtime_error(std::string("no persistent plan: ") + reason);
   cuda::Plan one_group = chosen, two_groups = chosen;
   one_group.grid.batch_groups = 1;
   two_groups.grid.batch_groups = std::min<int64_t>(chosen.grid.batch_groups, 2);

@@ -1,6 +1,7 @@
 // Which path csrc/cuda/dispatch.cpp chooses on which device.
 #include "test_dispatch.h"
 
+#include <cstdlib>
 #include <string_view>
 #include <utility>
 
@@ -89,6 +90,9 @@ void test_dispatch(Report& report) {
   test_type<__half>(report);
   test_type<__nv_bfloat16>(report);
   expect_streamed<double>("float64", kPlain, report);
+  setenv("FASTRNN_CUDA_PATH", "streamed", 1);
+  expect_streamed<float>("FASTRNN_CUDA_PATH", kPlain, report);
+  unsetenv("FASTRNN_CUDA_PATH");
   expect_streamed<float>("TF32", changed([](Workload& work) { work.allow_tf32 = false; }), report);
 }
 

@@ -8,10 +8,11 @@
 //   kHyHoldsHx           see ForwardParams::hy
 //   name(), describe(plan)
 //   idle_grads_are_zero()   backward may read gradients of rows that do not run, which the caller made zero
-//   tolerance(drawn)     see Output
+//   tolerance(drawn, largest)   see Output; largest is the magnitude of what the products of the steps read
 //   scratch(drawn, params, plan), run(drawn, params, plan)   for either kind of params; run throws what goes wrong
 #pragma once
 
+#include <cmath>
 #include <exception>
 #include <memory>
 #include <string>
@@ -83,6 +84,13 @@ class KernelRun {
     return {problem_.rows, K, 2 * K, problem_.reverse ? K : 0};
   }
 
+  // To be said before any output is made.
+  void products_read(const Values& values) {
+    double largest = 1;
+    for (double value : values) largest = std::fmax(largest, std::fabs(value));  // which passes over kNothing
+    tolerance_ = machine_.tolerance(case_, largest);
+  }
+
   // Inputs and outputs that stay null where `wanted` is false.
   template <class V = T>
   const V* input(const Values& values, const Layout& layout, bool wanted = true) {
@@ -95,7 +103,7 @@ class KernelRun {
   Out<V>* output(const char* name, const Layout& layout, const Values& before, const Values& after,
                  bool wanted = true) {
     if (!wanted) return nullptr;
-    auto memory = std::make_unique<Out<V>>(name, layout, before, after, machine_.tolerance(case_));
+    auto memory = std::make_unique<Out<V>>(name, layout, before, after, tolerance_);
     Out<V>* const out = memory.get();
     outputs_.push_back(std::move(memory));
     return out;
@@ -110,6 +118,7 @@ class KernelRun {
  private:
   const char* pass_;
   Report& report_;
+  double tolerance_ = 0;
   std::vector<std::shared_ptr<const void>> inputs_;
   std::vector<std::unique_ptr<AnyOutput>> outputs_;
 };
@@ -153,6 +162,7 @@ class ForwardRun final : public KernelRun<Machine> {
     params_.hx = this->input(p.hx, Layout::plain(B, K));
     params_.output_stride = this->output_layout().stride;
     params_.channel_stride = keeps_channels ? p.channels() * H : columns;
+    this->products_read(forward_.output);
     channels_ =
         this->output("channels", Layout::plain(N, params_.channel_stride),
                      widen(p.x, N, columns, params_.channel_stride), keeps_channels ? forward_.channels : Values{});
@@ -213,6 +223,7 @@ class BackwardRun final : public KernelRun<Machine> {
     params_.grad_output = this->input(p.grad_output, this->output_layout(), drawn.grad_output);
     params_.grad_output_stride = this->output_layout().stride;
     const bool zeros = machine.idle_grads_are_zero() && drawn.shape == Shape::kDeviceSizes;
+    this->products_read(after.grad_channels);
     grad_h_ = this->template output<A>("grad_h", Layout::plain(B, K), p.grad_hy, after.grad_hx);
     grad_c_ = this->template output<A>("grad_c", Layout::plain(B, H), p.grad_cy, after.grad_cx, has_c);
     grad_channels_ =

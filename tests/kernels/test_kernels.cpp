@@ -55,7 +55,7 @@ struct Cpu {
   }
   bool idle_grads_are_zero() const { return false; }
   // Ten times what the sums of up to 260 products and the activations' two ulps come to.
-  double tolerance(const Case&) const { return sizeof(T) == 4 ? 2e-5 : 4e-14; }
+  double tolerance(const Case&, double) const { return sizeof(T) == 4 ? 2e-5 : 4e-14; }
 
   int64_t scratch(const Case& drawn, const ForwardParams<T>& params, const Plan&) const {
     return cell(drawn).forward_scratch(params.dims);
