@@ -94,8 +94,8 @@ class Gpu {
     const double terms = static_cast<double>(p.gates() * drawn.hidden);
     const double recurrent = static_cast<double>(drawn.projection ? drawn.projection : drawn.hidden);
     const double steps = static_cast<double>(std::max<int64_t>(drawn.steps, 1));
-    const bool tf32 = persistent_ && std::is_same_v<T, float>;
-    const double factors = largest * (tf32 ? kTf32Roundoff : kRoundoff<T>)*std::sqrt(terms / recurrent);
+    const double roundoff = persistent_ && std::is_same_v<T, float> ? kTf32Roundoff : kRoundoff<T>;
+    const double factors = roundoff * largest * std::sqrt(terms / recurrent);
     const double sums = kRoundoff<Accumulator> * std::sqrt(terms + 3 * 4 * 4);
     return 5 / std::sqrt(3) * (factors + sums) * std::sqrt(steps);
   }

@@ -44,7 +44,7 @@ class KernelRun {
         report_(report) {}
 
  protected:
-  // Calls call(plan, scratch) for each plan, on buffers that are as new.
+  // Runs each plan after prepare(), which makes the buffers as new and points params to them.
   template <class Params, class Prepare>
   void run_all(const std::vector<typename Machine::Plan>& plans, Params& params, const Prepare& prepare) {
     for (const typename Machine::Plan& plan : plans) {
