@@ -191,6 +191,7 @@ INTERRUPTED = """
     import os, signal, sys, threading, time, torch, fastrnn
 
     layer, threads, backward, batch, hidden, steps = sys.argv[1], *map(int, sys.argv[2:7])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script started in the background
     torch.set_num_threads(threads)
     module = getattr(fastrnn, layer)(8, hidden)
     small = torch.randn(5, 3, 8)
