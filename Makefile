@@ -24,7 +24,7 @@ TEST_KERNELS := $(shell find tests benchmarks -name '*.h' -o -name '*.cpp' -o -n
 FOLDERS := $(wildcard csrc fastrnn tests benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build test test-sanitize cuda-emulate cuda-compile demo lint format clean distclean FORCE
+.PHONY: help venv build test test-sanitize test-aarch64 cuda-emulate cuda-compile demo lint format clean distclean FORCE
 .PHONY: bench bench-quick gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make build      build the extension; only what changed is compiled"
 	@echo "make test       run the tests                PYTEST_ARGS=\"-m gradcheck\" for a part of them"
 	@echo "make test-sanitize   the kernels under the address, undefined-behaviour and thread sanitizers, on every ISA"
+	@echo "make test-aarch64    the kernels on an emulated 64-bit Arm; needs its cross-compiler and qemu"
 	@echo "make cuda-emulate    the CUDA kernels on the CPU, threads, races and all; needs no GPU"
 	@echo "make cuda-compile    the CUDA kernels through nvcc, and a look at the machine code; needs no GPU"
 	@echo "make demo       train a character model with torch.nn and with fastrnn   DEMO_ARGS=\"--help\" for options"
@@ -52,6 +53,10 @@ test: venv
 
 test-sanitize: venv
 	$(PY) -m pytest tests/test_kernels_sanitized.py -m "" $(PYTEST_ARGS)
+
+# Part of `make test` too, but for what takes minutes, and skipped there where a tool is missing.
+test-aarch64: venv
+	FASTRNN_TEST_AARCH64=1 $(PY) -m pytest tests/test_kernels_aarch64.py -m "" $(PYTEST_ARGS)
 
 # Both are part of `make test`, but for what takes minutes.
 cuda-emulate: venv

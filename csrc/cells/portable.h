@@ -6,4 +6,5 @@
 #else
 // Forced, so that no weak copy compiled for one instruction set can be linked into the path of a lesser one.
 #define FASTRNN_INLINE inline __attribute__((always_inline))
+#define FASTRNN_INLINE_LAMBDA __attribute__((always_inline))
 #endif

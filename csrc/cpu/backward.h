@@ -4,7 +4,7 @@
 #pragma once
 
 #include "../params.h"
-#include "plan.h"
+#include "weights.h"
 
 namespace fastrnn::cpu {
 
@@ -14,9 +14,9 @@ class BackwardLoop {
   using V = typename S::V;
 
  public:
-  static int64_t scratch_size(const Dims& dims) {
+  static int64_t scratch_size(const Dims& dims, const Plan& plan) {
     Carver<T> count{nullptr};
-    BackwardLoop(dims, count);
+    BackwardLoop(dims, plan, count);
     return count.used;
   }
 
@@ -37,18 +37,16 @@ class BackwardLoop {
   }
 
  private:
-  BackwardLoop(const Dims& dims, Carver<T>& scratch) : dims_(dims) {
-    w_hh_ = {nullptr, dims.recurrent_size, Cell::kGates * dims.hidden_size, 1};
-    w_hh_.data = scratch.take(w_hh_.size());
-    if (dims.projected) {
-      w_hr_ = {nullptr, dims.hidden_size, dims.recurrent_size, 1};
-      w_hr_.data = scratch.take(w_hr_.size());
-    }
-  }
+  BackwardLoop(const Dims& dims, const Plan& plan, Carver<T>& scratch)
+      : dims_(dims),
+        w_hh_({dims.recurrent_size, Cell::kGates * dims.hidden_size}, plan.pack, scratch),
+        w_hr_({dims.projected ? dims.hidden_size : 0, dims.recurrent_size}, plan.pack, scratch) {}
 
   BackwardLoop(const BackwardParams<T>& params, const Portion& portion, Carver<T>&& scratch)
-      : BackwardLoop(params.dims, scratch) {
+      : BackwardLoop(params.dims, portion.plan, scratch) {
     p_ = &params;
+    w_hh_.set(params.w_hh);
+    w_hr_.set(params.w_hr);
     portion_ = &portion;
     rows_ = portion.rows(params.dims.batch);
   }
@@ -67,108 +65,160 @@ class BackwardLoop {
   }
 
   void prepare() {
-    const Member& member = portion_->member;
-    const Range pack = share(w_hh_.count(), member.index, member.count);
-    for (int64_t i = pack.begin; i < pack.end; ++i) w_hh_.pack_columns(i, p_->w_hh);
-    if (dims_.projected) {
-      const Range pack_hr = share(w_hr_.count(), member.index, member.count);
-      for (int64_t i = pack_hr.begin; i < pack_hr.end; ++i) w_hr_.pack_columns(i, p_->w_hr);
-    }
+    w_hh_.prepare(portion_->member);
+    w_hr_.prepare(portion_->member);
     portion_->member.barrier();
+  }
+
+  // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
+  struct Now {
+    BackwardParams<T> p;
+    int64_t hidden, recurrent;
+    bool projected;
+    int64_t rows, rows_before, rows_after;  // that run at this step, the one before and the one after
+    int64_t first, first_before;            // rows of the data that batch row 0 has at this step and the one before
+    bool prefetch;
+  };
+
+  FASTRNN_INLINE Now at_step(int64_t s) const {
+    const Steps& steps = p_->steps;
+    return {*p_,
+            dims_.hidden_size,
+            dims_.recurrent_size,
+            dims_.projected,
+            steps.rows(s),
+            steps.rows(s - 1),
+            steps.rows(s + 1),
+            steps.offset(s),
+            steps.offset(s - 1),
+            worth_prefetching<T>(rows_, Cell::kChannels * dims_.hidden_size)};
   }
 
   // dh_t, from step s + 1 through w_hh and from the output, then the cell (or, with a projection, the way to it).
   // Rows that ran at s + 1 but not at s hand their gradient on to hx; rows that end at s bring that of hy.
   void run_recurrent(int64_t s) {
-    const int64_t now = p_->steps.rows(s), after = p_->steps.rows(s + 1);
-    const int64_t hidden = dims_.hidden_size;
-    Operand<T> grads{p_->grad_channels + p_->steps.offset(s + 1) * Cell::kChannels * hidden,
-                     Cell::kChannels * hidden,
-                     hidden,
+    const Now now = at_step(s);
+    Operand<T> grads{p_->grad_channels + p_->steps.offset(s + 1) * Cell::kChannels * now.hidden,
+                     Cell::kChannels * now.hidden,
+                     now.hidden,
                      Cell::kGates,
                      {}};
-    for (int gate = 0; gate < Cell::kGates; ++gate) grads.starts[gate] = Cell::recurrent_channel(gate) * hidden;
+    for (int gate = 0; gate < Cell::kGates; ++gate) grads.starts[gate] = Cell::recurrent_channel(gate) * now.hidden;
     Operand<T> nothing = grads;
     nothing.count = 0;
 
-    const Range ran_after{smaller(rows_.begin, after), smaller(rows_.end, after)};
-    const Range ends_here{larger(rows_.begin, after), larger(smaller(rows_.end, now), larger(rows_.begin, after))};
-    const auto finish = [&](int64_t row, int64_t unit, int lanes, const T* sums) {
-      finish_recurrent(s, row, unit, lanes, S::load(sums), row < now, row < after);
-    };
-    const Range panels = portion_->panels(w_hh_.count());
-    for (int64_t i = panels.begin; i < panels.end; ++i) {
+    const Range ran_after{smaller(rows_.begin, now.rows_after), smaller(rows_.end, now.rows_after)};
+    const int64_t first_end = larger(rows_.begin, now.rows_after);
+    const Range ends_here{first_end, larger(smaller(rows_.end, now.rows), first_end)};
+    const FinishRecurrent finish{now};
+    portion_->for_each_panel(w_hh_.count(), s, [&](int64_t i) FASTRNN_INLINE_LAMBDA {
       w_hh_.multiply(i, grads, ran_after.begin, ran_after.end, finish);
-      w_hh_.multiply(i, nothing, ends_here.begin, ends_here.end, finish);
-    }
+      if (ends_here.begin < ends_here.end) w_hh_.multiply(i, nothing, ends_here.begin, ends_here.end, finish);
+    });
   }
 
-  FASTRNN_INLINE void finish_recurrent(int64_t s, int64_t row, int64_t unit, int lanes, V dh, bool runs_now,
-                                       bool ran_after) {
-    T* grad_h = p_->grad_h + row * dims_.recurrent_size + unit;
-    if (Cell::kCarriesH || !ran_after) dh += S::load(grad_h, lanes);
-    if (!runs_now) {
+  struct FinishRecurrent {
+    const Now& now;
+
+    FASTRNN_INLINE bool prefetches() const { return now.prefetch; }
+    FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const {
+      if (row >= now.rows) return;
+      if (now.p.grad_output)
+        __builtin_prefetch(now.p.grad_output + (now.first + row) * now.p.grad_output_stride + unit);
+      if (!now.projected) prefetch_cell(now, row, unit);
+    }
+    FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
+      finish_recurrent(now, row, unit, lanes, S::load(sums));
+    }
+  };
+
+  static FASTRNN_INLINE void finish_recurrent(const Now& now, int64_t row, int64_t unit, int lanes, V dh) {
+    const BackwardParams<T>& p = now.p;
+    T* grad_h = p.grad_h + row * now.recurrent + unit;
+    if (Cell::kCarriesH || row >= now.rows_after) dh += S::load(grad_h, lanes);
+    if (row >= now.rows) {
       S::store(grad_h, dh, lanes);
       return;
     }
-    const int64_t at = p_->steps.offset(s) + row;
-    if (p_->grad_output) dh += S::load(p_->grad_output + at * p_->grad_output_stride + unit, lanes);
-    if (dims_.projected) {
-      S::store(p_->grad_projected + at * dims_.recurrent_size + unit, dh, lanes);
+    const int64_t at = now.first + row;
+    if (p.grad_output) dh += S::load(p.grad_output + at * p.grad_output_stride + unit, lanes);
+    if (now.projected) {
+      S::store(p.grad_projected + at * now.recurrent + unit, dh, lanes);
     } else {
-      finish_cell(s, row, unit, lanes, dh);
+      finish_cell(now, row, unit, lanes, dh);
     }
   }
 
   void run_projected(int64_t s) {
-    const int64_t now = p_->steps.rows(s), recurrent = dims_.recurrent_size;
-    const Operand<T> grads{p_->grad_projected + p_->steps.offset(s) * recurrent, recurrent, recurrent, 1, {0}};
-    const Range panels = portion_->panels(w_hr_.count());
-    for (int64_t i = panels.begin; i < panels.end; ++i) {
-      w_hr_.multiply(i, grads, smaller(rows_.begin, now), smaller(rows_.end, now),
-                     [&](int64_t row, int64_t unit, int lanes, const T* sums) {
-                       finish_cell(s, row, unit, lanes, S::load(sums));
-                     });
-    }
+    const Now now = at_step(s);
+    const Operand<T> grads{p_->grad_projected + now.first * now.recurrent, now.recurrent, now.recurrent, 1, {0}};
+    const Range rows{smaller(rows_.begin, now.rows), smaller(rows_.end, now.rows)};
+    portion_->for_each_panel(w_hr_.count(), s,
+                             [&](int64_t i) { w_hr_.multiply(i, grads, rows.begin, rows.end, FinishProjected{now}); });
   }
 
-  FASTRNN_INLINE void finish_cell(int64_t s, int64_t row, int64_t unit, int lanes, V dh) {
-    const int64_t hidden = dims_.hidden_size;
-    const int64_t at = p_->steps.offset(s) + row;
-    const bool from_start = row >= p_->steps.rows(s - 1);
-    const int64_t before = p_->steps.offset(s - 1) + row;
+  struct FinishProjected {
+    const Now& now;
+
+    FASTRNN_INLINE bool prefetches() const { return now.prefetch; }
+    FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const { prefetch_cell(now, row, unit); }
+    FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
+      finish_cell(now, row, unit, lanes, S::load(sums));
+    }
+  };
+
+  // What finish_cell reads and writes that no step before has brought into the cache.
+  static FASTRNN_INLINE void prefetch_cell(const Now& now, int64_t row, int64_t unit) {
+    const BackwardParams<T>& p = now.p;
+    const int64_t hidden = now.hidden, at = now.first + row;
+    for (int c = 0; c < Cell::kChannels; ++c) {
+      const int64_t channel = (at * Cell::kChannels + c) * hidden + unit;
+      if (Cell::kKeepsChannels) __builtin_prefetch(p.channels + channel);
+      __builtin_prefetch(p.grad_channels + channel, 1);
+    }
+    if (Cell::kReadsH) __builtin_prefetch(p.output + at * p.output_stride + unit);
+    if (row >= now.rows_before) return;
+    const int64_t before = now.first_before + row;
+    if (Cell::kReadsPreviousH) __builtin_prefetch(p.output + before * p.output_stride + unit);
+    if (Cell::kHasCellState) __builtin_prefetch(p.cells + before * hidden + unit);
+  }
+
+  static FASTRNN_INLINE void finish_cell(const Now& now, int64_t row, int64_t unit, int lanes, V dh) {
+    const BackwardParams<T>& p = now.p;
+    const int64_t hidden = now.hidden, at = now.first + row;
+    const bool from_start = row >= now.rows_before;
+    const int64_t before = now.first_before + row;
     Step<V, Cell::kChannels> step;
     StepGrad<V, Cell::kChannels> grad;
     grad.h = dh;
     if constexpr (Cell::kKeepsChannels) {
-      const T* channels = p_->channels + at * Cell::kChannels * hidden + unit;
+      const T* channels = p.channels + at * Cell::kChannels * hidden + unit;
       for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = S::load(channels + c * hidden, lanes);
     }
-    if constexpr (Cell::kReadsH) step.h = S::load(p_->output + at * p_->output_stride + unit, lanes);
+    if constexpr (Cell::kReadsH) step.h = S::load(p.output + at * p.output_stride + unit, lanes);
     if constexpr (Cell::kReadsPreviousH) {
-      const T* h_prev = from_start ? p_->hx + row * hidden : p_->output + before * p_->output_stride;
+      const T* h_prev = from_start ? p.hx + row * hidden : p.output + before * p.output_stride;
       step.h_prev = S::load(h_prev + unit, lanes);
     }
     if constexpr (Cell::kHasCellState) {
-      const T* c_prev = from_start ? p_->cx + row * hidden : p_->cells + before * hidden;
+      const T* c_prev = from_start ? p.cx + row * hidden : p.cells + before * hidden;
       step.c_prev = S::load(c_prev + unit, lanes);
-      step.c = S::load(p_->cells + at * hidden + unit, lanes);
-      grad.c = S::load(p_->grad_c + row * hidden + unit, lanes);
-      if (dims_.projected) S::store(p_->hidden + at * hidden + unit, Cell::hidden(step), lanes);
+      step.c = S::load(p.cells + at * hidden + unit, lanes);
+      grad.c = S::load(p.grad_c + row * hidden + unit, lanes);
+      if (now.projected) S::store(p.hidden + at * hidden + unit, Cell::hidden(step), lanes);
     }
     Cell::backward(step, grad);
-    T* channels = p_->grad_channels + at * Cell::kChannels * hidden + unit;
+    T* channels = p.grad_channels + at * Cell::kChannels * hidden + unit;
     for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * hidden, grad.channels[c], lanes);
-    if constexpr (Cell::kCarriesH) S::store(p_->grad_h + row * hidden + unit, grad.h, lanes);
-    if constexpr (Cell::kHasCellState) S::store(p_->grad_c + row * hidden + unit, grad.c, lanes);
+    if constexpr (Cell::kCarriesH) S::store(p.grad_h + row * hidden + unit, grad.h, lanes);
+    if constexpr (Cell::kHasCellState) S::store(p.grad_c + row * hidden + unit, grad.c, lanes);
   }
 
   const BackwardParams<T>* p_ = nullptr;
   const Portion* portion_ = nullptr;
   Dims dims_;
   Range rows_{0, 0};
-  Panels<Isa, T> w_hh_{};
-  Panels<Isa, T> w_hr_{};
+  BackwardWeights<Isa, T> w_hh_, w_hr_;
 };
 
 }  // namespace fastrnn::cpu

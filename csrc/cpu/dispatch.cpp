@@ -50,6 +50,8 @@ constexpr int64_t kWorthATeam = 256 * 1024;
 constexpr int64_t kSharedWeightBytes = 1 << 20;
 // Multiply-adds between two looks at the clock: a millisecond or less, against 25 ns for the look.
 constexpr int64_t kPollMacs = 4 * 1024 * 1024;
+// Rows of a whole call, steps times batch, above which packing the recurrent weights pays.
+constexpr int64_t kWorthPacking = 4;
 // Batch rows that a thread should have for itself: fewer leave the register tile half empty.
 constexpr int64_t kRowsPerThread = 4;
 
@@ -63,7 +65,9 @@ const Kernels& kernels() {
 Choice choose_plan(const Workload& work) {
   const int threads = work.threads;
   const auto choice = [&](int count, Split split, const char* reason) {
-    return Choice{{count, split, larger(1, kPollMacs / larger(1, work.step_macs))}, reason};
+    return Choice{
+        {count, split, larger(1, kPollMacs / larger(1, work.step_macs)), work.steps * work.batch > kWorthPacking},
+        reason};
   };
   if (threads == 1) return choice(1, Split::kNone, "torch.get_num_threads() is 1");
   if (work.steps * work.step_macs < kWorthATeam) return choice(1, Split::kNone, "too little work for a second thread");

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../params.h"
-#include "plan.h"
+#include "weights.h"
 
 namespace fastrnn::cpu {
 
@@ -12,9 +12,9 @@ class ForwardLoop {
   using V = typename S::V;
 
  public:
-  static int64_t scratch_size(const Dims& dims) {
+  static int64_t scratch_size(const Dims& dims, const Plan& plan) {
     Carver<T> count{nullptr};
-    ForwardLoop(dims, count);
+    ForwardLoop(dims, plan, count);
     return count.used;
   }
 
@@ -35,20 +35,19 @@ class ForwardLoop {
   }
 
  private:
-  ForwardLoop(const Dims& dims, Carver<T>& scratch) : dims_(dims) {
-    w_hh_ = {nullptr, dims.hidden_size, dims.recurrent_size, Cell::kGates};
-    w_hh_.data = scratch.take(w_hh_.size());
-    if (dims.projected) {
-      w_hr_ = {nullptr, dims.recurrent_size, dims.hidden_size, 1};
-      w_hr_.data = scratch.take(w_hr_.size());
-      unprojected_ = scratch.take(dims.batch * dims.hidden_size);
-    }
+  ForwardLoop(const Dims& dims, const Plan& plan, Carver<T>& scratch)
+      : dims_(dims),
+        w_hh_({dims.hidden_size, dims.recurrent_size}, plan.pack, scratch),
+        w_hr_({dims.projected ? dims.recurrent_size : 0, dims.hidden_size}, plan.pack, scratch) {
+    if (dims.projected) unprojected_ = scratch.take(dims.batch * dims.hidden_size);
     for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size);
   }
 
   ForwardLoop(const ForwardParams<T>& params, const Portion& portion, Carver<T>&& scratch)
-      : ForwardLoop(params.dims, scratch) {
+      : ForwardLoop(params.dims, portion.plan, scratch) {
     p_ = &params;
+    w_hh_.set(params.w_hh, params.b_ih, params.b_hh, Cell::kApartBias);
+    w_hr_.set(params.w_hr, nullptr, nullptr, -1);
     portion_ = &portion;
     rows_ = portion.rows(params.dims.batch);
   }
@@ -65,93 +64,132 @@ class ForwardLoop {
     }
   }
 
-  // Packs the weights, each thread its share, and sets both states to hx: a row that joins late finds it in either,
+  // Prepares the weights, each thread its share, and sets both states to hx: a row that joins late finds it in either,
   // and one that never runs has it as hy.
   void prepare() {
     const Member& member = portion_->member;
-    const Range pack = share(w_hh_.count(), member.index, member.count);
-    for (int64_t i = pack.begin; i < pack.end; ++i) {
-      w_hh_.pack_rows(i, p_->w_hh, p_->b_ih, p_->b_hh, Cell::kApartBias);
-    }
-    if (dims_.projected) {
-      const Range pack_hr = share(w_hr_.count(), member.index, member.count);
-      for (int64_t i = pack_hr.begin; i < pack_hr.end; ++i) w_hr_.pack_rows(i, p_->w_hr, nullptr, nullptr, -1);
-    }
+    w_hh_.prepare(member);
+    w_hr_.prepare(member);
     const Range fill = share(dims_.batch * dims_.recurrent_size, member.index, member.count);
     for (int64_t k = fill.begin; k < fill.end; ++k) state_[0][k] = state_[1][k] = p_->hy[k] = p_->hx[k];
     portion_->member.barrier();
   }
 
-  Range active_rows(int64_t s) const {
-    return {smaller(rows_.begin, p_->steps.rows(s)), smaller(rows_.end, p_->steps.rows(s))};
+  // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
+  struct Now {
+    ForwardParams<T> p;
+    int64_t hidden, recurrent;
+    bool projected;
+    Range rows;          // that the member runs
+    int64_t first;       // row of the data that batch row 0 has
+    int64_t rows_after;  // that run at the next step too
+    const T* h_prev;     // (B, K)
+    T* h;                // (B, K)
+    T* unprojected;      // (B, H)
+    bool prefetch;
+  };
+
+  FASTRNN_INLINE Now at_step(int64_t s) const {
+    const Steps& steps = p_->steps;
+    const Range rows{smaller(rows_.begin, steps.rows(s)), smaller(rows_.end, steps.rows(s))};
+    return {*p_,
+            dims_.hidden_size,
+            dims_.recurrent_size,
+            dims_.projected,
+            rows,
+            steps.offset(s),
+            steps.rows(s + 1),
+            state_[s % 2],
+            state_[(s + 1) % 2],
+            unprojected_,
+            worth_prefetching<T>(rows, p_->channel_stride)};
   }
 
   void run_cell(int64_t s) {
-    const Range rows = active_rows(s);
-    const Range panels = portion_->panels(w_hh_.count());
-    const Operand<T> h{state_[s % 2], dims_.recurrent_size, dims_.recurrent_size, 1, {0}};
-    for (int64_t i = panels.begin; i < panels.end; ++i) {
-      w_hh_.multiply(i, h, rows.begin, rows.end, [&](int64_t row, int64_t unit, int lanes, const T* sums) {
-        finish_cell(s, row, unit, lanes, sums);
-      });
-    }
+    const Now now = at_step(s);
+    const Operand<T> h{now.h_prev, now.recurrent, now.recurrent, 1, {0}};
+    portion_->for_each_panel(w_hh_.count(), s, [&](int64_t i) FASTRNN_INLINE_LAMBDA {
+      w_hh_.multiply(i, h, now.rows.begin, now.rows.end, FinishCell{now});
+    });
   }
 
-  FASTRNN_INLINE void finish_cell(int64_t s, int64_t row, int64_t unit, int lanes, const T* sums) {
-    const int64_t hidden = dims_.hidden_size;
-    const int64_t at = p_->steps.offset(s) + row;
-    T* channels = p_->channels + at * p_->channel_stride + unit;
+  struct FinishCell {
+    const Now& now;
+
+    FASTRNN_INLINE bool prefetches() const { return now.prefetch; }
+    FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const {
+      const ForwardParams<T>& p = now.p;
+      const int64_t at = now.first + row;
+      for (int gate = 0; gate < Cell::kGates; ++gate) {
+        __builtin_prefetch(p.channels + at * p.channel_stride + gate * now.hidden + unit);
+      }
+      if (p.keep && Cell::kHasCellState) __builtin_prefetch(p.cells + at * now.hidden + unit, 1);
+      if (!now.projected) __builtin_prefetch(p.output + at * p.output_stride + unit, 1);
+    }
+    FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
+      finish_cell(now, row, unit, lanes, sums);
+    }
+  };
+
+  static FASTRNN_INLINE void finish_cell(const Now& now, int64_t row, int64_t unit, int lanes, const T* sums) {
+    const ForwardParams<T>& p = now.p;
+    const int64_t at = now.first + row;
+    T* channels = p.channels + at * p.channel_stride + unit;
     V x[Cell::kGates], r[Cell::kGates];
     for (int gate = 0; gate < Cell::kGates; ++gate) {
-      x[gate] = S::load(channels + gate * hidden, lanes);
+      x[gate] = S::load(channels + gate * now.hidden, lanes);
       r[gate] = S::load(sums + gate * S::kLanes);
-      if (gate == Cell::kApartBias && p_->b_ih) x[gate] += S::load(p_->b_ih + gate * hidden + unit, lanes);
+      if (gate == Cell::kApartBias && p.b_ih) x[gate] += S::load(p.b_ih + gate * now.hidden + unit, lanes);
     }
     Step<V, Cell::kChannels> step;
-    if constexpr (Cell::kReadsPreviousH) step.h_prev = S::load(state_[s % 2] + row * hidden + unit, lanes);
-    if constexpr (Cell::kHasCellState) step.c_prev = S::load(p_->cell + row * hidden + unit, lanes);
+    if constexpr (Cell::kReadsPreviousH) step.h_prev = S::load(now.h_prev + row * now.hidden + unit, lanes);
+    if constexpr (Cell::kHasCellState) step.c_prev = S::load(p.cell + row * now.hidden + unit, lanes);
     Cell::forward(x, r, step);
-    if (Cell::kKeepsChannels && p_->keep) {
-      for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * hidden, step.channels[c], lanes);
+    if (Cell::kKeepsChannels && p.keep) {
+      for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * now.hidden, step.channels[c], lanes);
     }
     if constexpr (Cell::kHasCellState) {
-      S::store(p_->cell + row * hidden + unit, step.c, lanes);
-      if (p_->keep) S::store(p_->cells + at * hidden + unit, step.c, lanes);
+      S::store(p.cell + row * now.hidden + unit, step.c, lanes);
+      if (p.keep) S::store(p.cells + at * now.hidden + unit, step.c, lanes);
     }
-    if (dims_.projected) {
-      S::store(unprojected_ + row * hidden + unit, step.h, lanes);
+    if (now.projected) {
+      S::store(now.unprojected + row * now.hidden + unit, step.h, lanes);
     } else {
-      finish_h(s, row, unit, lanes, step.h);
+      finish_h(now, row, unit, lanes, step.h);
     }
   }
 
   void project(int64_t s) {
-    const Range rows = active_rows(s);
-    const Range panels = portion_->panels(w_hr_.count());
-    const Operand<T> h{unprojected_, dims_.hidden_size, dims_.hidden_size, 1, {0}};
-    for (int64_t i = panels.begin; i < panels.end; ++i) {
-      w_hr_.multiply(i, h, rows.begin, rows.end, [&](int64_t row, int64_t unit, int lanes, const T* sums) {
-        finish_h(s, row, unit, lanes, S::load(sums));
-      });
-    }
+    const Now now = at_step(s);
+    const Operand<T> h{now.unprojected, now.hidden, now.hidden, 1, {0}};
+    portion_->for_each_panel(w_hr_.count(), s, [&](int64_t i) {
+      w_hr_.multiply(i, h, now.rows.begin, now.rows.end, FinishProjection{now});
+    });
   }
 
-  FASTRNN_INLINE void finish_h(int64_t s, int64_t row, int64_t unit, int lanes, V h) {
-    const int64_t at = row * dims_.recurrent_size + unit;
-    S::store(p_->output + (p_->steps.offset(s) + row) * p_->output_stride + unit, h, lanes);
-    if (row < p_->steps.rows(s + 1)) {
-      S::store(state_[(s + 1) % 2] + at, h, lanes);
-    } else {
-      S::store(p_->hy + at, h, lanes);
+  struct FinishProjection {
+    const Now& now;
+
+    FASTRNN_INLINE bool prefetches() const { return now.prefetch; }
+    FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const {
+      __builtin_prefetch(now.p.output + (now.first + row) * now.p.output_stride + unit, 1);
     }
+    FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
+      finish_h(now, row, unit, lanes, S::load(sums));
+    }
+  };
+
+  static FASTRNN_INLINE void finish_h(const Now& now, int64_t row, int64_t unit, int lanes, V h) {
+    S::store(now.p.output + (now.first + row) * now.p.output_stride + unit, h, lanes);
+    S::store((row < now.rows_after ? now.h : now.p.hy) + row * now.recurrent + unit, h, lanes);
   }
 
   const ForwardParams<T>* p_ = nullptr;
   const Portion* portion_ = nullptr;
   Dims dims_;
   Range rows_{0, 0};
-  Panels<Isa, T> w_hh_{};
-  Panels<Isa, T> w_hr_{};
+  ForwardWeights<Isa, T, T, Cell::kGates> w_hh_;
+  ForwardWeights<Isa, T, T, 1> w_hr_;
   T* unprojected_ = nullptr;  // (B, H) this step's h before the projection
   T* state_[2];               // (B, K) h_{t-1} and h_t, by the parity of s
 };

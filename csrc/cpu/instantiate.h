@@ -19,15 +19,16 @@ constexpr CellKernels<T> instantiate_cell() {
           {tile_rows<Isa>(vectors), vectors},       {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors}};
 }
 
-// In the order of CellKind.
+template <class Isa, class T>
+constexpr DtypeKernels<T> instantiate_dtype() {
+  return {&multiply_rows<Isa, T, T>,
+          {instantiate_cell<Isa, Elman<Tanh>, T>(), instantiate_cell<Isa, Elman<Relu>, T>(),
+           instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>()}};
+}
+
 template <class Isa>
 constexpr Kernels instantiate() {
-  return {Isa::kName,
-          Isa::kBytes,
-          {instantiate_cell<Isa, Elman<Tanh>, float>(), instantiate_cell<Isa, Elman<Relu>, float>(),
-           instantiate_cell<Isa, Lstm, float>(), instantiate_cell<Isa, Gru, float>()},
-          {instantiate_cell<Isa, Elman<Tanh>, double>(), instantiate_cell<Isa, Elman<Relu>, double>(),
-           instantiate_cell<Isa, Lstm, double>(), instantiate_cell<Isa, Gru, double>()}};
+  return {Isa::kName, Isa::kBytes, instantiate_dtype<Isa, float>(), instantiate_dtype<Isa, double>()};
 }
 
 }  // namespace fastrnn::cpu

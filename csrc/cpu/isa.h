@@ -9,6 +9,8 @@
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace fastrnn::cpu {
@@ -26,6 +28,17 @@ struct Avx512 {
   static FASTRNN_INLINE __m512d load(const double* p, int n) { return _mm512_maskz_loadu_pd(mask8(n), p); }
   static FASTRNN_INLINE void store(float* p, __m512 v, int n) { _mm512_mask_storeu_ps(p, mask16(n), v); }
   static FASTRNN_INLINE void store(double* p, __m512d v, int n) { _mm512_mask_storeu_pd(p, mask8(n), v); }
+  // x unless it is below or above the bound. NaN stays NaN: these instructions give the second operand then.
+  static FASTRNN_INLINE __m512 at_least(__m512 x, __m512 bound) { return _mm512_maskz_max_ps(0xffff, bound, x); }
+  static FASTRNN_INLINE __m512d at_least(__m512d x, __m512d bound) { return _mm512_maskz_max_pd(0xff, bound, x); }
+  static FASTRNN_INLINE __m512 at_most(__m512 x, __m512 bound) { return _mm512_maskz_min_ps(0xffff, bound, x); }
+  static FASTRNN_INLINE __m512d at_most(__m512d x, __m512d bound) { return _mm512_maskz_min_pd(0xff, bound, x); }
+  // 1 / x to 14 bits. Only here does it save anything: a division of 16 floats takes as long as 16 products.
+  static FASTRNN_INLINE __m512 estimate_reciprocal(__m512 x) { return _mm512_maskz_rcp14_ps(0xffff, x); }
+  // a * b + c, rounded once wherever it is written: whether the compiler fuses a product and a sum depends on what
+  // stands around them.
+  static FASTRNN_INLINE __m512 multiply_add(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+  static FASTRNN_INLINE __m512d multiply_add(__m512d a, __m512d b, __m512d c) { return _mm512_fmadd_pd(a, b, c); }
 };
 using Isa = Avx512;
 
@@ -46,6 +59,15 @@ struct Avx2 {
   static FASTRNN_INLINE __m256d load(const double* p, int n) { return _mm256_maskload_pd(p, mask64(n)); }
   static FASTRNN_INLINE void store(float* p, __m256 v, int n) { _mm256_maskstore_ps(p, mask32(n), v); }
   static FASTRNN_INLINE void store(double* p, __m256d v, int n) { _mm256_maskstore_pd(p, mask64(n), v); }
+  // x unless it is below or above the bound. NaN stays NaN: these instructions give the second operand then.
+  static FASTRNN_INLINE __m256 at_least(__m256 x, __m256 bound) { return _mm256_max_ps(bound, x); }
+  static FASTRNN_INLINE __m256d at_least(__m256d x, __m256d bound) { return _mm256_max_pd(bound, x); }
+  static FASTRNN_INLINE __m256 at_most(__m256 x, __m256 bound) { return _mm256_min_ps(bound, x); }
+  static FASTRNN_INLINE __m256d at_most(__m256d x, __m256d bound) { return _mm256_min_pd(bound, x); }
+  // a * b + c, rounded once wherever it is written: whether the compiler fuses a product and a sum depends on what
+  // stands around them.
+  static FASTRNN_INLINE __m256 multiply_add(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+  static FASTRNN_INLINE __m256d multiply_add(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
 };
 using Isa = Avx2;
 
@@ -55,7 +77,7 @@ using Isa = Avx2;
 struct Baseline {
 #if defined(__aarch64__)
   static constexpr const char* kName = "neon";
-  static constexpr int kAccumulators = 24;
+  static constexpr int kAccumulators = 21;  // of 32 registers: GCC loads the broadcasts of all rows at once
 #else
   static constexpr const char* kName = "sse2";
   static constexpr int kAccumulators = 12;
@@ -66,13 +88,43 @@ struct Baseline {
   static FASTRNN_INLINE auto load(const T* p, int n) {
     typedef T V __attribute__((vector_size(kBytes)));
     V v{};
-    for (int lane = 0; lane < n; ++lane) v[lane] = p[lane];
+#pragma GCC unroll 4
+    for (int lane = 0; lane < kBytes / int{sizeof(T)}; ++lane) {
+      if (lane < n) v[lane] = p[lane];
+    }
     return v;
   }
   template <class T, class V>
   static FASTRNN_INLINE void store(T* p, V v, int n) {
-    for (int lane = 0; lane < n; ++lane) p[lane] = v[lane];
+#pragma GCC unroll 4
+    for (int lane = 0; lane < kBytes / int{sizeof(T)}; ++lane) {
+      if (lane < n) p[lane] = v[lane];
+    }
   }
+  // x unless it is below or above the bound. NaN stays NaN.
+  template <class V>
+  static FASTRNN_INLINE V at_least(V x, V bound) {
+    return x < bound ? bound : x;
+  }
+  template <class V>
+  static FASTRNN_INLINE V at_most(V x, V bound) {
+    return x > bound ? bound : x;
+  }
+  // a * b + c; on Arm rounded once wherever it is written, since whether the compiler fuses a product and a sum depends
+  // on what stands around them. SSE2 has nothing to fuse them with.
+#if defined(__aarch64__)
+  static FASTRNN_INLINE float32x4_t multiply_add(float32x4_t a, float32x4_t b, float32x4_t c) {
+    return vfmaq_f32(c, a, b);
+  }
+  static FASTRNN_INLINE float64x2_t multiply_add(float64x2_t a, float64x2_t b, float64x2_t c) {
+    return vfmaq_f64(c, a, b);
+  }
+#else
+  template <class V>
+  static FASTRNN_INLINE V multiply_add(V a, V b, V c) {
+    return a * b + c;
+  }
+#endif
 };
 using Isa = Baseline;
 

@@ -12,16 +12,25 @@ struct CellKernels {
   // False if the user interrupted the call.
   bool (*forward)(const ForwardParams<T>& params, const Plan& plan);
   bool (*backward)(const BackwardParams<T>& params, const Plan& plan);
-  int64_t (*forward_scratch)(const Dims& dims);
-  int64_t (*backward_scratch)(const Dims& dims);
+  int64_t (*forward_scratch)(const Dims& dims, const Plan& plan);
+  int64_t (*backward_scratch)(const Dims& dims, const Plan& plan);
   int forward_tile[2], backward_tile[2];  // rows and vectors of the register tile
+};
+
+// Of one dtype.
+template <class T>
+struct DtypeKernels {
+  // out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth). For few rows.
+  void (*multiply_rows)(T* out, int64_t out_stride, const T* a, int64_t a_stride, int64_t rows, const T* weights,
+                        int64_t columns, int64_t depth);
+  CellKernels<T> cells[kCellKinds];  // in the order of CellKind
 };
 
 struct Kernels {
   const char* isa;
   int vector_bytes;
-  CellKernels<float> f32[kCellKinds];
-  CellKernels<double> f64[kCellKinds];
+  DtypeKernels<float> f32;
+  DtypeKernels<double> f64;
 };
 
 extern const Kernels kBaselineKernels;
@@ -31,14 +40,19 @@ extern const Kernels kAvx512Kernels;
 #endif
 
 template <class T>
-const CellKernels<T>& cell_kernels(const Kernels& kernels, CellKind cell);
+const DtypeKernels<T>& dtype_kernels(const Kernels& kernels);
 template <>
-inline const CellKernels<float>& cell_kernels(const Kernels& kernels, CellKind cell) {
-  return kernels.f32[static_cast<int>(cell)];
+inline const DtypeKernels<float>& dtype_kernels(const Kernels& kernels) {
+  return kernels.f32;
 }
 template <>
-inline const CellKernels<double>& cell_kernels(const Kernels& kernels, CellKind cell) {
-  return kernels.f64[static_cast<int>(cell)];
+inline const DtypeKernels<double>& dtype_kernels(const Kernels& kernels) {
+  return kernels.f64;
+}
+
+template <class T>
+const CellKernels<T>& cell_kernels(const Kernels& kernels, CellKind cell) {
+  return dtype_kernels<T>(kernels).cells[static_cast<int>(cell)];
 }
 
 }  // namespace fastrnn::cpu

@@ -1,10 +1,11 @@
-// Recurrent weights packed into panels: what one tile reads, in the order in which it reads it.
+// Recurrent weights cut into panels, and packed: what one tile reads, in the order in which it reads it.
 //
-// A panel covers up to kMaxPanelVectors vectors: `gates` vectors for each vector of units. Panel i is a matrix
-// [1 + depth][vectors][lanes] whose row 0 is what the sums start from (the biases). Lanes past the last unit are zero.
+// A panel covers up to kMaxPanelVectors vectors: kGates vectors for each vector of units. A packed panel is a matrix
+// [depth][vectors][lanes], whose sums start from [vectors][lanes] (the biases). Lanes past the last unit are zero.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "tile.h"
 
@@ -22,87 +23,159 @@ FASTRNN_INLINE Range share(int64_t count, int64_t part, int64_t parts) {
   return {count * part / parts, count * (part + 1) / parts};
 }
 
-template <class Isa, class T>
-struct Panels {
+// Bytes of a step's gates above which a cell asks for its data before the tile is multiplied. A panel takes one line of
+// every gate's row, which is no pattern that a processor would foresee: asking was worth 1.10-1.15 at 128 and 256 KB (B
+// = 32, H = 256; B = 128, H = 128, one thread) and cost 1.03-1.10 at up to 32 KB.
+constexpr int64_t kWorthPrefetching = 64 * 1024;
+
+template <class T>
+FASTRNN_INLINE bool worth_prefetching(const Range& rows, int64_t row_size) {
+  return (rows.end - rows.begin) * row_size * static_cast<int64_t>(sizeof(T)) > kWorthPrefetching;
+}
+
+// How the columns of a product, units times gates, are dealt to panels.
+template <class Isa, class T, int kGates>
+struct PanelGrid {
   static constexpr int kLanes = Simd<Isa, T>::kLanes;
+  static constexpr int64_t kUnits = kMaxPanelVectors / kGates * kLanes;  // of a whole panel
+  static constexpr int64_t kWidth = kUnits * kGates;
+
+  int64_t units;  // columns of the product, per gate
+  int64_t depth;
+
+  FASTRNN_INLINE int64_t count() const { return ceil_div(units, kUnits); }
+  FASTRNN_INLINE int64_t first_unit(int64_t i) const { return i * kUnits; }
+  FASTRNN_INLINE int64_t units_in(int64_t i) const { return smaller(kUnits, units - first_unit(i)); }
+  FASTRNN_INLINE int unit_vectors_in(int64_t i) const { return static_cast<int>(ceil_div(units_in(i), kLanes)); }
+
+  FASTRNN_INLINE int vectors_in(int64_t i) const { return unit_vectors_in(i) * kGates; }
+
+  template <class Visit>
+  FASTRNN_INLINE void prefetch_rows(int64_t i, int64_t first_row, int rows, const Visit& visit) const {
+    const int unit_vecs = unit_vectors_in(i);
+    for (int row = 0; row < rows; ++row) {
+      for (int uv = 0; uv < unit_vecs; ++uv) visit.prefetch(first_row + row, first_unit(i) + uv * kLanes);
+    }
+  }
+
+  // Hands the sums of some rows on, row by row: visit(row, unit, lanes, sums) gets each row's vectors, with sums
+  // pointing at kGates vectors of `lanes` valid lanes.
+  template <class Visit>
+  FASTRNN_INLINE void visit_rows(int64_t i, int64_t first_row, int rows, const T* sums, const Visit& visit) const {
+    const int unit_vecs = unit_vectors_in(i);
+    for (int row = 0; row < rows; ++row) {
+      for (int uv = 0; uv < unit_vecs; ++uv) {
+        const int64_t unit = first_unit(i) + uv * kLanes;
+        const int lanes = static_cast<int>(smaller(kLanes, units - unit));
+        const T* of_row = sums + (row * unit_vecs + uv) * kGates * kLanes;
+        // A constant leaves no masks and no branches in what is inlined here.
+        if (lanes == kLanes) {
+          visit(first_row + row, unit, kLanes, of_row);
+        } else {
+          visit(first_row + row, unit, lanes, of_row);
+        }
+      }
+    }
+  }
+};
+
+// Rows [begin, end) of `a` times what `view` shows of panel i, tile by tile; see PanelGrid::visit_rows. Before a tile
+// is multiplied, visit.prefetch(row, unit) is called for each of its rows' vectors of units: what it asks for arrives
+// meanwhile. Without it the cell waited for every line of x W_ih^T that had left the second-level cache, since no
+// hardware expects one line here and the next 2 KB further.
+//
+// A tile goes through the whole depth at once: blocks of it that stay in the first-level cache were no faster (80
+// against 83 G multiply-adds a second at depths of 64 to 2048, the panel in the second-level cache), and the cell's
+// arithmetic then no longer runs beside the next tile's.
+template <class Isa, class T, class W, int kGates, class Visit>
+FASTRNN_INLINE void multiply_view(const PanelGrid<Isa, T, kGates>& grid, int64_t i, const PanelView<T, W>& view,
+                                  const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) {
+  alignas(64) T sums[kMaxTileRows * kMaxPanelVectors * grid.kLanes];
+  const int vectors = grid.vectors_in(i);
+  const int64_t total = end - begin, most = tile_rows<Isa>(vectors);
+  const int64_t tiles = total <= most ? total > 0 : ceil_div(total, most);
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const Range rows = tiles == 1 ? Range{0, total} : share(total, tile, tiles);
+    const int count = static_cast<int>(rows.end - rows.begin);
+    const T* first_row = a.data + (begin + rows.begin) * a.stride;
+    if (visit.prefetches()) grid.prefetch_rows(i, begin + rows.begin, count, visit);
+    choose_tile<Isa, T, W>(count, vectors)({first_row, &a, view, sums});
+    grid.visit_rows(i, begin + rows.begin, count, sums, visit);
+  }
+}
+
+template <class Isa, class T, class W, int kGates>
+struct Panels : PanelGrid<Isa, T, kGates> {
+  using Grid = PanelGrid<Isa, T, kGates>;
+  using Grid::depth, Grid::first_unit, Grid::kLanes, Grid::kUnits, Grid::kWidth, Grid::units, Grid::units_in,
+      Grid::vectors_in;
   // Depth packed at a time: the lines that one block writes stay in the first-level cache.
   static constexpr int64_t kDepthBlock = 64;
 
-  T* data;
-  int64_t units;  // columns of the product, per gate
-  int64_t depth;
-  int gates;
+  T* inits;
+  W* data;
 
-  FASTRNN_INLINE int unit_vectors() const { return kMaxPanelVectors / gates; }
-  FASTRNN_INLINE int64_t unit_step() const { return int64_t{unit_vectors()} * kLanes; }
-  FASTRNN_INLINE int64_t count() const { return ceil_div(units, unit_step()); }
-  FASTRNN_INLINE int64_t stride() const { return (1 + depth) * gates * unit_step(); }
-  FASTRNN_INLINE int64_t size() const { return count() * stride(); }
-  FASTRNN_INLINE T* panel(int64_t i) const { return data + i * stride(); }
-  FASTRNN_INLINE int64_t first_unit(int64_t i) const { return i * unit_step(); }
-  FASTRNN_INLINE int64_t units_in(int64_t i) const { return smaller(unit_step(), units - first_unit(i)); }
-  FASTRNN_INLINE int unit_vectors_in(int64_t i) const { return static_cast<int>(ceil_div(units_in(i), kLanes)); }
+  FASTRNN_INLINE int64_t inits_size() const { return this->count() * kWidth; }
+  FASTRNN_INLINE int64_t size() const { return inits_size() * depth; }
+  FASTRNN_INLINE T* init(int64_t i) const { return inits + i * kWidth; }
+  FASTRNN_INLINE W* panel(int64_t i) const { return data + i * kWidth * depth; }
+  FASTRNN_INLINE int64_t view_stride(int64_t i) const { return int64_t{vectors_in(i)} * kLanes; }
 
-  // weight (gates * units, depth): sums run along its rows, as in forward. bias_a, bias_b (gates * units) or null
+  // weight (kGates * units, depth): sums run along its rows, as in forward. bias_a, bias_b (kGates * units) or null
   // start the sums; bias_a stays out for gate `apart`.
-  void pack_rows(int64_t i, const T* weight, const T* bias_a, const T* bias_b, int apart) const {
-    const int width = unit_vectors_in(i) * gates * kLanes;
-    T* out = panel(i);
-    for (int64_t block = 0; block < depth + 1; block += kDepthBlock) {
-      for (int column = 0; column < width; ++column) {
-        const int gate = column / kLanes % gates;
-        const int64_t unit = first_unit(i) + column / (gates * kLanes) * kLanes + column % kLanes;
-        const bool padding = unit >= units;
-        const int64_t source = gate * units + unit;
-        for (int64_t row = block; row < smaller(block + kDepthBlock, depth + 1); ++row) {
-          T value = 0;
-          if (!padding) {
-            if (row > 0) {
-              value = weight[source * depth + row - 1];
-            } else {
-              if (bias_a && gate != apart) value += bias_a[source];
-              if (bias_b) value += bias_b[source];
-            }
-          }
-          out[row * width + column] = value;
-        }
+  void pack_rows(int64_t i, const W* weight, const T* bias_a, const T* bias_b, int apart) const {
+    const int vectors = vectors_in(i);
+    for (int v = 0; v < vectors; ++v) {
+      const int gate = v % kGates;
+      const int64_t unit = first_unit(i) + v / kGates * kLanes, first = gate * units + unit;
+      const int64_t valid = smaller(kLanes, units - unit);
+      T* start = init(i) + v * kLanes;
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        start[lane] = 0;
+        if (lane < valid && bias_a && gate != apart) start[lane] += bias_a[first + lane];
+        if (lane < valid && bias_b) start[lane] += bias_b[first + lane];
       }
+    }
+    for (int64_t block = 0; block < depth; block += kDepthBlock) {
+      const int64_t end = smaller(block + kDepthBlock, depth);
+      for (int v = 0; v < vectors; ++v) pack_vector(i, v, weight, block, end);
     }
   }
 
-  // weight (depth, units): sums run along its columns, as in backward. One gate, no bias.
-  void pack_columns(int64_t i, const T* weight) const {
-    const int width = unit_vectors_in(i) * kLanes;
-    const int64_t valid = units_in(i);
-    T* out = panel(i);
-    for (int column = 0; column < width; ++column) out[column] = 0;
-    for (int64_t k = 0; k < depth; ++k) {
-      const T* in = weight + k * units + first_unit(i);
-      out += width;
-      for (int64_t column = 0; column < width; ++column) out[column] = column < valid ? in[column] : T(0);
+  // weight (depth, units): sums run along its columns, as in backward. One gate, and no bias: inits stay unused.
+  void pack_columns(int64_t i, const W* weight, W* out) const {
+    const int64_t wide = view_stride(i), valid = units_in(i);
+    for (int64_t k = 0; k < depth; ++k, out += wide) {
+      const W* in = weight + k * units + first_unit(i);
+      for (int64_t column = 0; column < wide; ++column) out[column] = column < valid ? in[column] : W(0);
     }
   }
 
-  // Rows [begin, end) of `a` times panel i, tile by tile: visit(row, unit, lanes, sums) gets each row's vectors, with
-  // sums pointing at `gates` vectors of `lanes` valid lanes.
-  template <class Visit>
-  FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) const {
-    alignas(64) T sums[kMaxTileRows * kMaxPanelVectors * kLanes];
-    const int unit_vecs = unit_vectors_in(i);
-    const int vectors = unit_vecs * gates;
-    const int64_t tiles = ceil_div(end - begin, tile_rows<Isa>(vectors));
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const Range rows = share(end - begin, tile, tiles);
-      const int count = static_cast<int>(rows.end - rows.begin);
-      choose_tile<Isa, T>(count, vectors)(a, begin + rows.begin, panel(i), sums);
-      for (int row = 0; row < count; ++row) {
-        for (int uv = 0; uv < unit_vecs; ++uv) {
-          const int64_t unit = first_unit(i) + uv * kLanes;
-          const int lanes = static_cast<int>(smaller(kLanes, units - unit));
-          visit(begin + rows.begin + row, unit, lanes, sums + (row * vectors + uv * gates) * kLanes);
-        }
+ private:
+  void pack_vector(int64_t i, int v, const W* weight, int64_t begin, int64_t end) const {
+    const int64_t stride = view_stride(i);
+    const int64_t unit = first_unit(i) + v / kGates * kLanes, valid = smaller(kLanes, units - unit);
+    const W* in = weight + (v % kGates * units + unit) * depth;
+    W* out = panel(i) + v * kLanes;
+    int64_t k = begin;
+    if constexpr (std::is_same_v<T, W>) {
+      if (valid == kLanes) {
+        for (; k + kLanes <= end; k += kLanes) transpose_block(in + k, out + k * stride, stride);
       }
     }
+    for (; k < end; ++k) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) out[k * stride + lane] = lane < valid ? in[lane * depth + k] : W(0);
+    }
+  }
+
+  FASTRNN_INLINE void transpose_block(const T* in, T* out, int64_t stride) const {
+    using S = Simd<Isa, T>;
+    typename S::V block[kLanes];
+#pragma GCC unroll 16
+    for (int row = 0; row < kLanes; ++row) block[row] = S::load(in + row * depth);
+    S::transpose(block);
+#pragma GCC unroll 16
+    for (int row = 0; row < kLanes; ++row) S::store(out + row * stride, block[row]);
   }
 };
 

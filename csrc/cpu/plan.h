@@ -16,6 +16,7 @@ struct Plan {
   int threads;
   Split split;
   int64_t poll_every;  // steps between two looks at the clock, for Ctrl-C
+  bool pack;           // the recurrent weights are packed first
 };
 
 // Cuts the scratch of a call into its parts; with no scratch it only counts.
@@ -24,10 +25,13 @@ struct Carver {
   T* scratch;
   int64_t used = 0;
 
-  FASTRNN_INLINE T* take(int64_t count) {
+  FASTRNN_INLINE T* take(int64_t count) { return take_as<T>(count); }
+  // A part for values of a type that is not wider than T.
+  template <class W>
+  FASTRNN_INLINE W* take_as(int64_t count) {
     T* part = scratch ? scratch + used : nullptr;
-    used += count;
-    return part;
+    used += ceil_div(count * static_cast<int64_t>(sizeof(W)), sizeof(T));
+    return reinterpret_cast<W*>(part);
   }
 };
 
@@ -39,8 +43,12 @@ struct Portion {
   FASTRNN_INLINE Range rows(int64_t batch) const {
     return plan.split == Split::kBatch ? share(batch, member.index, member.count) : Range{0, batch};
   }
-  FASTRNN_INLINE Range panels(int64_t count) const {
-    return plan.split == Split::kUnits ? share(count, member.index, member.count) : Range{0, count};
+  // Calls visit(i) for each of the member's panels in step s: forwards in even steps, backwards in odd ones, so that
+  // the panels that a step reads first are those that the last one left in the cache.
+  template <class Visit>
+  FASTRNN_INLINE void for_each_panel(int64_t count, int64_t s, const Visit& visit) const {
+    const Range mine = plan.split == Split::kUnits ? share(count, member.index, member.count) : Range{0, count};
+    for (int64_t n = 0; n < mine.end - mine.begin; ++n) visit(s % 2 == 0 ? mine.begin + n : mine.end - 1 - n);
   }
   // The end of a phase whose results other members read.
   FASTRNN_INLINE void meet() const {

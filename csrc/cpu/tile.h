@@ -25,73 +25,89 @@ struct Operand {
   int64_t length;
   int count;
   int64_t starts[kMaxPanelVectors];
-
-  FASTRNN_INLINE int64_t depth() const { return length * count; }
 };
 
-// sums[row][v] = panel[0][v] + sum over k of a[row][k] * panel[1 + k][v], k in one fixed order, each row by itself:
-// the bits do not depend on how rows are grouped into tiles, nor tiles dealt to threads.
-template <class Isa, class T, int kRows, int kVectors>
-void multiply_tile(const Operand<T>& a, int64_t first_row, const T* panel, T* sums) {
+// The right operand: one panel, as deep as the left one, its rows `stride` values apart. W is what it is stored in: T,
+// or a narrower type whose values are widened as they are loaded.
+template <class T, class W>
+struct PanelView {
+  const T* init;  // what the sums start from
+  const W* data;
+  int64_t stride;
+};
+
+template <class T, class W>
+struct Tile {
+  const T* first_row;
+  const Operand<T>* a;
+  PanelView<T, W> panel;
+  T* sums;  // (rows, vectors)
+};
+
+// sums[row][v] = init[v] + sum over k of a[row][k] * panel[k][v], with k in order and each row by itself: the bits do
+// not depend on how rows are grouped into tiles, nor tiles dealt to threads.
+template <class Isa, class T, class W, int kRows, int kVectors>
+void multiply_tile(const Tile<T, W>& tile) {
   using S = Simd<Isa, T>;
   using V = typename S::V;
   constexpr int kLanes = S::kLanes;
+  const int64_t a_stride = tile.a->stride, panel_stride = tile.panel.stride;
   V acc[kRows][kVectors];
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) acc[row][v] = S::load(panel + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) acc[row][v] = S::load(tile.panel.init + v * kLanes);
   }
-  panel += kVectors * kLanes;
-  const T* base = a.data + first_row * a.stride;
-  for (int run = 0; run < a.count; ++run) {
-    const T* x = base + a.starts[run];
-    for (int64_t k = 0; k < a.length; ++k) {
+  const W* panel = tile.panel.data;
+  for (int run = 0; run < tile.a->count; ++run) {
+    const T* x = tile.first_row + tile.a->starts[run];
+    for (int64_t k = 0; k < tile.a->length; ++k) {
       V w[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) w[v] = S::load(panel + v * kLanes);
 #pragma GCC unroll 8
       for (int row = 0; row < kRows; ++row) {
-        const T scalar = x[row * a.stride + k];
+        const T scalar = x[row * a_stride + k];
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) acc[row][v] += scalar * w[v];
       }
-      panel += kVectors * kLanes;
+      panel += panel_stride;
     }
   }
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) S::store(sums + (row * kVectors + v) * kLanes, acc[row][v]);
+    for (int v = 0; v < kVectors; ++v) S::store(tile.sums + (row * kVectors + v) * kLanes, acc[row][v]);
   }
 }
 
-template <class T>
-using MultiplyTile = void (*)(const Operand<T>& a, int64_t first_row, const T* panel, T* sums);
+template <class T, class W>
+using MultiplyTile = void (*)(const Tile<T, W>& tile);
 
-template <class Isa, class T, int kRows, int kVectors>
-constexpr MultiplyTile<T> tile_if_it_fits() {
+template <class Isa, class T, class W, int kRows, int kVectors>
+constexpr MultiplyTile<T, W> tile_if_it_fits() {
   if constexpr (kRows <= tile_rows<Isa>(kVectors)) {
-    return &multiply_tile<Isa, T, kRows, kVectors>;
+    return &multiply_tile<Isa, T, W, kRows, kVectors>;
   } else {
     return nullptr;
   }
 }
 
-template <class Isa, class T, int kVectors>
+template <class Isa, class T, class W, int kVectors>
 struct TileColumn {
-  MultiplyTile<T> rows[kMaxTileRows] = {tile_if_it_fits<Isa, T, 1, kVectors>(), tile_if_it_fits<Isa, T, 2, kVectors>(),
-                                        tile_if_it_fits<Isa, T, 3, kVectors>(), tile_if_it_fits<Isa, T, 4, kVectors>(),
-                                        tile_if_it_fits<Isa, T, 5, kVectors>(), tile_if_it_fits<Isa, T, 6, kVectors>(),
-                                        tile_if_it_fits<Isa, T, 7, kVectors>(), tile_if_it_fits<Isa, T, 8, kVectors>()};
+  MultiplyTile<T, W> rows[kMaxTileRows] = {
+      tile_if_it_fits<Isa, T, W, 1, kVectors>(), tile_if_it_fits<Isa, T, W, 2, kVectors>(),
+      tile_if_it_fits<Isa, T, W, 3, kVectors>(), tile_if_it_fits<Isa, T, W, 4, kVectors>(),
+      tile_if_it_fits<Isa, T, W, 5, kVectors>(), tile_if_it_fits<Isa, T, W, 6, kVectors>(),
+      tile_if_it_fits<Isa, T, W, 7, kVectors>(), tile_if_it_fits<Isa, T, W, 8, kVectors>()};
 };
 
-template <class Isa, class T>
-FASTRNN_INLINE MultiplyTile<T> choose_tile(int rows, int vectors) {
-  static constexpr TileColumn<Isa, T, 1> one;
-  static constexpr TileColumn<Isa, T, 2> two;
-  static constexpr TileColumn<Isa, T, 3> three;
-  static constexpr TileColumn<Isa, T, 4> four;
+template <class Isa, class T, class W>
+FASTRNN_INLINE MultiplyTile<T, W> choose_tile(int rows, int vectors) {
+  static constexpr TileColumn<Isa, T, W, 1> one;
+  static constexpr TileColumn<Isa, T, W, 2> two;
+  static constexpr TileColumn<Isa, T, W, 3> three;
+  static constexpr TileColumn<Isa, T, W, 4> four;
   switch (vectors) {
     case 1:
       return one.rows[rows - 1];

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "isa.h"
 
@@ -34,6 +35,36 @@ struct Simd {
     return v;
   }
 
+  // rows[i][j] becomes rows[j][i].
+  static FASTRNN_INLINE void transpose(V (&rows)[kLanes]) {
+#pragma GCC unroll 4
+    for (int done = 1; done < kLanes; done *= 2) {
+      V out[kLanes];
+#pragma GCC unroll 8
+      for (int i = 0; i < kLanes / 2; ++i) {
+        out[2 * i] = interleave<0>(rows[i], rows[i + kLanes / 2]);
+        out[2 * i + 1] = interleave<kLanes / 2>(rows[i], rows[i + kLanes / 2]);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) rows[i] = out[i];
+    }
+  }
+
+  // The sum of each vector's lanes, in one fixed order.
+  static FASTRNN_INLINE void sum_lanes(T* out, const V (&v)[4]) {
+    const V even = interleave<0>(v[0], v[2]) + interleave<kLanes / 2>(v[0], v[2]);
+    const V odd = interleave<0>(v[1], v[3]) + interleave<kLanes / 2>(v[1], v[3]);
+    if constexpr (kLanes == 2) {
+      store(out, interleave<0>(even, odd));
+      store(out + 2, interleave<1>(even, odd));
+    } else {
+      T sums[kLanes];
+      store(sums, interleave<0>(even, odd) + interleave<kLanes / 2>(even, odd));
+      for (int lane = 4; lane < kLanes; ++lane) sums[lane % 4] += sums[lane];
+      for (int lane = 0; lane < 4; ++lane) out[lane] = sums[lane];
+    }
+  }
+
   // The first n lanes; the others are zero on loading and left alone on storing.
   static FASTRNN_INLINE V load(const T* p, int n) { return n == kLanes ? load(p) : V(Isa::load(p, n)); }
   static FASTRNN_INLINE void store(T* p, V v, int n) {
@@ -42,6 +73,15 @@ struct Simd {
     } else {
       Isa::store(p, v, n);
     }
+  }
+
+ private:
+  // a[first], b[first], a[first + 1], b[first + 1], ...
+  template <int first>
+  static FASTRNN_INLINE V interleave(V a, V b) {
+    return [&]<int... lane>(std::integer_sequence<int, lane...>) FASTRNN_INLINE_LAMBDA {
+      return __builtin_shufflevector(a, b, (first + lane / 2 + lane % 2 * kLanes)...);
+    }(std::make_integer_sequence<int, kLanes>{});
   }
 };
 

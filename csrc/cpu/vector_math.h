@@ -53,8 +53,8 @@ struct VectorMath {
   };
 
   static FASTRNN_INLINE Parts split_exp(V x) {
-    x = x < C::kMin ? S::broadcast(C::kMin) : x;
-    x = x > C::kMax ? S::broadcast(C::kMax) : x;
+    x = Isa::at_least(x, S::broadcast(C::kMin));
+    x = Isa::at_most(x, S::broadcast(C::kMax));
     const V shifted = x * C::kLog2E + C::kRound;
     const V k = shifted - C::kRound;
     const V r = (x - k * C::kLn2High) - k * C::kLn2Low;
@@ -79,10 +79,35 @@ struct VectorMath {
     const Parts e = split_exp(-2 * magnitude);
     const V scale = 2 * e.half_scale;
     const V t = scale * e.tail + (scale - 1);
-    return reinterpret_cast<V>((reinterpret_cast<I>(t / (2 + t)) & ~sign_bit) | sign);
+    return reinterpret_cast<V>((reinterpret_cast<I>(divide(t, 2 + t)) & ~sign_bit) | sign);
+  }
+
+  // 1 / x of an x of at least 1, as sigmoid has it.
+  static FASTRNN_INLINE V reciprocal(V x) {
+    if constexpr (kEstimates) {
+      const V y = Isa::estimate_reciprocal(x);
+      return y == 0 ? y : refine(x, y);  // an infinite x has 0, and the refinement would be 0 * inf
+    } else {
+      return 1 / x;
+    }
   }
 
  private:
+  static constexpr bool kEstimates = requires(V x) { Isa::estimate_reciprocal(x); };
+
+  // y is about 1 / x; a Newton step doubles its bits.
+  static FASTRNN_INLINE V refine(V x, V y) { return y * (1 - x * y) + y; }
+
+  // a / b of an ordinary b.
+  static FASTRNN_INLINE V divide(V a, V b) {
+    if constexpr (kEstimates) {
+      const V y = refine(b, Isa::estimate_reciprocal(b)), quotient = a * y;
+      return (a - quotient * b) * y + quotient;
+    } else {
+      return a / b;
+    }
+  }
+
   static constexpr T factorial(int n) { return n <= 1 ? T(1) : T(n) * factorial(n - 1); }
 };
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../cpu/dispatch.h"
+#include "../cpu/huge_pages.h"
 #include "shape.h"
 
 namespace fastrnn::ops {
@@ -16,6 +17,8 @@ inline void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: 
 // Multiply-adds up to which a plain loop beats a call of torch's GEMM with the three tensors that it takes: at 1,024 it
 // saves 1.3 us of 8.5, at 4,096 0.4 (benchmarks/overhead.py, the forward of a step of one row).
 constexpr int64_t kTinyProduct = 2048;
+// Rows of a product up to which reading the weights' rows as they lie beats torch's GEMM.
+constexpr int64_t kFewRows = 2;
 // Multiply-adds of a product that is interrupted by Ctrl-C before or after, never within: a fifth of a second on a
 // core.
 constexpr int64_t kUninterrupted = int64_t{16} << 30;
@@ -29,7 +32,11 @@ class CpuDevice {
 
   explicit CpuDevice(const LayerArgs& args) : place_(args.input) {}
 
-  Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const { return ops::empty(sizes, dtype, place_); }
+  Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const {
+    Tensor tensor = ops::empty(sizes, dtype, place_);
+    cpu::wish_for_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * tensor.element_size());
+    return tensor;
+  }
   static Tensor dense(const Tensor& tensor) {
     return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
   }
@@ -48,6 +55,11 @@ class CpuDevice {
   void multiply(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b,
                 bool accumulate = false) const {
     const int64_t size = out.rows * out.columns * a.columns;
+    if (out.rows <= kFewRows && !accumulate && a.column_stride == 1 && b.row_stride == 1 && b.column_stride == b.rows) {
+      cpu::dtype_kernels<T>(cpu::kernels())
+          .multiply_rows(out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows);
+      return;
+    }
     if (size <= kTinyProduct) {
       multiply_tiny(out, a, b, accumulate);
       return;
@@ -135,16 +147,20 @@ class CpuLoops {
       : device_(device), kernels_(cpu::cell_kernels<T>(cpu::kernels(), args.cell)), cell_(args.cell), shape_(shape) {}
 
   void run(ForwardParams<T>& params) {
-    params.scratch = scratch(kernels_.forward_scratch(shape_.dims));
-    check_finished(kernels_.forward(params, plan(false)));
+    const cpu::Plan plan = plan_of(false);
+    params.scratch = scratch(kernels_.forward_scratch(shape_.dims, plan));
+    check_finished(kernels_.forward(params, plan));
   }
   void run(BackwardParams<T>& params) {
-    params.scratch = scratch(kernels_.backward_scratch(shape_.dims));
-    check_finished(kernels_.backward(params, plan(true)));
+    const cpu::Plan plan = plan_of(true);
+    params.scratch = scratch(kernels_.backward_scratch(shape_.dims, plan));
+    check_finished(kernels_.backward(params, plan));
   }
 
  private:
-  cpu::Plan plan(bool backward) const { return plan_pass(shape_, cell_facts(cell_).gates, sizeof(T), backward).plan; }
+  cpu::Plan plan_of(bool backward) const {
+    return plan_pass(shape_, cell_facts(cell_).gates, sizeof(T), backward).plan;
+  }
   T* scratch(int64_t values) {
     if (!scratch_.defined()) scratch_ = device_.empty({values}, scalar_type_of<T>);
     return data<T>(scratch_);

@@ -6,6 +6,7 @@
 #include <sanitizer/common_interface_defs.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
@@ -15,6 +16,8 @@
 #include "guarded.h"
 #include "kernel_run.h"
 #include "test_reference.h"
+
+#pragma weak __sanitizer_set_death_callback  // null where no sanitizer is linked
 
 namespace fastrnn::test {
 
@@ -51,17 +54,17 @@ struct Cpu {
     const char* split = plan.split == cpu::Split::kBatch   ? "batch"
                         : plan.split == cpu::Split::kUnits ? "units"
                                                            : "none";
-    return "threads=" + std::to_string(plan.threads) + " split=" + split;
+    return "threads=" + std::to_string(plan.threads) + " split=" + split + (plan.pack ? " packed" : " in place");
   }
   bool idle_grads_are_zero() const { return false; }
   // Ten times what the sums of up to 260 products and the activations' two ulps come to.
   double tolerance(const Case&, double) const { return sizeof(T) == 4 ? 2e-5 : 4e-14; }
 
-  int64_t scratch(const Case& drawn, const ForwardParams<T>& params, const Plan&) const {
-    return cell(drawn).forward_scratch(params.dims);
+  int64_t scratch(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) const {
+    return cell(drawn).forward_scratch(params.dims, plan);
   }
-  int64_t scratch(const Case& drawn, const BackwardParams<T>& params, const Plan&) const {
-    return cell(drawn).backward_scratch(params.dims);
+  int64_t scratch(const Case& drawn, const BackwardParams<T>& params, const Plan& plan) const {
+    return cell(drawn).backward_scratch(params.dims, plan);
   }
   void run(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) const {
     if (!cell(drawn).forward(params, plan)) throw std::runtime_error("interrupted, by nobody");
@@ -74,14 +77,15 @@ struct Cpu {
   const cpu::CellKernels<T>& cell(const Case& drawn) const { return cpu::cell_kernels<T>(kernels, drawn.cell); }
 };
 
-// A team of two and one of three, one of them splitting the batch and the other the units, by turns.
+// A team of two and one of three, one of them splitting the batch and the other the units, by turns; and by turns all
+// with packed weights or all with weights read in place, whose sums run in another order.
 std::vector<cpu::Plan> plans(const Options& options, uint64_t turn) {
   using cpu::Split;
   const int64_t poll_every = static_cast<int64_t>(turn % 3) + 1;
-  const bool swapped = turn % 2 == 1;
-  std::vector<cpu::Plan> plans{{2, swapped ? Split::kUnits : Split::kBatch, poll_every},
-                               {3, swapped ? Split::kBatch : Split::kUnits, poll_every}};
-  if (!options.teams) plans.insert(plans.begin(), {1, Split::kNone, poll_every});
+  const bool swapped = turn % 2 == 1, pack = turn / 2 % 2 == 1;
+  std::vector<cpu::Plan> plans{{2, swapped ? Split::kUnits : Split::kBatch, poll_every, pack},
+                               {3, swapped ? Split::kBatch : Split::kUnits, poll_every, pack}};
+  if (!options.teams) plans.insert(plans.begin(), {1, Split::kNone, poll_every, pack});
   return plans;
 }
 
@@ -125,9 +129,7 @@ void test_interruption(const cpu::Kernels& kernels, Report& report) {
   std::vector<int64_t> offsets;
   for (int64_t t = 0; t < kSteps; ++t) offsets.push_back(t % 2);
   const std::vector<float> weights(kHidden * kHidden), hx(kHidden);
-  std::vector<float> channels(2 * kHidden), output(2 * kHidden), state(kHidden),
-      forward_scratch(static_cast<size_t>(cell.forward_scratch(dims))),
-      backward_scratch(static_cast<size_t>(cell.backward_scratch(dims)));
+  std::vector<float> channels(2 * kHidden), output(2 * kHidden), state(kHidden), scratch;
   ForwardParams<float> forward{};
   BackwardParams<float> backward{};
   forward.steps = backward.steps = {kSteps, 1, sizes.data(), offsets.data(), false};
@@ -139,17 +141,19 @@ void test_interruption(const cpu::Kernels& kernels, Report& report) {
   backward.output = output.data();
   forward.hy = backward.grad_h = state.data();
   forward.channel_stride = forward.output_stride = backward.output_stride = kHidden;
-  forward.scratch = forward_scratch.data();
-  backward.scratch = backward_scratch.data();
   current_call = "an interrupted call";
   cpu::interrupt_requested = [] { return true; };
-  for (const cpu::Plan& plan :
-       {cpu::Plan{1, cpu::Split::kNone, 4}, cpu::Plan{3, cpu::Split::kBatch, 4}, cpu::Plan{3, cpu::Split::kUnits, 4}}) {
+  for (const cpu::Plan& plan : {cpu::Plan{1, cpu::Split::kNone, 4, true}, cpu::Plan{3, cpu::Split::kBatch, 4, false},
+                                cpu::Plan{3, cpu::Split::kUnits, 4, true}}) {
+    scratch.resize(static_cast<size_t>(std::max(cell.forward_scratch(dims, plan), cell.backward_scratch(dims, plan))));
+    forward.scratch = backward.scratch = scratch.data();
     if (cell.forward(forward, plan)) report.fail("forward went on after an interruption");
     if (cell.backward(backward, plan)) report.fail("backward went on after an interruption");
   }
   cpu::interrupt_requested = nullptr;
 }
+
+void name_the_call() { std::fprintf(stderr, "during %s\n", current_call.c_str()); }
 
 Options parse(int count, char** words) {
   Options options;
@@ -176,7 +180,14 @@ Options parse(int count, char** words) {
 int main(int count, char** words) {
   using namespace fastrnn::test;
   const Options options = parse(count, words);
-  __sanitizer_set_death_callback([] { std::fprintf(stderr, "during %s\n", current_call.c_str()); });
+  if (__sanitizer_set_death_callback) {
+    __sanitizer_set_death_callback(name_the_call);
+  } else {
+    std::signal(SIGSEGV, [](int) {
+      name_the_call();
+      std::_Exit(1);
+    });
+  }
   const fastrnn::cpu::Kernels& kernels = fastrnn::cpu::kernels();
   Report report;
   test_reference(report);

@@ -1,0 +1,103 @@
+// Products with weights that are read as they lie: where packing them would take longer than multiplying.
+#pragma once
+
+#include "panels.h"
+
+namespace fastrnn::cpu {
+
+constexpr int kDots = 4;
+
+// sums[row][dot] = the dot product of row `row` of `a` with row `dot` of the weights, up to kDots of them.
+template <class Isa, class T, class W, int kRows>
+void multiply_dots(const T* a, int64_t a_stride, const W* weights, int dots, int64_t depth, T* sums,
+                   int64_t sums_stride) {
+  using S = Simd<Isa, T>;
+  using V = typename S::V;
+  constexpr int kLanes = S::kLanes;
+  V acc[kRows][kDots] = {};
+  // Missing dots are the last one over again.
+  const W* from[kDots];
+  for (int dot = 0; dot < kDots; ++dot) from[dot] = weights + smaller(dot, dots - 1) * depth;
+  const auto add = [&](int64_t k, auto load) FASTRNN_INLINE_LAMBDA {
+    V x[kRows];
+#pragma GCC unroll 4
+    for (int row = 0; row < kRows; ++row) x[row] = load(a + row * a_stride + k);
+#pragma GCC unroll 4
+    for (int dot = 0; dot < kDots; ++dot) {
+      const V w = load(from[dot] + k);
+#pragma GCC unroll 4
+      for (int row = 0; row < kRows; ++row) acc[row][dot] = Isa::multiply_add(x[row], w, acc[row][dot]);
+    }
+  };
+  int64_t k = 0;
+  for (; k + kLanes <= depth; k += kLanes) {
+    add(k, [](const auto* p) FASTRNN_INLINE_LAMBDA { return S::load(p); });
+  }
+  if (k < depth) {
+    const int rest = static_cast<int>(depth - k);
+    add(k, [rest](const auto* p) FASTRNN_INLINE_LAMBDA { return S::load(p, rest); });
+  }
+#pragma GCC unroll 4
+  for (int row = 0; row < kRows; ++row) {
+    T four[kDots];
+    S::sum_lanes(four, acc[row]);
+    for (int dot = 0; dot < dots; ++dot) sums[row * sums_stride + dot] = four[dot];
+  }
+}
+
+// out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth).
+template <class Isa, class T, class W>
+void multiply_rows(T* out, int64_t out_stride, const T* a, int64_t a_stride, int64_t rows, const W* weights,
+                   int64_t columns, int64_t depth) {
+  for (int64_t row = 0; row < rows; row += 2) {
+    const auto multiply = rows - row == 1 ? &multiply_dots<Isa, T, W, 1> : &multiply_dots<Isa, T, W, 2>;
+    for (int64_t column = 0; column < columns; column += kDots) {
+      multiply(a + row * a_stride, a_stride, weights + column * depth,
+               static_cast<int>(smaller(kDots, columns - column)), depth, out + row * out_stride + column, out_stride);
+    }
+  }
+}
+
+// weight (kGates * units, depth): sums run along its rows, as in forward; the biases are those of Panels::pack_rows.
+template <class Isa, class T, class W, int kGates>
+struct RowsInPlace : PanelGrid<Isa, T, kGates> {
+  using Grid = PanelGrid<Isa, T, kGates>;
+  using Grid::depth, Grid::first_unit, Grid::kLanes, Grid::units, Grid::vectors_in;
+
+  const W* weight;
+  const T* bias_a;
+  const T* bias_b;
+  int apart;
+
+  // As multiply_view, for an operand of one run.
+  template <class Visit>
+  FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) const {
+    constexpr int kRows = 2;
+    alignas(64) T sums[kRows * kMaxPanelVectors * kLanes];
+    for (int64_t row = begin; row < end; row += kRows) {
+      const int64_t rows = smaller(kRows, end - row);
+      sum(i, a.data + row * a.stride, a.stride, rows, sums);
+      this->visit_rows(i, row, rows, sums, visit);
+    }
+  }
+
+ private:
+  void sum(int64_t i, const T* a, int64_t a_stride, int64_t rows, T* sums) const {
+    const int vectors = vectors_in(i);
+    for (int v = 0; v < vectors; ++v) {
+      const int gate = v % kGates;
+      const int64_t unit = first_unit(i) + v / kGates * kLanes, first = gate * units + unit;
+      const int64_t valid = smaller(kLanes, units - unit), stride = int64_t{vectors} * kLanes;
+      T* out = sums + v * kLanes;
+      multiply_rows<Isa, T, W>(out, stride, a, a_stride, rows, weight + first * depth, valid, depth);
+      for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t lane = 0; lane < valid; ++lane) {
+          if (bias_a && gate != apart) out[row * stride + lane] += bias_a[first + lane];
+          if (bias_b) out[row * stride + lane] += bias_b[first + lane];
+        }
+      }
+    }
+  }
+};
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,103 @@
+// The recurrent weights of a time loop: packed into panels, or read in place where the plan says so.
+#pragma once
+
+#include "in_place.h"
+#include "plan.h"
+
+namespace fastrnn::cpu {
+
+// weight (kGates * units, depth), multiplied along its rows; see Panels::pack_rows for the biases.
+template <class Isa, class T, class W, int kGates>
+class ForwardWeights {
+ public:
+  // With no scratch it only counts.
+  ForwardWeights(const PanelGrid<Isa, T, kGates>& grid, bool pack, Carver<T>& scratch)
+      : pack_(pack), packed_{grid, nullptr, nullptr} {
+    if (!pack) return;
+    packed_.inits = scratch.take(packed_.inits_size());
+    packed_.data = scratch.template take_as<W>(packed_.size());
+  }
+
+  void set(const W* weight, const T* bias_a, const T* bias_b, int apart) {
+    in_place_ = {packed_, weight, bias_a, bias_b, apart};
+  }
+
+  // A member's share of the packing.
+  void prepare(const Member& member) const {
+    if (!pack_) return;
+    const Range mine = share(packed_.count(), member.index, member.count);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      packed_.pack_rows(i, in_place_.weight, in_place_.bias_a, in_place_.bias_b, in_place_.apart);
+    }
+  }
+
+  FASTRNN_INLINE int64_t count() const { return packed_.count(); }
+
+  template <class Visit>
+  FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) const {
+    if (pack_) {
+      const PanelView<T, W> view{packed_.init(i), packed_.panel(i), packed_.view_stride(i)};
+      multiply_view(packed_, i, view, a, begin, end, visit);
+    } else {
+      in_place_.multiply(i, a, begin, end, visit);
+    }
+  }
+
+ private:
+  bool pack_;
+  Panels<Isa, T, W, kGates> packed_;
+  RowsInPlace<Isa, T, W, kGates> in_place_{};
+};
+
+// weight (depth, units), multiplied along its columns. In place, whole panels are read where they lie; the last one, if
+// it is narrower, is packed, since the end of a row is not the end of a vector.
+template <class Isa, class T>
+class BackwardWeights {
+ public:
+  // With no scratch it only counts.
+  BackwardWeights(const PanelGrid<Isa, T, 1>& grid, bool pack, Carver<T>& scratch)
+      : pack_(pack), packed_{grid, nullptr, nullptr} {
+    if (pack) {
+      packed_.data = scratch.take(packed_.size());
+    } else if (!is_whole(packed_.count() - 1)) {
+      narrow_ = scratch.take(packed_.kWidth * grid.depth);
+    }
+  }
+
+  void set(const T* weight) { weight_ = weight; }
+
+  // A member's share of the packing.
+  void prepare(const Member& member) const {
+    const int64_t count = packed_.count();
+    if (pack_) {
+      const Range mine = share(count, member.index, member.count);
+      for (int64_t i = mine.begin; i < mine.end; ++i) packed_.pack_columns(i, weight_, packed_.panel(i));
+    } else if (narrow_ && member.index == 0) {
+      packed_.pack_columns(count - 1, weight_, narrow_);
+    }
+  }
+
+  FASTRNN_INLINE int64_t count() const { return packed_.count(); }
+
+  template <class Visit>
+  FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) const {
+    multiply_view(packed_, i, view(i), a, begin, end, visit);
+  }
+
+ private:
+  FASTRNN_INLINE bool is_whole(int64_t i) const { return packed_.units_in(i) == packed_.kUnits; }
+
+  FASTRNN_INLINE PanelView<T, T> view(int64_t i) const {
+    alignas(64) static constexpr T kZeros[kMaxPanelVectors * Simd<Isa, T>::kLanes] = {};
+    if (pack_) return {kZeros, packed_.panel(i), packed_.view_stride(i)};
+    if (is_whole(i)) return {kZeros, weight_ + packed_.first_unit(i), packed_.units};
+    return {kZeros, narrow_, packed_.view_stride(i)};
+  }
+
+  bool pack_;
+  Panels<Isa, T, T, 1> packed_;
+  const T* weight_ = nullptr;
+  T* narrow_ = nullptr;
+};
+
+}  // namespace fastrnn::cpu
