@@ -73,7 +73,7 @@ struct RowsInPlace : PanelGrid<Isa, T, kGates> {
   template <class Visit>
   FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) const {
     constexpr int kRows = 2;
-    alignas(64) T sums[kRows * kMaxPanelVectors * kLanes];
+    alignas(64) T sums[kRows * kMaxPanelVectors * kLanes] = {};  // lanes past the last unit stay 0
     for (int64_t row = begin; row < end; row += kRows) {
       const int64_t rows = smaller(kRows, end - row);
       sum(i, a.data + row * a.stride, a.stride, rows, sums);

@@ -12,11 +12,11 @@ template <class T>
 struct Bits;
 template <>
 struct Bits<float> {
-  using type = int32_t;
+  using type = uint32_t;
 };
 template <>
 struct Bits<double> {
-  using type = int64_t;
+  using type = uint64_t;
 };
 
 template <class Isa, class T>
