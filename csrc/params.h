@@ -38,6 +38,14 @@ struct Steps {
     if (s < 0 || s >= steps) return 0;
     return offsets ? offsets[time(s)] : time(s) * batch;
   }
+  // Rows that step s takes up in the data, whether they run or are padding.
+  FASTRNN_INLINE int64_t stored_rows(int64_t s) const { return offsets ? sizes[time(s)] : batch; }
+};
+
+// Consecutive steps of a pass, whose rows lie side by side in the data.
+struct Stretch {
+  int64_t begin, end;          // steps s
+  int64_t first_row, end_row;  // of the data
 };
 
 // Sizes that decide how much scratch a kernel takes.

@@ -159,8 +159,8 @@ def test_out_of_memory(layer):
         import resource, sys, torch, fastrnn
 
         torch.set_num_threads(2)
-        module = getattr(fastrnn, sys.argv[1])(8, 64)
-        small = torch.randn(5, 3, 8)
+        module = getattr(fastrnn, sys.argv[1])(64, 64)
+        small = torch.randn(5, 3, 64)
         grads = lambda: torch.autograd.grad(module(small)[0].sum(), list(module.parameters()))
         expected = grads()
 
@@ -168,7 +168,8 @@ def test_out_of_memory(layer):
             used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
 
-        value = torch.randn(4000, 64, 8)  # 64 MB for each gate: too much for memory freed before to serve again
+        # 64 MB each: too much for memory freed before to serve again.
+        value = torch.randn(4000, 64, 64, requires_grad=True)
         loss = module(value)[0].sum()
         for call in (lambda: module(value), lambda: loss.backward(retain_graph=True)):
             limit(room=48 << 20)

@@ -20,18 +20,20 @@ class BackwardLoop {
     return count.used;
   }
 
-  // False if the user interrupted it.
-  static bool run(const BackwardParams<T>& params, const Plan& plan) {
+  // See CellKernels.
+  static bool run(const BackwardParams<T>& params, const Plan& plan, const Stretch& stretch, const T* after) {
     struct Context {
       const BackwardParams<T>& params;
       const Plan& plan;
-    } context{params, plan};
+      const Stretch& stretch;
+      const T* after;
+    } context{params, plan, stretch, after};
     return run_team(
         plan.threads,
         [](void* pointer, Member& member) {
           const Context& call = *static_cast<Context*>(pointer);
           const Portion portion{call.plan, member};
-          BackwardLoop(call.params, portion, Carver<T>{call.params.scratch}).run();
+          BackwardLoop(call.params, portion, Carver<T>{call.params.scratch}).run(call.stretch, call.after);
         },
         &context);
   }
@@ -51,10 +53,13 @@ class BackwardLoop {
     rows_ = portion.rows(params.dims.batch);
   }
 
-  void run() {
-    prepare();
+  void run(const Stretch& stretch, const T* after) {
+    stretch_ = stretch;
+    after_ = after;
+    if (stretch.end == p_->steps.steps) prepare();
     // s = -1 only hands the gradients of the first step's rows on to hx.
-    for (int64_t s = p_->steps.steps - 1; s >= -1; --s) {
+    const int64_t last = stretch.begin == 0 ? -1 : stretch.begin;
+    for (int64_t s = stretch.end - 1; s >= last; --s) {
       run_recurrent(s);
       if (dims_.projected && s >= 0) {
         portion_->meet();
@@ -77,6 +82,7 @@ class BackwardLoop {
     bool projected;
     int64_t rows, rows_before, rows_after;  // that run at this step, the one before and the one after
     int64_t first, first_before;            // rows of the data that batch row 0 has at this step and the one before
+    T* grad_channels;                       // (B, C*H)
     bool prefetch;
   };
 
@@ -91,6 +97,7 @@ class BackwardLoop {
             steps.rows(s + 1),
             steps.offset(s),
             steps.offset(s - 1),
+            p_->grad_channels + (steps.offset(s) - stretch_.first_row) * Cell::kChannels * dims_.hidden_size,
             worth_prefetching<T>(rows_, Cell::kChannels * dims_.hidden_size)};
   }
 
@@ -98,11 +105,8 @@ class BackwardLoop {
   // Rows that ran at s + 1 but not at s hand their gradient on to hx; rows that end at s bring that of hy.
   void run_recurrent(int64_t s) {
     const Now now = at_step(s);
-    Operand<T> grads{p_->grad_channels + p_->steps.offset(s + 1) * Cell::kChannels * now.hidden,
-                     Cell::kChannels * now.hidden,
-                     now.hidden,
-                     Cell::kGates,
-                     {}};
+    const T* after = s + 1 == stretch_.end ? after_ : at_step(s + 1).grad_channels;
+    Operand<T> grads{after, Cell::kChannels * now.hidden, now.hidden, Cell::kGates, {}};
     for (int gate = 0; gate < Cell::kGates; ++gate) grads.starts[gate] = Cell::recurrent_channel(gate) * now.hidden;
     Operand<T> nothing = grads;
     nothing.count = 0;
@@ -172,9 +176,8 @@ class BackwardLoop {
     const BackwardParams<T>& p = now.p;
     const int64_t hidden = now.hidden, at = now.first + row;
     for (int c = 0; c < Cell::kChannels; ++c) {
-      const int64_t channel = (at * Cell::kChannels + c) * hidden + unit;
-      if (Cell::kKeepsChannels) __builtin_prefetch(p.channels + channel);
-      __builtin_prefetch(p.grad_channels + channel, 1);
+      if (Cell::kKeepsChannels) __builtin_prefetch(p.channels + (at * Cell::kChannels + c) * hidden + unit);
+      __builtin_prefetch(now.grad_channels + (row * Cell::kChannels + c) * hidden + unit, 1);
     }
     if (Cell::kReadsH) __builtin_prefetch(p.output + at * p.output_stride + unit);
     if (row >= now.rows_before) return;
@@ -208,7 +211,7 @@ class BackwardLoop {
       if (now.projected) S::store(p.hidden + at * hidden + unit, Cell::hidden(step), lanes);
     }
     Cell::backward(step, grad);
-    T* channels = p.grad_channels + at * Cell::kChannels * hidden + unit;
+    T* channels = now.grad_channels + row * Cell::kChannels * hidden + unit;
     for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * hidden, grad.channels[c], lanes);
     if constexpr (Cell::kCarriesH) S::store(p.grad_h + row * hidden + unit, grad.h, lanes);
     if constexpr (Cell::kHasCellState) S::store(p.grad_c + row * hidden + unit, grad.c, lanes);
@@ -216,6 +219,8 @@ class BackwardLoop {
 
   const BackwardParams<T>* p_ = nullptr;
   const Portion* portion_ = nullptr;
+  Stretch stretch_{};
+  const T* after_ = nullptr;
   Dims dims_;
   Range rows_{0, 0};
   BackwardWeights<Isa, T> w_hh_, w_hr_;

@@ -18,18 +18,19 @@ class ForwardLoop {
     return count.used;
   }
 
-  // False if the user interrupted it.
-  static bool run(const ForwardParams<T>& params, const Plan& plan) {
+  // See CellKernels.
+  static bool run(const ForwardParams<T>& params, const Plan& plan, const Stretch& stretch) {
     struct Context {
       const ForwardParams<T>& params;
       const Plan& plan;
-    } context{params, plan};
+      const Stretch& stretch;
+    } context{params, plan, stretch};
     return run_team(
         plan.threads,
         [](void* pointer, Member& member) {
           const Context& call = *static_cast<Context*>(pointer);
           const Portion portion{call.plan, member};
-          ForwardLoop(call.params, portion, Carver<T>{call.params.scratch}).run();
+          ForwardLoop(call.params, portion, Carver<T>{call.params.scratch}).run(call.stretch);
         },
         &context);
   }
@@ -52,9 +53,10 @@ class ForwardLoop {
     rows_ = portion.rows(params.dims.batch);
   }
 
-  void run() {
-    prepare();
-    for (int64_t s = 0; s < p_->steps.steps; ++s) {
+  void run(const Stretch& stretch) {
+    stretch_ = stretch;
+    if (stretch.begin == 0) prepare();
+    for (int64_t s = stretch.begin; s < stretch.end; ++s) {
       run_cell(s);
       if (dims_.projected) {
         portion_->meet();
@@ -82,6 +84,7 @@ class ForwardLoop {
     bool projected;
     Range rows;          // that the member runs
     int64_t first;       // row of the data that batch row 0 has
+    T* channels;         // (B, channel_stride)
     int64_t rows_after;  // that run at the next step too
     const T* h_prev;     // (B, K)
     T* h;                // (B, K)
@@ -98,6 +101,7 @@ class ForwardLoop {
             dims_.projected,
             rows,
             steps.offset(s),
+            p_->channels + (steps.offset(s) - stretch_.first_row) * p_->channel_stride,
             steps.rows(s + 1),
             state_[s % 2],
             state_[(s + 1) % 2],
@@ -121,7 +125,7 @@ class ForwardLoop {
       const ForwardParams<T>& p = now.p;
       const int64_t at = now.first + row;
       for (int gate = 0; gate < Cell::kGates; ++gate) {
-        __builtin_prefetch(p.channels + at * p.channel_stride + gate * now.hidden + unit);
+        __builtin_prefetch(now.channels + row * p.channel_stride + gate * now.hidden + unit);
       }
       if (p.keep && Cell::kHasCellState) __builtin_prefetch(p.cells + at * now.hidden + unit, 1);
       if (!now.projected) __builtin_prefetch(p.output + at * p.output_stride + unit, 1);
@@ -134,7 +138,7 @@ class ForwardLoop {
   static FASTRNN_INLINE void finish_cell(const Now& now, int64_t row, int64_t unit, int lanes, const T* sums) {
     const ForwardParams<T>& p = now.p;
     const int64_t at = now.first + row;
-    T* channels = p.channels + at * p.channel_stride + unit;
+    T* channels = now.channels + row * p.channel_stride + unit;
     V x[Cell::kGates], r[Cell::kGates];
     for (int gate = 0; gate < Cell::kGates; ++gate) {
       x[gate] = S::load(channels + gate * now.hidden, lanes);
@@ -186,6 +190,7 @@ class ForwardLoop {
 
   const ForwardParams<T>* p_ = nullptr;
   const Portion* portion_ = nullptr;
+  Stretch stretch_{};
   Dims dims_;
   Range rows_{0, 0};
   ForwardWeights<Isa, T, T, Cell::kGates> w_hh_;

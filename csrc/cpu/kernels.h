@@ -9,9 +9,11 @@ struct Plan;
 
 template <class T>
 struct CellKernels {
-  // False if the user interrupted the call.
-  bool (*forward)(const ForwardParams<T>& params, const Plan& plan);
-  bool (*backward)(const BackwardParams<T>& params, const Plan& plan);
+  // A pass is one call or several, for one stretch after the other (in backward, the last one first) with the same
+  // scratch. params.channels, in backward params.grad_channels, begins with the stretch's first row; after: the
+  // gradients of the channels of step stretch.end, if there is one. False if the user interrupted the call.
+  bool (*forward)(const ForwardParams<T>& params, const Plan& plan, const Stretch& stretch);
+  bool (*backward)(const BackwardParams<T>& params, const Plan& plan, const Stretch& stretch, const T* after);
   int64_t (*forward_scratch)(const Dims& dims, const Plan& plan);
   int64_t (*backward_scratch)(const Dims& dims, const Plan& plan);
   int forward_tile[2], backward_tile[2];  // rows and vectors of the register tile

@@ -4,14 +4,12 @@
 #include <sched.h>
 
 #include <atomic>
-#include <chrono>
 #include <limits>
 
 namespace fastrnn::cpu {
 
 bool (*interrupt_requested)() = nullptr;
 
-using Clock = std::chrono::steady_clock;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 struct TeamState {
@@ -19,7 +17,7 @@ struct TeamState {
   alignas(64) std::atomic<int> phase{0};
   // A step, not a flag: a member that is still at step s must not take a decision made at s + 1 for its own.
   alignas(64) std::atomic<int64_t> last_step{kNever};
-  Clock::time_point last_poll = Clock::now();
+  InterruptPoll interrupt;
 };
 
 namespace {
@@ -41,6 +39,14 @@ inline void relax() {
 
 }  // namespace
 
+bool InterruptPoll::requested() {
+  if (!interrupt_requested) return false;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_ < kPollInterval) return false;
+  last_ = now;
+  return interrupt_requested();
+}
+
 void Member::barrier() {
   if (count == 1) return;
   const int phase = state->phase.load(std::memory_order_relaxed);
@@ -59,11 +65,7 @@ void Member::barrier() {
 }
 
 void Member::poll(int64_t step) {
-  if (index != 0 || !interrupt_requested) return;
-  const Clock::time_point now = Clock::now();
-  if (now - state->last_poll < kPollInterval) return;
-  state->last_poll = now;
-  if (interrupt_requested()) state->last_step.store(step, std::memory_order_relaxed);
+  if (index == 0 && state->interrupt.requested()) state->last_step.store(step, std::memory_order_relaxed);
 }
 
 bool Member::stopped_at(int64_t step) const { return step >= state->last_step.load(std::memory_order_relaxed); }

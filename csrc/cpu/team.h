@@ -1,6 +1,7 @@
 // A team of threads that runs one whole sequence: started once a call, meeting at a barrier once or twice a step.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 
 namespace fastrnn::cpu {
@@ -27,5 +28,14 @@ bool run_team(int threads, void (*body)(void* context, Member& member), void* co
 
 // Who knows whether the user wants a call to end (Python's signals); null for nobody.
 extern bool (*interrupt_requested)();
+
+// Asks now and then.
+class InterruptPoll {
+ public:
+  bool requested();
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
 
 }  // namespace fastrnn::cpu

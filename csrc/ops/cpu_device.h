@@ -19,6 +19,9 @@ inline void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: 
 constexpr int64_t kTinyProduct = 2048;
 // Rows of a product up to which reading the weights' rows as they lie beats torch's GEMM.
 constexpr int64_t kFewRows = 2;
+// A stretch has this many bytes of gates, and this many rows, whichever is more.
+constexpr int64_t kStretchBytes = 1 << 20;
+constexpr int64_t kStretchRows = 512;
 // Multiply-adds of a product that is interrupted by Ctrl-C before or after, never within: a fifth of a second on a
 // core.
 constexpr int64_t kUninterrupted = int64_t{16} << 30;
@@ -146,15 +149,21 @@ class CpuLoops {
   CpuLoops(const CpuDevice& device, const LayerArgs& args, const LayerShape& shape)
       : device_(device), kernels_(cpu::cell_kernels<T>(cpu::kernels(), args.cell)), cell_(args.cell), shape_(shape) {}
 
-  void run(ForwardParams<T>& params) {
+  // Short enough for what a stretch's products write to stay near the core until the time loop reads it, long enough
+  // for the products to be large.
+  int64_t stretch_rows(int64_t columns) const {
+    return cpu::larger(kStretchBytes / (columns * static_cast<int64_t>(sizeof(T))), kStretchRows);
+  }
+
+  void run(ForwardParams<T>& params, const Stretch& stretch) {
     const cpu::Plan plan = plan_of(false);
     params.scratch = scratch(kernels_.forward_scratch(shape_.dims, plan));
-    check_finished(kernels_.forward(params, plan));
+    check_finished(kernels_.forward(params, plan, stretch) && !interrupt_.requested());
   }
-  void run(BackwardParams<T>& params) {
+  void run(BackwardParams<T>& params, const Stretch& stretch, const T* after) {
     const cpu::Plan plan = plan_of(true);
     params.scratch = scratch(kernels_.backward_scratch(shape_.dims, plan));
-    check_finished(kernels_.backward(params, plan));
+    check_finished(kernels_.backward(params, plan, stretch, after) && !interrupt_.requested());
   }
 
  private:
@@ -171,6 +180,7 @@ class CpuLoops {
   const CellKind cell_;
   const LayerShape& shape_;
   Tensor scratch_;
+  cpu::InterruptPoll interrupt_;
 };
 
 }  // namespace fastrnn::ops

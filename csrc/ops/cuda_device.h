@@ -1,6 +1,7 @@
 // How a layer's passes (layer_pass.h) compute on a GPU.
 #pragma once
 
+#include <limits>
 #include <string>
 
 #include "../cuda/dispatch.h"
@@ -85,7 +86,10 @@ class CudaLoops {
   CudaLoops(const CudaDevice& device, const LayerArgs& args, const LayerShape& shape)
       : device_(device), cell_(args.cell), shape_(shape) {}
 
-  void run(cuda::Forward<T>& params) const {
+  // One stretch: the kernels run the whole sequence.
+  int64_t stretch_rows(int64_t) const { return std::numeric_limits<int64_t>::max(); }
+
+  void run(cuda::Forward<T>& params, const Stretch&) const {
     const cuda::Plan plan = plan_pass<T>(cell_, shape_, device_.queue().allow_tf32, false).plan;
     const ProfilerRange range(name("forward", plan).c_str());
     device_.copy(params.hy, params.hx, shape_.batch * shape_.dims.recurrent_size);
@@ -93,7 +97,7 @@ class CudaLoops {
     params.scratch = data<T>(scratch);
     cuda::run_forward(cell_, params, plan, device_.queue());
   }
-  void run(cuda::Backward<T>& params) const {
+  void run(cuda::Backward<T>& params, const Stretch&, const T*) const {
     const cuda::Plan plan = plan_pass<T>(cell_, shape_, device_.queue().allow_tf32, true).plan;
     const ProfilerRange range(name("backward", plan).c_str());
     const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, shape_.dims, plan)}, scalar_type_of<T>);

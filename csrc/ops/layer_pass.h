@@ -1,8 +1,11 @@
 // The two passes of a layer, on whatever device: the large products that all steps share, around the time loop.
 //
 // Device (CpuDevice, CudaDevice) makes tensors, moves memory and multiplies; Loops<T> (CpuLoops, CudaLoops) runs the
-// time loop of a direction; Device::Accumulator<T> is A of params.h.
+// time loop of a direction, stretch by stretch, and says how long a stretch should be; Device::Accumulator<T> is A of
+// params.h.
 #pragma once
+
+#include <algorithm>
 
 #include "weight_grads.h"
 
@@ -46,6 +49,40 @@ ReserveLayout reserve_layout(const LayerArgs& args, const LayerShape& shape) {
           sizeof(typename Device::template Accumulator<T>) / sizeof(T)};
 }
 
+// The steps of a direction, cut where about `rows` rows of data are together.
+inline std::vector<Stretch> stretches(const Steps& steps, int64_t total, int64_t rows) {
+  const int64_t count = total / rows > 1 ? total / rows : 1;
+  std::vector<Stretch> all;
+  int64_t begin = 0, done = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t end = begin, in_stretch = 0;
+    while (end < steps.steps && (i == count - 1 || done + in_stretch < total * (i + 1) / count)) {
+      in_stretch += steps.stored_rows(end++);
+    }
+    if (end == begin && i > 0) continue;
+    const int64_t first = steps.reverse ? total - done - in_stretch : done;
+    all.push_back({begin, end, first, first + in_stretch});
+    begin = end;
+    done += in_stretch;
+  }
+  return all;
+}
+
+// Those of each direction.
+inline std::vector<std::vector<Stretch>> all_stretches(const LayerShape& shape, int64_t rows) {
+  std::vector<std::vector<Stretch>> all;
+  for (int64_t d = 0; d < shape.directions; ++d) all.push_back(stretches(shape.direction(d), shape.rows, rows));
+  return all;
+}
+
+inline int64_t most_rows(const std::vector<std::vector<Stretch>>& all) {
+  int64_t most = 0;
+  for (const std::vector<Stretch>& direction : all) {
+    for (const Stretch& stretch : direction) most = std::max(most, stretch.end_row - stretch.first_row);
+  }
+  return most;
+}
+
 template <class T, template <class> class Loops, class Device>
 LayerOutputs run_forward(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep) {
   using A = typename Device::template Accumulator<T>;
@@ -67,20 +104,17 @@ LayerOutputs run_forward(const Device& device, const LayerArgs& args, const Laye
   const int64_t gate_columns = facts.gates * hidden;
   const bool keep_channels = keep && facts.keeps_channels;
   const int64_t channel_columns = keep_channels ? facts.channels * hidden : gate_columns;
-  const Tensor projections = device.empty({keep_channels ? 0 : shape.rows * channel_columns}, shape.dtype);
   Loops<T> loops(device, args, shape);
+  const std::vector<std::vector<Stretch>> all = all_stretches(shape, loops.stretch_rows(channel_columns));
+  // Of one stretch, where no reserve takes them.
+  const Tensor projections = device.empty({keep_channels ? 0 : most_rows(all) * channel_columns}, shape.dtype);
 
   for (int64_t d = 0; d < shape.directions; ++d) {
     const Weights<T> w(weights, shape, d);
     T* reserve = data<T>(out.reserve) + (keep ? d * layout.size() : 0);
-    T* channels = keep_channels ? reserve : data<T>(projections);
-    device.multiply(Matrix<T>{channels, shape.rows, gate_columns, channel_columns},
-                    Matrix<const T>{data<const T>(input), shape.rows, shape.input_size, shape.input_size},
-                    Matrix<const T>{w.w_ih, gate_columns, shape.input_size, shape.input_size}.transposed());
     ForwardParams<T, A> params{};
     params.steps = shape.direction(d);
     params.dims = shape.dims;
-    params.channels = channels;
     params.channel_stride = channel_columns;
     params.keep = keep;
     params.w_hh = w.w_hh;
@@ -93,7 +127,15 @@ LayerOutputs run_forward(const Device& device, const LayerArgs& args, const Laye
     params.hy = data<T>(out.hy) + d * state;
     params.cell = cell ? data<A>(*cell) + d * cell_state : nullptr;
     params.cells = keep && facts.has_cell_state ? reinterpret_cast<A*>(reserve + layout.channels) : nullptr;
-    loops.run(params);
+    for (const Stretch& stretch : all[static_cast<size_t>(d)]) {
+      const int64_t first = stretch.first_row, rows = stretch.end_row - first;
+      params.channels = keep_channels ? reserve + first * channel_columns : data<T>(projections);
+      device.multiply(
+          Matrix<T>{params.channels, rows, gate_columns, channel_columns},
+          Matrix<const T>{data<const T>(input) + first * shape.input_size, rows, shape.input_size, shape.input_size},
+          Matrix<const T>{w.w_ih, gate_columns, shape.input_size, shape.input_size}.transposed());
+      loops.run(params, stretch);
+    }
   }
   if (cell) out.cy = converted(*cell, shape.dtype);
   return out;
@@ -121,9 +163,12 @@ class BackwardPass {
         weights_(all_dense(device, args.weights)),
         output_(output),
         reserve_(reserve),
-        grad_channels_(device.empty({shape.rows * channel_columns_}, shape.dtype)),
-        loops_(device, args, shape) {
+        loops_(device, args, shape),
+        stretches_(all_stretches(shape, loops_.stretch_rows(channel_columns_))) {
     check_saved();
+    int64_t halves = 1;
+    for (const std::vector<Stretch>& direction : stretches_) halves = direction.size() > 1 ? 2 : halves;
+    grad_channels_ = device.empty({halves * most_rows(stretches_) * channel_columns_}, shape.dtype);
     if (args.cx) cx_ = converted(device.dense(*args.cx), scalar_type_of<A>);
     if (grads.output) {
       grad_output_ = device.dense(*grads.output);
@@ -142,18 +187,7 @@ class BackwardPass {
     LayerInputGrads result;
     result.input =
         device_.empty(request.input ? sizes_like(input_, shape_.input_size) : std::vector<int64_t>{0}, shape_.dtype);
-    for (int64_t d = 0; d < shape_.directions; ++d) {
-      run_time_loop(d);
-      if (request.input) {
-        const Weights<T> w(weights_, shape_, d);
-        device_.multiply(Matrix<T>{data<T>(result.input), shape_.rows, shape_.input_size, shape_.input_size},
-                         Matrix<const T>{data<const T>(grad_channels_), shape_.rows, gate_columns_, channel_columns_},
-                         Matrix<const T>{w.w_ih, gate_columns_, shape_.input_size, shape_.input_size}, d > 0);
-      }
-      if (request.weights) {
-        WeightGrads<T, Device>(device_, shape_, facts_, record(d), request.groups).append_to(result.weights);
-      }
-    }
+    for (int64_t d = 0; d < shape_.directions; ++d) run_direction(d, request, result);
     result.hx = converted(grad_h_, shape_.dtype);
     if (grad_c_) result.cx = converted(*grad_c_, shape_.dtype);
     return result;
@@ -169,12 +203,41 @@ class BackwardPass {
                     "fastrnn: reserve is not what forward returned");
   }
 
-  void run_time_loop(int64_t d) {
+  // Stretch by stretch, the last one first: the time loop, then the products with what it wrote. It writes into one
+  // half of grad_channels_ while it reads from the other how the stretch before ended.
+  void run_direction(int64_t d, const GradRequest& request, LayerInputGrads& result) {
+    const std::vector<Stretch>& all = stretches_[static_cast<size_t>(d)];
+    const int64_t half = grad_channels_.numel() / 2;
+    BackwardParams<T, A> params = time_loop(d);
+    WeightGrads<T, Device> weight_grads(device_, shape_, facts_, record(d), request, all);
+    const T* after = nullptr;
+    for (size_t i = all.size(); i-- > 0;) {
+      const Stretch& stretch = all[i];
+      params.grad_channels = data<T>(grad_channels_) + (i % 2 == 0 ? 0 : half);
+      // The kernels write no row that did not run, and the products read them all.
+      const int64_t rows = stretch.end_row - stretch.first_row;
+      if (shape_.padded_ragged) device_.zero(params.grad_channels, rows * channel_columns_);
+      loops_.run(params, stretch, after);
+      if (request.input) add_input_grad(d, stretch, params.grad_channels, result);
+      weight_grads.add(i, params.grad_channels);
+      after = params.grad_channels + (params.steps.offset(stretch.begin) - stretch.first_row) * channel_columns_;
+    }
+    weight_grads.append_to(result.weights);
+  }
+
+  void add_input_grad(int64_t d, const Stretch& stretch, const T* grad_channels, LayerInputGrads& result) {
+    const Weights<T> w(weights_, shape_, d);
+    const int64_t size = shape_.input_size, rows = stretch.end_row - stretch.first_row;
+    device_.multiply(Matrix<T>{data<T>(result.input) + stretch.first_row * size, rows, size, size},
+                     Matrix<const T>{grad_channels, rows, gate_columns_, channel_columns_},
+                     Matrix<const T>{w.w_ih, gate_columns_, size, size}, d > 0);
+  }
+
+  BackwardParams<T, A> time_loop(int64_t d) {
     const Weights<T> w(weights_, shape_, d);
     const int64_t state = shape_.batch * recurrent_, cell_state = shape_.batch * hidden_;
-    // The kernels write no row that did not run, and the products below read them all.
     if (shape_.padded_ragged) {
-      for (const Tensor& tensor : {grad_channels_, grad_projected_, unprojected_}) {
+      for (const Tensor& tensor : {grad_projected_, unprojected_}) {
         if (tensor.defined()) device_.zero(data<T>(tensor), tensor.numel());
       }
     }
@@ -194,18 +257,16 @@ class BackwardPass {
     params.grad_output_stride = params.output_stride;
     params.grad_h = data<A>(grad_h_) + d * state;
     params.grad_c = grad_c_ ? data<A>(*grad_c_) + d * cell_state : nullptr;
-    params.grad_channels = data<T>(grad_channels_);
     if (shape_.dims.projected) {
       params.grad_projected = data<T>(grad_projected_);
       params.hidden = data<T>(unprojected_);
     }
-    loops_.run(params);
+    return params;
   }
 
   DirectionRecord<T> record(int64_t d) const {
     const bool projected = shape_.dims.projected;
     return {shape_.direction(d),
-            data<const T>(grad_channels_),
             projected ? data<const T>(grad_projected_) : nullptr,
             projected ? data<const T>(unprojected_) : nullptr,
             data<const T>(input_),
@@ -221,10 +282,11 @@ class BackwardPass {
   const int64_t hidden_, recurrent_, channel_columns_, gate_columns_;
   const Tensor input_, hx_;
   const std::vector<Tensor> weights_;
-  const Tensor output_, reserve_, grad_channels_;
+  const Tensor output_, reserve_;
   Loops<T> loops_;
+  const std::vector<std::vector<Stretch>> stretches_;  // of each direction
   std::optional<Tensor> cx_, grad_output_, grad_c_;
-  Tensor grad_h_, grad_projected_, unprojected_;
+  Tensor grad_h_, grad_channels_, grad_projected_, unprojected_;
 };
 
 }  // namespace fastrnn::ops

@@ -1,15 +1,14 @@
-// Gradients of one direction's weights and biases: large products over all steps at once, after the time loop.
+// Gradients of one direction's weights and biases: a large product over the steps of each stretch, after its time loop.
 #pragma once
 
 #include "shape.h"
 
 namespace fastrnn::ops {
 
-// What the time loop and forward left behind for one direction.
+// What forward and the time loop left behind for one direction.
 template <class T>
 struct DirectionRecord {
   Steps steps;
-  const T* grad_channels;   // (N, C*H)
   const T* grad_projected;  // (N, P) or null
   const T* hidden;          // (N, H) h before the projection, or null
   const T* input;           // (N, I)
@@ -23,37 +22,61 @@ class WeightGrads {
   using View = Matrix<const T>;
 
  public:
-  // groups: see GradRequest.
+  // The stretches that add() will be called for, in any order; none of it does anything unless weights are requested.
   WeightGrads(const Device& device, const LayerShape& shape, const CellFacts& facts, const DirectionRecord<T>& record,
-              int64_t groups)
+              const GradRequest& request, const std::vector<Stretch>& stretches)
       : device_(device),
         shape_(shape),
         facts_(facts),
         record_(record),
-        stacked_(groups > 0),
-        groups_(groups > 0 ? groups : 1) {
+        wanted_(request.weights),
+        stacked_(request.groups > 0),
+        groups_(stacked_ ? request.groups : 1),
+        stretches_(stretches) {
+    if (!wanted_) return;
     STD_TORCH_CHECK(shape.batch % groups_ == 0, "fastrnn: the batch must be a multiple of groups");
     if (!shape.dense() || shape.rows == 0) gather_previous_h();
+    w_ih_ = make({gate_columns(), shape.input_size});
+    w_hh_ = make({gate_columns(), recurrent_size()});
+    if (shape.dims.projected) w_hr_ = make({recurrent_size(), hidden()});
+    if (shape.biases) sums_ = device.empty({groups_, stretch_count(), channel_columns()}, shape.dtype);
+  }
+
+  // Adds what stretch i contributes; grad_channels (its rows, C*H).
+  void add(size_t i, const T* grad_channels) {
+    if (!wanted_) return;
+    const Stretch& stretch = stretches_[i];
+    const View grads{grad_channels, stretch.end_row - stretch.first_row, channel_columns(), channel_columns()};
+    const View input{record_.input, shape_.rows, shape_.input_size, shape_.input_size};
+    const View in_stretch = input.row_range(stretch.first_row, stretch.end_row);
+    for_each_group(w_ih_, shape_.input_size, [&](const Matrix<T>& out, int64_t group) {
+      device_.multiply(out, channels(grads, 0, facts_.gates).every(group, groups_).transposed(),
+                       in_stretch.every(group, groups_), added_);
+    });
+    add_recurrent(stretch, grads);
+    if (shape_.dims.projected) add_projection(stretch);
+    for (int64_t group = 0; shape_.biases && group < groups_; ++group) {
+      T* sums = data<T>(sums_) + (group * stretch_count() + static_cast<int64_t>(i)) * channel_columns();
+      device_.sum_rows(sums, grads.every(group, groups_));
+    }
+    added_ = true;
   }
 
   // In the order of LayerArgs::weights.
-  void append_to(std::vector<Tensor>& grads) {
-    const int64_t gate_columns = facts_.gates * hidden();
-    const View input{record_.input, shape_.rows, shape_.input_size, shape_.input_size};
-    const Tensor w_ih = make({gate_columns, shape_.input_size});
-    for_each_group(w_ih, shape_.input_size, [&](const Matrix<T>& out, int64_t group) {
-      device_.multiply(out, grad_columns(0, facts_.gates).every(group, groups_).transposed(),
-                       input.every(group, groups_));
-    });
-    grads.push_back(w_ih);
-    grads.push_back(recurrent());
+  void append_to(std::vector<Tensor>& grads) const {
+    if (!wanted_) return;
+    grads.push_back(w_ih_);
+    grads.push_back(w_hh_);
     if (shape_.biases) append_biases(grads);
-    if (shape_.dims.projected) grads.push_back(projection());
+    if (shape_.dims.projected) grads.push_back(w_hr_);
   }
 
  private:
   int64_t hidden() const { return shape_.dims.hidden_size; }
   int64_t recurrent_size() const { return shape_.dims.recurrent_size; }
+  int64_t gate_columns() const { return facts_.gates * hidden(); }
+  int64_t channel_columns() const { return facts_.channels * hidden(); }
+  int64_t stretch_count() const { return static_cast<int64_t>(stretches_.size()); }
 
   Tensor make(std::vector<int64_t> sizes) const {
     if (stacked_) sizes.insert(sizes.begin(), groups_);
@@ -69,45 +92,47 @@ class WeightGrads {
     }
   }
 
-  View grad_columns(int64_t first_channel, int64_t channels) const {
-    const int64_t columns = facts_.channels * hidden();
-    return View{record_.grad_channels, shape_.rows, columns, columns}.column_range(
-        first_channel * hidden(), (first_channel + channels) * hidden());
+  View channels(const View& grads, int64_t first, int64_t count) const {
+    return grads.column_range(first * hidden(), (first + count) * hidden());
   }
 
-  Tensor recurrent() const {
-    const Tensor grad = make({facts_.gates * hidden(), recurrent_size()});
-    for_each_group(grad, recurrent_size(), [&](const Matrix<T>& out, int64_t group) {
+  void add_recurrent(const Stretch& stretch, const View& grads) {
+    for_each_group(w_hh_, recurrent_size(), [&](const Matrix<T>& out, int64_t group) {
       // Neighbouring gates whose gradients lie side by side share a product.
       for (int gate = 0, end; gate < facts_.gates; gate = end) {
         const int channel = facts_.recurrent_channel[gate];
         for (end = gate + 1; end < facts_.gates && facts_.recurrent_channel[end] == channel + end - gate;) ++end;
-        multiply_by_previous_h(out.row_range(gate * hidden(), end * hidden()), grad_columns(channel, end - gate),
-                               group);
+        add_by_previous_h(out.row_range(gate * hidden(), end * hidden()), stretch, channels(grads, channel, end - gate),
+                          group);
       }
     });
-    return grad;
   }
 
-  // out = grads^T h_{t-1}, over the group's rows.
-  void multiply_by_previous_h(const Matrix<T>& out, const View& grads, int64_t group) const {
-    const int64_t rows = shape_.rows, batch = shape_.batch;
-    const auto product = [&](const View& some_grads, const View& h, bool accumulate) {
+  // out += grads^T h_{t-1}, over the stretch's rows of the group.
+  void add_by_previous_h(const Matrix<T>& out, const Stretch& stretch, const View& grads, int64_t group) const {
+    const int64_t batch = shape_.batch, rows = grads.rows;
+    bool accumulate = added_;
+    const auto product = [&](const View& some_grads, const View& h) {
       device_.multiply(out, some_grads.every(group, groups_).transposed(), h.every(group, groups_), accumulate);
+      accumulate = true;
     };
     if (previous_h_) {
-      product(grads, {data<const T>(*previous_h_), rows, recurrent_size(), recurrent_size()}, false);
+      const View all{data<const T>(*previous_h_), shape_.rows, recurrent_size(), recurrent_size()};
+      product(grads, all.row_range(stretch.first_row, stretch.end_row));
       return;
     }
     // Dense: h_{t-1} is the output a batch earlier (later, in reverse), and hx for the first step.
-    const View hx{record_.hx, batch, recurrent_size(), recurrent_size()};
-    const View output{record_.output, rows, recurrent_size(), record_.output_stride};
-    const bool reverse = record_.steps.reverse;
-    const int64_t first = reverse ? rows - batch : 0;
-    product(grads.row_range(first, first + batch), hx, false);
-    if (rows == batch) return;
-    const int64_t later = reverse ? 0 : batch, earlier = reverse ? batch : 0;
-    product(grads.row_range(later, later + rows - batch), output.row_range(earlier, earlier + rows - batch), true);
+    const View output{record_.output, shape_.rows, recurrent_size(), record_.output_stride};
+    const bool reverse = record_.steps.reverse, has_first = stretch.begin == 0;
+    const int64_t of_first = has_first ? batch : 0;
+    if (has_first) {
+      const int64_t first = reverse ? rows - batch : 0;
+      product(grads.row_range(first, first + batch), {record_.hx, batch, recurrent_size(), recurrent_size()});
+    }
+    if (rows == of_first) return;
+    const int64_t begin = reverse ? 0 : of_first, end = reverse ? rows - of_first : rows;
+    const int64_t shift = stretch.first_row + (reverse ? batch : -batch);
+    product(grads.row_range(begin, end), output.row_range(begin + shift, end + shift));
   }
 
   // Ragged: row by row, since neighbouring steps have different numbers of rows.
@@ -121,15 +146,18 @@ class WeightGrads {
   }
 
   void append_biases(std::vector<Tensor>& grads) const {
-    const int64_t gate_columns = facts_.gates * hidden();
-    const Tensor b_ih = make({gate_columns}), b_hh = make({gate_columns});
-    const Tensor sums_of_channels = device_.empty({facts_.channels * hidden()}, shape_.dtype);
-    T* sums = data<T>(sums_of_channels);
+    const Tensor b_ih = make({gate_columns()}), b_hh = make({gate_columns()});
+    const Tensor total = device_.empty({channel_columns()}, shape_.dtype);
     for (int64_t group = 0; group < groups_; ++group) {
-      device_.sum_rows(sums, grad_columns(0, facts_.channels).every(group, groups_));
-      device_.copy(data<T>(b_ih) + group * gate_columns, sums, gate_columns);
+      const T* parts = data<const T>(sums_) + group * stretch_count() * channel_columns();
+      const T* sums = parts;
+      if (stretch_count() > 1) {
+        device_.sum_rows(data<T>(total), View{parts, stretch_count(), channel_columns(), channel_columns()});
+        sums = data<const T>(total);
+      }
+      device_.copy(data<T>(b_ih) + group * gate_columns(), sums, gate_columns());
       for (int gate = 0; gate < facts_.gates; ++gate) {
-        device_.copy(data<T>(b_hh) + group * gate_columns + gate * hidden(),
+        device_.copy(data<T>(b_hh) + group * gate_columns() + gate * hidden(),
                      sums + facts_.recurrent_channel[gate] * hidden(), hidden());
       }
     }
@@ -137,22 +165,25 @@ class WeightGrads {
     grads.push_back(b_hh);
   }
 
-  Tensor projection() const {
+  void add_projection(const Stretch& stretch) {
     const View grads{record_.grad_projected, shape_.rows, recurrent_size(), recurrent_size()};
     const View h{record_.hidden, shape_.rows, hidden(), hidden()};
-    const Tensor grad = make({recurrent_size(), hidden()});
-    for_each_group(grad, hidden(), [&](const Matrix<T>& out, int64_t group) {
-      device_.multiply(out, grads.every(group, groups_).transposed(), h.every(group, groups_));
+    for_each_group(w_hr_, hidden(), [&](const Matrix<T>& out, int64_t group) {
+      device_.multiply(out, grads.row_range(stretch.first_row, stretch.end_row).every(group, groups_).transposed(),
+                       h.row_range(stretch.first_row, stretch.end_row).every(group, groups_), added_);
     });
-    return grad;
   }
 
   const Device& device_;
   const LayerShape& shape_;
   const CellFacts& facts_;
   const DirectionRecord<T> record_;
-  const bool stacked_;
+  const bool wanted_, stacked_;
   const int64_t groups_;
+  const std::vector<Stretch>& stretches_;
+  Tensor w_ih_, w_hh_, w_hr_;
+  Tensor sums_;                       // (groups, stretches, C*H): each stretch's sums over its rows
+  bool added_ = false;                // there is something to add to
   std::optional<Tensor> previous_h_;  // (N, K) of ragged batches
 };
 

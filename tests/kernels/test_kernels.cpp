@@ -67,13 +67,42 @@ struct Cpu {
     return cell(drawn).backward_scratch(params.dims, plan);
   }
   void run(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) const {
-    if (!cell(drawn).forward(params, plan)) throw std::runtime_error("interrupted, by nobody");
+    for (const Stretch& stretch : two_stretches(drawn, params.steps)) {
+      ForwardParams<T> part = params;
+      part.channels += stretch.first_row * params.channel_stride;
+      if (!cell(drawn).forward(part, plan, stretch)) throw std::runtime_error("interrupted, by nobody");
+    }
   }
   void run(const Case& drawn, const BackwardParams<T>& params, const Plan& plan) const {
-    if (!cell(drawn).backward(params, plan)) throw std::runtime_error("interrupted, by nobody");
+    const int64_t columns = cell_facts(drawn.cell).channels * params.dims.hidden_size;
+    const std::vector<Stretch> stretches = two_stretches(drawn, params.steps);
+    const T* after = nullptr;
+    for (size_t i = stretches.size(); i-- > 0;) {
+      BackwardParams<T> part = params;
+      part.grad_channels += stretches[i].first_row * columns;
+      if (!cell(drawn).backward(part, plan, stretches[i], after)) throw std::runtime_error("interrupted, by nobody");
+      after = params.grad_channels + params.steps.offset(stretches[i].begin) * columns;
+    }
   }
 
  private:
+  // All steps at once, or cut somewhere, as the case's seed has it.
+  static std::vector<Stretch> two_stretches(const Case& drawn, const Steps& steps) {
+    const auto rows_before = [&](int64_t end) {
+      int64_t rows = 0;
+      for (int64_t s = 0; s < end; ++s) rows += steps.stored_rows(s);
+      return rows;
+    };
+    const int64_t total = rows_before(steps.steps);
+    const auto stretch = [&](int64_t begin, int64_t end) {
+      const int64_t first = rows_before(begin), last = rows_before(end);
+      return steps.reverse ? Stretch{begin, end, total - last, total - first} : Stretch{begin, end, first, last};
+    };
+    const int64_t cut = static_cast<int64_t>(drawn.seed / 3 % static_cast<uint64_t>(steps.steps + 1));
+    if (cut == 0 || cut == steps.steps) return {stretch(0, steps.steps)};
+    return {stretch(0, cut), stretch(cut, steps.steps)};
+  }
+
   const cpu::CellKernels<T>& cell(const Case& drawn) const { return cpu::cell_kernels<T>(kernels, drawn.cell); }
 };
 
@@ -141,14 +170,15 @@ void test_interruption(const cpu::Kernels& kernels, Report& report) {
   backward.output = output.data();
   forward.hy = backward.grad_h = state.data();
   forward.channel_stride = forward.output_stride = backward.output_stride = kHidden;
+  const Stretch whole{0, kSteps, 0, 2};
   current_call = "an interrupted call";
   cpu::interrupt_requested = [] { return true; };
   for (const cpu::Plan& plan : {cpu::Plan{1, cpu::Split::kNone, 4, true}, cpu::Plan{3, cpu::Split::kBatch, 4, false},
                                 cpu::Plan{3, cpu::Split::kUnits, 4, true}}) {
     scratch.resize(static_cast<size_t>(std::max(cell.forward_scratch(dims, plan), cell.backward_scratch(dims, plan))));
     forward.scratch = backward.scratch = scratch.data();
-    if (cell.forward(forward, plan)) report.fail("forward went on after an interruption");
-    if (cell.backward(backward, plan)) report.fail("backward went on after an interruption");
+    if (cell.forward(forward, plan, whole)) report.fail("forward went on after an interruption");
+    if (cell.backward(backward, plan, whole, nullptr)) report.fail("backward went on after an interruption");
   }
   cpu::interrupt_requested = nullptr;
 }
