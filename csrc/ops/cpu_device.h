@@ -40,8 +40,14 @@ class CpuDevice {
     cpu::wish_for_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * tensor.element_size());
     return tensor;
   }
-  static Tensor dense(const Tensor& tensor) {
-    return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+  // torch's contiguous() would not say why it failed where memory is short.
+  Tensor dense(const Tensor& tensor) const {
+    if (tensor.is_contiguous()) return tensor;
+    std::vector<int64_t> sizes;
+    for (int64_t d = 0; d < tensor.dim(); ++d) sizes.push_back(tensor.size(d));
+    Tensor copy = empty(sizes, tensor.scalar_type());
+    torch::stable::copy_(copy, tensor);
+    return copy;
   }
 
   template <class T>
