@@ -50,8 +50,11 @@ constexpr int64_t kWorthATeam = 256 * 1024;
 constexpr int64_t kSharedWeightBytes = 1 << 20;
 // Multiply-adds between two looks at the clock: a millisecond or less, against 25 ns for the look.
 constexpr int64_t kPollMacs = 4 * 1024 * 1024;
-// Rows of a whole call, steps times batch, above which packing the recurrent weights pays.
-constexpr int64_t kWorthPacking = 4;
+// Rows of a whole call, steps times batch, up to which the recurrent weights are read in place. benchmarks/packing.py,
+// one thread, the time with packed weights over that in place, for T x B = 4 x 1 and 1 x 8, RNN, LSTM, GRU. Forward: at
+// H = 64 1.10, 1.28, 1.12 and 0.97, 0.81, 0.71; at H = 512 2.05, 1.71, 1.71 and 1.22, 1.41, 1.14. Backward: at H =
+// 64 1.01, 1.40, 1.32 for 4 x 1; at H = 512 1.49, 1.07, 1.06, and 1.20, 0.71, 0.75 for 8 x 1.
+int64_t rows_in_place(const Workload& work) { return work.weight_bytes < (1 << 20) || work.backward ? 4 : 8; }
 // Batch rows that a thread should have for itself: fewer leave the register tile half empty.
 constexpr int64_t kRowsPerThread = 4;
 
@@ -66,7 +69,7 @@ Choice choose_plan(const Workload& work) {
   const int threads = work.threads;
   const auto choice = [&](int count, Split split, const char* reason) {
     return Choice{
-        {count, split, larger(1, kPollMacs / larger(1, work.step_macs)), work.steps * work.batch > kWorthPacking},
+        {count, split, larger(1, kPollMacs / larger(1, work.step_macs)), work.steps * work.batch > rows_in_place(work)},
         reason};
   };
   if (threads == 1) return choice(1, Split::kNone, "torch.get_num_threads() is 1");

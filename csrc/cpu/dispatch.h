@@ -17,6 +17,7 @@ struct Workload {
   int64_t step_macs;     // multiply-adds of a full step
   int64_t weight_bytes;  // recurrent weights, read at every step
   int64_t panels;        // pieces that the units can be dealt in
+  bool backward;
 };
 
 struct Choice {
