@@ -6,6 +6,8 @@
 #include <atomic>
 #include <limits>
 
+#include "interrupt.h"
+
 namespace fastrnn::cpu {
 
 bool (*interrupt_requested)() = nullptr;

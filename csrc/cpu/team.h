@@ -1,7 +1,6 @@
 // A team of threads that runs one whole sequence: started once a call, meeting at a barrier once or twice a step.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 
 namespace fastrnn::cpu {
@@ -25,17 +24,5 @@ struct Member {
 // Calls body(context, member) on `threads` threads of torch's pool (OpenMP's); on fewer where OpenMP grants fewer.
 // False if the members left early.
 bool run_team(int threads, void (*body)(void* context, Member& member), void* context);
-
-// Who knows whether the user wants a call to end (Python's signals); null for nobody.
-extern bool (*interrupt_requested)();
-
-// Asks now and then.
-class InterruptPoll {
- public:
-  bool requested();
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
 
 }  // namespace fastrnn::cpu

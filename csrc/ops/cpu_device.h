@@ -7,6 +7,7 @@
 
 #include "../cpu/dispatch.h"
 #include "../cpu/huge_pages.h"
+#include "../cpu/interrupt.h"
 #include "shape.h"
 
 namespace fastrnn::ops {

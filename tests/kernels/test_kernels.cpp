@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "cpu/dispatch.h"
+#include "cpu/interrupt.h"
 #include "guarded.h"
 #include "kernel_run.h"
 #include "test_reference.h"
