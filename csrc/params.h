@@ -4,7 +4,8 @@
 // G gates, C channels (see cells/cell.h), N rows: the valid (step, batch) pairs of padded or packed data.
 //
 // T, the type, is what tensors hold; A, the accumulators' type, holds c and the gradients of states. They differ only
-// for half types on a GPU, where A is float.
+// for half types on a GPU, where A is float. W is what recurrent weights are stored in; it differs from T only for
+// bfloat16 on the CPU.
 #pragma once
 
 #include <cstdint>
@@ -54,15 +55,15 @@ struct Dims {
   bool projected;
 };
 
-template <class T, class A = T>
+template <class T, class A = T, class W = T>
 struct ForwardParams {
   Steps steps;
   Dims dims;
   T* channels;             // (N, channel_stride): in x W_ih^T in the first G*H columns; out, if keep, the channels
   int64_t channel_stride;  // C*H if keep, else G*H
   bool keep;               // backward will want channels and cells
-  const T* w_hh;           // (G*H, K)
-  const T* w_hr;           // (P, H) or null
+  const W* w_hh;           // (G*H, K)
+  const W* w_hr;           // (P, H) or null
   const T* b_ih;           // (G*H) or null
   const T* b_hh;           // (G*H) or null
   const T* hx;             // (B, K)

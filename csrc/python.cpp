@@ -18,16 +18,17 @@ CellKind cell_named(const std::string& name) {
 
 namespace {
 
-template <class T>
+template <class T, class W = T>
 py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t hidden_size, int64_t recurrent_size,
               bool projected, bool backward) {
-  const auto& kernels = cpu::cell_kernels<T>(cpu::kernels(), cell);
   ops::LayerShape shape{};
   shape.steps = steps;
   shape.batch = batch;
   shape.rows = rows;
   shape.dims = {batch, hidden_size, recurrent_size, projected};
-  const cpu::Choice choice = ops::plan_pass(shape, cell_facts(cell).gates, sizeof(T), backward);
+  const cpu::Choice choice = ops::plan_pass(shape, cell_facts(cell).gates, sizeof(T), backward, sizeof(W));
+  // The tile does not depend on how weights are stored.
+  const auto& kernels = cpu::cell_kernels<T>(cpu::kernels(), cell);
   const int* tile = backward ? kernels.backward_tile : kernels.forward_tile;
   py::dict out;
   out["path"] = "fused";
@@ -80,12 +81,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
   m.def(
       "plan",
-      [](const std::string& cell, bool double_precision, int64_t steps, int64_t batch, int64_t rows,
+      [](const std::string& cell, const std::string& weights, int64_t steps, int64_t batch, int64_t rows,
          int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward) {
-        return (double_precision ? plan<double> : plan<float>)(cell_named(cell), steps, batch, rows, hidden_size,
-                                                               recurrent_size, projected, backward);
+        const auto choose = weights == "float64"    ? plan<double>
+                            : weights == "bfloat16" ? plan<float, cpu::Bf16>
+                                                    : plan<float>;
+        return choose(cell_named(cell), steps, batch, rows, hidden_size, recurrent_size, projected, backward);
       },
-      py::kw_only(), py::arg("cell"), py::arg("double_precision"), py::arg("steps"), py::arg("batch"), py::arg("rows"),
+      py::kw_only(), py::arg("cell"), py::arg("weights"), py::arg("steps"), py::arg("batch"), py::arg("rows"),
       py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"));
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;

@@ -9,7 +9,7 @@ def take_interruption() -> BaseException | None: ...
 def plan(
     *,
     cell: str,
-    double_precision: bool,
+    weights: str,
     steps: int,
     batch: int,
     rows: int,

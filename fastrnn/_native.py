@@ -39,6 +39,7 @@ def reraise_interruption() -> None:
 def plan(
     cell: str,
     dtype: torch.dtype,
+    weights: torch.dtype,
     steps: int,
     batch: int,
     hidden_size: int,
@@ -53,8 +54,8 @@ def plan(
 ) -> dict[str, Any]:
     """How the kernels will run one direction of one layer: path, isa, tile, threads, reason and reserve_bytes.
 
-    `dtype` is the one they compute in, `rows` the number of valid (step, batch) pairs, and `host_sizes` says that the
-    host knows how many run at each step.
+    `dtype` is the one they compute in, `weights` the one in which they read the weights, `rows` the number of valid
+    (step, batch) pairs, and `host_sizes` says that the host knows how many run at each step.
     """
     sizes: dict[str, Any] = {
         "cell": cell,
@@ -70,6 +71,6 @@ def plan(
         name = str(dtype).removeprefix("torch.")
         facts = _C.plan_cuda(**sizes, dtype=name, packed=host_sizes, allow_tf32=allow_tf32, device=device.index)
     else:
-        facts = _C.plan(**sizes, double_precision=dtype == torch.float64, rows=rows)
+        facts = _C.plan(**sizes, weights=str(weights).removeprefix("torch."), rows=rows)
     facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size) * dtype.itemsize
     return facts

@@ -194,11 +194,13 @@ def _run_layers(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) -
     if _precision.computed_as_is(input, dtype):
         return _run_in_turn(stack, arguments, weights)
     computed = _precision.computed_dtype(input, dtype)
+    if not autograd.reads_bfloat16(input, arguments.states or (), weights):
+        weights = _precision.cast(weights, computed)
     with _precision.without_autocast(input.device):
         if arguments.states is not None:
             arguments = arguments._replace(states=tuple(_precision.cast(arguments.states, computed)))
         arguments = arguments._replace(input=input.to(computed))
-        output, finals = _run_in_turn(stack, arguments, _precision.cast(weights, computed))
+        output, finals = _run_in_turn(stack, arguments, weights)
     return output.to(dtype), tuple([state.to(dtype) for state in finals])
 
 
@@ -251,9 +253,11 @@ def run_cell(cell: str, input: Tensor, hx: Tensor | Sequence[Tensor] | None, wei
         finals = autograd.run_layer(cell, step, states, weights, False, None)[1:]
     else:
         computed = _precision.computed_dtype(step, dtype)
+        if not autograd.reads_bfloat16(step, states, weights):
+            weights = _precision.cast(weights, computed)
         with _precision.without_autocast(step.device):
-            others = _precision.cast(states, computed), _precision.cast(weights, computed)
-            finals = autograd.run_layer(cell, step.to(computed), *others, False, None)[1:]
+            states = tuple(_precision.cast(states, computed))
+            finals = autograd.run_layer(cell, step.to(computed), states, weights, False, None)[1:]
         finals = tuple([state.to(dtype) for state in finals])
     if input.dim() == 1:
         return tuple([state.squeeze(1).squeeze(0) for state in finals])

@@ -32,6 +32,8 @@ def run_layer(
     if takes_formula():
         return derivatives.forward(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
     if _is_tracing():
+        if weights[0].dtype != input.dtype:  # see reads_bfloat16
+            return tuple(op.raw_forward(input, *states, weights, batch_sizes, bidirectional, allow_tf32, False)[:-1])
         return tuple(op.forward(input, *states, weights, batch_sizes, bidirectional, allow_tf32)[:-1])
     if torch._C._are_functorch_transforms_active():
         if batch_sizes is not None:
@@ -49,6 +51,24 @@ def takes_formula() -> bool:
     So it is under forward-mode AD, and under torch.func transforms within a graph that is being traced.
     """
     return forward_ad._current_level >= 0 or (_is_tracing() and torch._C._are_functorch_transforms_active())
+
+
+def reads_bfloat16(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    """Whether the kernels of the CPU read the weights of this call as they are, in bfloat16.
+
+    That is inference. Gradients, torch.func transforms and exported programs, which may be trained, need copies in
+    float32.
+    """
+    return (
+        input.dtype == torch.bfloat16
+        and input.is_cpu
+        and not torch._C._is_any_autocast_enabled()
+        and not (torch.is_grad_enabled() and _any_requires_grad(input, states, weights))
+        and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
+        and (torch.compiler.is_compiling() or not torch._C._is_tracing())
+        and not torch.compiler.is_exporting()
+    )
 
 
 def _is_tracing() -> bool:

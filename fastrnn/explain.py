@@ -55,6 +55,7 @@ class _Shape:
     cell: str
     given_dtype: torch.dtype
     dtype: torch.dtype  # the one that the kernels compute in
+    weights_dtype: torch.dtype  # the one in which they read the weights
     allow_tf32: bool
     device: torch.device
     steps: int
@@ -141,10 +142,12 @@ def _shape(
 ) -> tuple[_Shape, list[Tensor]]:
     input, states, batch_sizes, batch, _ = arguments
     dtype = _precision.computed_dtype(input, _precision.result_dtype(input))
+    reads_bfloat16 = autograd.reads_bfloat16(input, states or (), weights)
     shape = _Shape(
         cell,
         input.dtype,
         dtype,
+        torch.bfloat16 if reads_bfloat16 else dtype,
         _precision.allows_tf32(input.new_empty(0, dtype=dtype)),
         input.device,
         steps,
@@ -165,6 +168,8 @@ def _describe_precision(shape: _Shape, formula: bool) -> str:
         return f"{computed} in float32" if formula else f"{computed}, sums in float32"
     if shape.allow_tf32 and not formula:
         return f"{computed} on TF32"
+    if shape.weights_dtype != shape.dtype:
+        return f"{computed} on bfloat16 weights"
     return f"{given} in {computed}" if shape.given_dtype in _precision.HALF_DTYPES else computed
 
 
@@ -183,6 +188,7 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
     plan = _native.plan(
         shape.cell,
         shape.dtype,
+        shape.weights_dtype,
         shape.steps,
         shape.batch,
         shape.hidden_size,

@@ -53,6 +53,69 @@ def gradients(outputs, wanted):
     return torch.autograd.grad(sum(out.float().sin().sum() for out in outputs), wanted)
 
 
+class TestBfloat16Weights:
+    """Inference reads bfloat16 weights as they are."""
+
+    @by_layer
+    @by_form
+    def test_float32_rounded_once(self, layer, form):
+        wide, half = build(layer, torch.bfloat16), build(layer, torch.bfloat16).to(torch.bfloat16)
+        half.load_state_dict(wide.state_dict())
+        value = value_of(layer, torch.bfloat16)
+        with torch.no_grad():
+            actual = run(half, form, value)
+        for ours, trained in zip(actual, run(half, form, value), strict=True):
+            assert ours.dtype == torch.bfloat16
+            assert torch.equal(ours, trained)  # the way of training, on float32 copies
+
+    @pytest.mark.parametrize("cell", CELLS)
+    def test_cells(self, cell):
+        half = build(cell, torch.bfloat16).to(torch.bfloat16)
+        value = value_of(cell, torch.bfloat16)
+        with torch.no_grad():
+            actual = tree_leaves(half(value))
+        assert all(map(torch.equal, actual, tree_leaves(half(value))))
+
+    @by_layer
+    @pytest.mark.parametrize("sizes", [(1, 1, 7, 65), (3, 2, 260, 33), (40, 1, 5, 130), (9, 17, 64, 48)])
+    @pytest.mark.parametrize("threads", (1, 2))
+    @pytest.mark.parametrize("options", [{}, {"bias": False, "bidirectional": True}, {"proj_size": 9}], ids=str)
+    def test_sizes(self, layer, sizes, threads, options):
+        """Weights in place and packed, in whole vectors and tails; the input's product in one piece and in several."""
+        if "proj_size" in options and layer != "LSTM":
+            options = {"num_layers": 2}
+        steps, batch, input_size, hidden_size = sizes
+        half = getattr(fastrnn, layer)(input_size, hidden_size, **options).to(torch.bfloat16)
+        exact = getattr(nn, layer)(input_size, hidden_size, **options, dtype=torch.float64)
+        exact.load_state_dict(half.state_dict())
+        value = randn(steps, batch, input_size).to(torch.bfloat16)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            results = tree_leaves(half(value))
+            expected = tree_leaves(exact(value.double()))
+        torch.set_num_threads(before)
+        for ours, reference in zip(results, expected, strict=True):
+            torch.testing.assert_close(ours.double(), reference, rtol=2**-8, atol=1e-5)
+
+    @by_layer
+    def test_explain_says_so(self, layer):
+        half = getattr(fastrnn, layer)(3, 5).to(torch.bfloat16)
+        value = value_of(layer, torch.bfloat16)
+        assert fastrnn.explain(half, value).rows[0].precision == "bfloat16 in float32"
+        with torch.no_grad():
+            assert fastrnn.explain(half, value).rows[0].precision == "float32 on bfloat16 weights"
+            assert fastrnn.explain(half.float(), value.float()).rows[0].precision == "float32"
+
+    @by_layer
+    def test_compiled(self, layer):
+        half = getattr(fastrnn, layer)(3, 5).to(torch.bfloat16)
+        value = value_of(layer, torch.bfloat16)
+        with torch.no_grad():
+            compiled = torch.compile(half, backend="eager", fullgraph=True)
+            assert all(map(torch.equal, tree_leaves(compiled(value)), tree_leaves(half(value))))
+
+
 class TestHalfModules:
     @by_layer
     @by_half

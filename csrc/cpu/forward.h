@@ -6,10 +6,11 @@
 
 namespace fastrnn::cpu {
 
-template <class Isa, class Cell, class T>
+template <class Isa, class Cell, class T, class W = T>
 class ForwardLoop {
   using S = Simd<Isa, T>;
   using V = typename S::V;
+  using Params = ForwardParams<T, T, W>;
 
  public:
   static int64_t scratch_size(const Dims& dims, const Plan& plan) {
@@ -18,10 +19,10 @@ class ForwardLoop {
     return count.used;
   }
 
-  // See CellKernels.
-  static bool run(const ForwardParams<T>& params, const Plan& plan, const Stretch& stretch) {
+  // See ForwardKernels.
+  static bool run(const Params& params, const Plan& plan, const Stretch& stretch) {
     struct Context {
-      const ForwardParams<T>& params;
+      const Params& params;
       const Plan& plan;
       const Stretch& stretch;
     } context{params, plan, stretch};
@@ -44,7 +45,7 @@ class ForwardLoop {
     for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size);
   }
 
-  ForwardLoop(const ForwardParams<T>& params, const Portion& portion, Carver<T>&& scratch)
+  ForwardLoop(const Params& params, const Portion& portion, Carver<T>&& scratch)
       : ForwardLoop(params.dims, portion.plan, scratch) {
     p_ = &params;
     w_hh_.set(params.w_hh, params.b_ih, params.b_hh, Cell::kApartBias);
@@ -79,7 +80,7 @@ class ForwardLoop {
 
   // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
   struct Now {
-    ForwardParams<T> p;
+    Params p;
     int64_t hidden, recurrent;
     bool projected;
     Range rows;          // that the member runs
@@ -122,7 +123,7 @@ class ForwardLoop {
 
     FASTRNN_INLINE bool prefetches() const { return now.prefetch; }
     FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const {
-      const ForwardParams<T>& p = now.p;
+      const Params& p = now.p;
       const int64_t at = now.first + row;
       for (int gate = 0; gate < Cell::kGates; ++gate) {
         __builtin_prefetch(now.channels + row * p.channel_stride + gate * now.hidden + unit);
@@ -136,7 +137,7 @@ class ForwardLoop {
   };
 
   static FASTRNN_INLINE void finish_cell(const Now& now, int64_t row, int64_t unit, int lanes, const T* sums) {
-    const ForwardParams<T>& p = now.p;
+    const Params& p = now.p;
     const int64_t at = now.first + row;
     T* channels = now.channels + row * p.channel_stride + unit;
     V x[Cell::kGates], r[Cell::kGates];
@@ -188,13 +189,13 @@ class ForwardLoop {
     S::store((row < now.rows_after ? now.h : now.p.hy) + row * now.recurrent + unit, h, lanes);
   }
 
-  const ForwardParams<T>* p_ = nullptr;
+  const Params* p_ = nullptr;
   const Portion* portion_ = nullptr;
   Stretch stretch_{};
   Dims dims_;
   Range rows_{0, 0};
-  ForwardWeights<Isa, T, T, Cell::kGates> w_hh_;
-  ForwardWeights<Isa, T, T, 1> w_hr_;
+  ForwardWeights<Isa, T, W, Cell::kGates> w_hh_;
+  ForwardWeights<Isa, T, W, 1> w_hr_;
   T* unprojected_ = nullptr;  // (B, H) this step's h before the projection
   T* state_[2];               // (B, K) h_{t-1} and h_t, by the parity of s
 };

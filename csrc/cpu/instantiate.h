@@ -11,12 +11,20 @@
 
 namespace fastrnn::cpu {
 
+template <class Isa, class Cell, class T, class W = T>
+constexpr ForwardKernels<T, W> instantiate_forward() {
+  constexpr int vectors = kMaxPanelVectors / Cell::kGates * Cell::kGates;
+  return {&ForwardLoop<Isa, Cell, T, W>::run,
+          &ForwardLoop<Isa, Cell, T, W>::scratch_size,
+          {tile_rows<Isa>(vectors), vectors}};
+}
+
 template <class Isa, class Cell, class T>
 constexpr CellKernels<T> instantiate_cell() {
-  constexpr int vectors = kMaxPanelVectors / Cell::kGates * Cell::kGates;
-  return {&ForwardLoop<Isa, Cell, T>::run,          &BackwardLoop<Isa, Cell, T>::run,
-          &ForwardLoop<Isa, Cell, T>::scratch_size, &BackwardLoop<Isa, Cell, T>::scratch_size,
-          {tile_rows<Isa>(vectors), vectors},       {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors}};
+  return {instantiate_forward<Isa, Cell, T>(),
+          &BackwardLoop<Isa, Cell, T>::run,
+          &BackwardLoop<Isa, Cell, T>::scratch_size,
+          {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors}};
 }
 
 template <class Isa, class T>
@@ -26,9 +34,17 @@ constexpr DtypeKernels<T> instantiate_dtype() {
            instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>()}};
 }
 
+template <class Isa, class T, class W>
+constexpr DtypeKernels<T, W> instantiate_stored_as() {
+  return {&multiply_rows<Isa, T, W>,
+          {instantiate_forward<Isa, Elman<Tanh>, T, W>(), instantiate_forward<Isa, Elman<Relu>, T, W>(),
+           instantiate_forward<Isa, Lstm, T, W>(), instantiate_forward<Isa, Gru, T, W>()}};
+}
+
 template <class Isa>
 constexpr Kernels instantiate() {
-  return {Isa::kName, Isa::kBytes, instantiate_dtype<Isa, float>(), instantiate_dtype<Isa, double>()};
+  return {Isa::kName, Isa::kBytes, instantiate_dtype<Isa, float>(), instantiate_dtype<Isa, double>(),
+          instantiate_stored_as<Isa, float, Bf16>()};
 }
 
 }  // namespace fastrnn::cpu

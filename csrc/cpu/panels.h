@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "tile.h"
 
@@ -158,17 +157,15 @@ struct Panels : PanelGrid<Isa, T, kGates> {
     const W* in = weight + (v % kGates * units + unit) * depth;
     W* out = panel(i) + v * kLanes;
     int64_t k = begin;
-    if constexpr (std::is_same_v<T, W>) {
-      if (valid == kLanes) {
-        for (; k + kLanes <= end; k += kLanes) transpose_block(in + k, out + k * stride, stride);
-      }
+    if (valid == kLanes) {
+      for (; k + kLanes <= end; k += kLanes) transpose_block(in + k, out + k * stride, stride);
     }
     for (; k < end; ++k) {
       for (int64_t lane = 0; lane < kLanes; ++lane) out[k * stride + lane] = lane < valid ? in[lane * depth + k] : W(0);
     }
   }
 
-  FASTRNN_INLINE void transpose_block(const T* in, T* out, int64_t stride) const {
+  FASTRNN_INLINE void transpose_block(const W* in, W* out, int64_t stride) const {
     using S = Simd<Isa, T>;
     typename S::V block[kLanes];
 #pragma GCC unroll 16

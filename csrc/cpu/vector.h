@@ -29,6 +29,15 @@ struct Simd {
 
   static FASTRNN_INLINE V load(const T* p) { return *reinterpret_cast<const Unaligned*>(p); }
   static FASTRNN_INLINE void store(T* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
+
+  // Widened on loading, and cut off on storing: only values that Bf16 can hold may be stored.
+  static FASTRNN_INLINE V load(const Bf16* p) { return upper_half(Isa::load_bits(p)); }
+  static FASTRNN_INLINE void store(Bf16* p, V v) {
+    typedef uint16_t Half __attribute__((vector_size(kLanes * sizeof(Bf16))));
+    typedef uint16_t Unaligned __attribute__((vector_size(kLanes * sizeof(Bf16)), aligned(alignof(Bf16)), may_alias));
+    *reinterpret_cast<Unaligned*>(p) = __builtin_convertvector(reinterpret_cast<I>(v) >> 16, Half);
+  }
+
   static FASTRNN_INLINE V broadcast(T x) {
     V v;
     for (int lane = 0; lane < kLanes; ++lane) v[lane] = x;
@@ -67,6 +76,9 @@ struct Simd {
 
   // The first n lanes; the others are zero on loading and left alone on storing.
   static FASTRNN_INLINE V load(const T* p, int n) { return n == kLanes ? load(p) : V(Isa::load(p, n)); }
+  static FASTRNN_INLINE V load(const Bf16* p, int n) {
+    return n == kLanes ? load(p) : upper_half(Isa::load_bits(p, n));
+  }
   static FASTRNN_INLINE void store(T* p, V v, int n) {
     if (n == kLanes) {
       store(p, v);
@@ -76,6 +88,11 @@ struct Simd {
   }
 
  private:
+  template <class Bits>
+  static FASTRNN_INLINE V upper_half(Bits bits) {
+    return reinterpret_cast<V>(reinterpret_cast<I>(bits) << 16);
+  }
+
   // a[first], b[first], a[first + 1], b[first + 1], ...
   template <int first>
   static FASTRNN_INLINE V interleave(V a, V b) {

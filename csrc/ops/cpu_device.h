@@ -12,6 +12,9 @@
 
 namespace fastrnn::ops {
 
+template <>
+inline constexpr ScalarType scalar_type_of<cpu::Bf16> = ScalarType::BFloat16;
+
 // fastrnn/_native.py turns this into the exception that the signal's handler raised.
 inline void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: interrupted by a signal"); }
 
@@ -27,7 +30,11 @@ constexpr int64_t kStretchRows = 512;
 // core.
 constexpr int64_t kUninterrupted = int64_t{16} << 30;
 
-cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool backward);
+// Bytes of a product's bfloat16 weights that are widened at a time: what is widened is multiplied while in the cache,
+// and no call touches fresh memory for a copy of all.
+constexpr int64_t kWidenedBytes = 1 << 20;
+
+cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool backward, int weight_size);
 
 class CpuDevice {
  public:
@@ -88,6 +95,26 @@ class CpuDevice {
       const int64_t half = a.columns / 2;
       multiply(out, a.column_range(0, half), b.row_range(0, half), accumulate);
       multiply(out, a.column_range(half, a.columns), b.row_range(half, a.columns), true);
+    }
+  }
+
+  // out = a b, with b the transpose of weights whose rows lie one after the other.
+  void multiply(const Matrix<float>& out, const Matrix<const float>& a, const Matrix<const cpu::Bf16>& b) const {
+    if (out.rows <= kFewRows) {
+      cpu::dtype_kernels<float, cpu::Bf16>(cpu::kernels())
+          .multiply_rows(out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows);
+      return;
+    }
+    const Matrix<const cpu::Bf16> weights = b.transposed();
+    const int64_t depth = weights.columns;
+    const int64_t block = cpu::smaller(cpu::larger(kWidenedBytes / 4 / cpu::larger(depth, 1), 1), weights.rows);
+    const Tensor buffer = empty({block, depth}, ScalarType::Float);
+    for (int64_t begin = 0; begin < weights.rows; begin += block) {
+      const int64_t end = cpu::smaller(begin + block, weights.rows);
+      const Matrix<float> wide{data<float>(buffer), end - begin, depth, depth};
+      torch::stable::Tensor to = as_tensor(wide, place_);
+      torch::stable::copy_(to, as_tensor(weights.row_range(begin, end), place_));
+      multiply(out.column_range(begin, end), a, Matrix<const float>{wide.data, wide.rows, depth, depth}.transposed());
     }
   }
 
@@ -154,7 +181,7 @@ template <class T>
 class CpuLoops {
  public:
   CpuLoops(const CpuDevice& device, const LayerArgs& args, const LayerShape& shape)
-      : device_(device), kernels_(cpu::cell_kernels<T>(cpu::kernels(), args.cell)), cell_(args.cell), shape_(shape) {}
+      : device_(device), cell_(args.cell), shape_(shape) {}
 
   // Short enough for what a stretch's products write to stay near the core until the time loop reads it, long enough
   // for the products to be large.
@@ -162,20 +189,23 @@ class CpuLoops {
     return cpu::larger(kStretchBytes / (columns * static_cast<int64_t>(sizeof(T))), kStretchRows);
   }
 
-  void run(ForwardParams<T>& params, const Stretch& stretch) {
-    const cpu::Plan plan = plan_of(false);
-    params.scratch = scratch(kernels_.forward_scratch(shape_.dims, plan));
-    check_finished(kernels_.forward(params, plan, stretch) && !interrupt_.requested());
+  template <class W>
+  void run(ForwardParams<T, T, W>& params, const Stretch& stretch) {
+    const auto& kernels = cpu::cell_kernels<T, W>(cpu::kernels(), cell_);
+    const cpu::Plan plan = plan_of(false, sizeof(W));
+    params.scratch = scratch(kernels.forward_scratch(shape_.dims, plan));
+    check_finished(kernels.forward(params, plan, stretch) && !interrupt_.requested());
   }
   void run(BackwardParams<T>& params, const Stretch& stretch, const T* after) {
-    const cpu::Plan plan = plan_of(true);
-    params.scratch = scratch(kernels_.backward_scratch(shape_.dims, plan));
-    check_finished(kernels_.backward(params, plan, stretch, after) && !interrupt_.requested());
+    const auto& kernels = cpu::cell_kernels<T>(cpu::kernels(), cell_);
+    const cpu::Plan plan = plan_of(true, sizeof(T));
+    params.scratch = scratch(kernels.backward_scratch(shape_.dims, plan));
+    check_finished(kernels.backward(params, plan, stretch, after) && !interrupt_.requested());
   }
 
  private:
-  cpu::Plan plan_of(bool backward) const {
-    return plan_pass(shape_, cell_facts(cell_).gates, sizeof(T), backward).plan;
+  cpu::Plan plan_of(bool backward, int weight_size) const {
+    return plan_pass(shape_, cell_facts(cell_).gates, sizeof(T), backward, weight_size).plan;
   }
   T* scratch(int64_t values) {
     if (!scratch_.defined()) scratch_ = device_.empty({values}, scalar_type_of<T>);
@@ -183,7 +213,6 @@ class CpuLoops {
   }
 
   const CpuDevice& device_;
-  const cpu::CellKernels<T>& kernels_;
   const CellKind cell_;
   const LayerShape& shape_;
   Tensor scratch_;

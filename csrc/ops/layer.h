@@ -45,7 +45,8 @@ struct LayerInputGrads {
   std::vector<Tensor> weights;  // none unless asked for
 };
 
-// A layer on the CPU: float32 and float64.
+// A layer on the CPU: float32 and float64. If nothing is kept, the weights of float32 data may be bfloat16: the kernels
+// read them as they are.
 struct CpuLayer {
   static LayerOutputs forward(const LayerArgs& args, bool keep);
   static LayerInputGrads backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,

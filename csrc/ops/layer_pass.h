@@ -83,7 +83,8 @@ inline int64_t most_rows(const std::vector<std::vector<Stretch>>& all) {
   return most;
 }
 
-template <class T, template <class> class Loops, class Device>
+// W is the type of the weights' matrices.
+template <class T, template <class> class Loops, class W = T, class Device>
 LayerOutputs run_forward(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep) {
   using A = typename Device::template Accumulator<T>;
   const CellFacts& facts = cell_facts(args.cell);
@@ -110,9 +111,9 @@ LayerOutputs run_forward(const Device& device, const LayerArgs& args, const Laye
   const Tensor projections = device.empty({keep_channels ? 0 : most_rows(all) * channel_columns}, shape.dtype);
 
   for (int64_t d = 0; d < shape.directions; ++d) {
-    const Weights<T> w(weights, shape, d);
+    const Weights<T, W> w(weights, shape, d);
     T* reserve = data<T>(out.reserve) + (keep ? d * layout.size() : 0);
-    ForwardParams<T, A> params{};
+    ForwardParams<T, A, W> params{};
     params.steps = shape.direction(d);
     params.dims = shape.dims;
     params.channel_stride = channel_columns;
@@ -133,7 +134,7 @@ LayerOutputs run_forward(const Device& device, const LayerArgs& args, const Laye
       device.multiply(
           Matrix<T>{params.channels, rows, gate_columns, channel_columns},
           Matrix<const T>{data<const T>(input) + first * shape.input_size, rows, shape.input_size, shape.input_size},
-          Matrix<const T>{w.w_ih, gate_columns, shape.input_size, shape.input_size}.transposed());
+          Matrix<const W>{w.w_ih, gate_columns, shape.input_size, shape.input_size}.transposed());
       loops.run(params, stretch);
     }
   }

@@ -57,10 +57,12 @@ void read_batch_sizes(const LayerArgs& args, bool by_host, LayerShape& shape) {
 
 }  // namespace
 
-LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host) {
+LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16_weights) {
   const CellFacts& facts = cell_facts(args.cell);
   LayerShape shape{};
   const Kind kind(args.input);
+  Kind weight_kind = kind;
+  if (bf16_weights) weight_kind.dtype = ScalarType::BFloat16;
   shape.dtype = kind.dtype;
   check(args.input.dim() == 3 || (args.input.dim() == 2 && args.batch_sizes),
         "input must be (T, B, I), or (N, I) packed");
@@ -90,12 +92,12 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host) {
   shape.dims = {shape.batch, hidden, recurrent, projected};
   for (int64_t d = 0; d < shape.directions; ++d) {
     size_t i = static_cast<size_t>(d * count);
-    check_tensor(args.weights[i++], kind, {gates * hidden, shape.input_size}, "w_ih does not fit the input");
-    check_tensor(args.weights[i++], kind, {gates * hidden, recurrent}, "w_hh has the wrong shape");
+    check_tensor(args.weights[i++], weight_kind, {gates * hidden, shape.input_size}, "w_ih does not fit the input");
+    check_tensor(args.weights[i++], weight_kind, {gates * hidden, recurrent}, "w_hh has the wrong shape");
     for (int b = 0; shape.biases && b < 2; ++b) {
-      check_tensor(args.weights[i++], kind, {gates * hidden}, "a bias has the wrong shape");
+      check_tensor(args.weights[i++], weight_kind, {gates * hidden}, "a bias has the wrong shape");
     }
-    if (projected) check_tensor(args.weights[i], kind, {recurrent, hidden}, "w_hr has the wrong shape");
+    if (projected) check_tensor(args.weights[i], weight_kind, {recurrent, hidden}, "w_hr has the wrong shape");
   }
   check_tensor(args.hx, kind, {shape.directions, shape.batch, recurrent}, "hx has the wrong shape");
   check(args.cx.has_value() == facts.has_cell_state, "cx belongs to the LSTM alone");

@@ -26,23 +26,24 @@ struct LayerShape {
 };
 
 // Where the host does not read batch_sizes, they are left to the kernels: they lie on a GPU, and reading them would
-// wait for it.
-LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host);
+// wait for it. Weights have the input's dtype, or bfloat16.
+LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16_weights = false);
 
-// Where the tensors of one direction lie in LayerArgs::weights.
-template <class T>
+// Where the tensors of one direction lie in LayerArgs::weights; W is the matrices' type.
+template <class T, class W = T>
 struct Weights {
-  const T *w_ih, *w_hh, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr;
+  const W *w_ih, *w_hh, *w_hr = nullptr;
+  const T *b_ih = nullptr, *b_hh = nullptr;
 
   Weights(const std::vector<Tensor>& dense, const LayerShape& shape, int64_t direction) {
     size_t i = dense.size() / static_cast<size_t>(shape.directions) * static_cast<size_t>(direction);
-    w_ih = data<T>(dense[i++]);
-    w_hh = data<T>(dense[i++]);
+    w_ih = data<W>(dense[i++]);
+    w_hh = data<W>(dense[i++]);
     if (shape.biases) {
       b_ih = data<T>(dense[i++]);
       b_hh = data<T>(dense[i++]);
     }
-    if (shape.dims.projected) w_hr = data<T>(dense[i]);
+    if (shape.dims.projected) w_hr = data<W>(dense[i]);
   }
 };
 
