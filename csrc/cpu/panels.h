@@ -78,10 +78,9 @@ struct PanelGrid {
   }
 };
 
-// Rows [begin, end) of `a` times what `view` shows of panel i, tile by tile; see PanelGrid::visit_rows. Before a tile
-// is multiplied, visit.prefetch(row, unit) is called for each of its rows' vectors of units: what it asks for arrives
-// meanwhile. Without it the cell waited for every line of x W_ih^T that had left the second-level cache, since no
-// hardware expects one line here and the next 2 KB further.
+// Rows [begin, end) of `a` times what `view` shows of panel i, tile by tile; see PanelGrid::visit_rows. Where
+// visit.prefetches(), visit.prefetch(row, unit) is called before a tile is multiplied, for each of its rows' vectors of
+// units: what it asks for arrives meanwhile.
 //
 // A tile goes through the whole depth at once: blocks of it that stay in the first-level cache were no faster (80
 // against 83 G multiply-adds a second at depths of 64 to 2048, the panel in the second-level cache), and the cell's

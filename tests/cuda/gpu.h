@@ -68,6 +68,7 @@ template <class T>
 class Gpu {
  public:
   using Value = T;
+  using Drawn = T;
   using Accumulator = cuda::Accumulator<T>;
   template <class V>
   using Memory = GpuMemory<V>;

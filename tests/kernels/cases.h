@@ -41,8 +41,11 @@ std::vector<Case> all_cases(const Coverage& coverage, uint64_t seed);
 template <class T>
 double rounded(double value) {
   const T narrow = static_cast<T>(value);
-  if constexpr (sizeof(T) == 2) return static_cast<float>(narrow);  // a half type
-  return narrow;
+  if constexpr (sizeof(T) == 2) {
+    return static_cast<float>(narrow);  // a half type
+  } else {
+    return narrow;
+  }
 }
 using Rounding = double (*)(double);
 

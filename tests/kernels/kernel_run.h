@@ -3,13 +3,12 @@
 // A Machine says on what the kernels run:
 //
 //   Value, Accumulator   T and A of params.h
-//   Memory<V>            see buffers.h
-//   Plan                 one way to run a call
-//   kHyHoldsHx           see ForwardParams::hy
-//   name(), describe(plan)
-//   idle_grads_are_zero()   backward may read gradients of rows that do not run, which the caller made zero
-//   tolerance(drawn, largest)   see Output; largest is the magnitude of what the products of the steps read
-//   scratch(drawn, params, plan), run(drawn, params, plan)   for either kind of params; run throws what goes wrong
+//   Drawn                what the numbers of a problem are rounded to, so that nothing is lost on the way to the
+//   kernels Memory<V>            see buffers.h Plan                 one way to run a call kHyHoldsHx           see
+//   ForwardParams::hy name(), describe(plan) idle_grads_are_zero()   backward may read gradients of rows that do not
+//   run, which the caller made zero tolerance(drawn, largest)   see Output; largest is the magnitude of what the
+//   products of the steps read scratch(drawn, params, plan), run(drawn, params, plan)   for either kind of params; run
+//   throws what goes wrong
 #pragma once
 
 #include <cmath>
@@ -38,7 +37,7 @@ class KernelRun {
       : machine_(machine),
         case_(drawn),
         facts_(cell_facts(drawn.cell)),
-        problem_(draw_problem(drawn, &rounded<T>)),
+        problem_(draw_problem(drawn, &rounded<typename Machine::Drawn>)),
         forward_(run_forward(problem_)),
         pass_(pass),
         report_(report) {}

@@ -42,6 +42,7 @@ const Coverage kCoverage{{Shape::kDense, Shape::kPacked, Shape::kPadded},
 template <class T>
 struct Cpu {
   using Value = T;
+  using Drawn = T;
   using Accumulator = T;
   template <class V>
   using Memory = Guarded<V>;
@@ -107,6 +108,32 @@ struct Cpu {
   const cpu::CellKernels<T>& cell(const Case& drawn) const { return cpu::cell_kernels<T>(kernels, drawn.cell); }
 };
 
+// The same with weights stored in bfloat16, for inference.
+struct CpuOnBf16 : Cpu<float> {
+  using Drawn = cpu::Bf16;
+
+  std::string name() const { return "f32 on bf16 weights"; }
+  int64_t scratch(const Case& drawn, const ForwardParams<float>& params, const Plan& plan) const {
+    return cell(drawn).forward_scratch(params.dims, plan);
+  }
+  void run(const Case& drawn, const ForwardParams<float>& p, const Plan& plan) const {
+    const int64_t gate_rows = cell_facts(drawn.cell).gates * p.dims.hidden_size, recurrent = p.dims.recurrent_size;
+    const Guarded<cpu::Bf16> w_hh(gate_rows * recurrent), w_hr(p.w_hr ? recurrent * p.dims.hidden_size : 0);
+    std::transform(p.w_hh, p.w_hh + w_hh.size(), w_hh.data(), [](float value) { return cpu::Bf16(value); });
+    std::transform(p.w_hr, p.w_hr + w_hr.size(), w_hr.data(), [](float value) { return cpu::Bf16(value); });
+    const ForwardParams<float, float, cpu::Bf16> narrow{
+        p.steps, p.dims, p.channels, p.channel_stride, p.keep, w_hh.data(), w_hr.data(), p.b_ih,
+        p.b_hh,  p.hx,   p.output,   p.output_stride,  p.hy,   p.cell,      p.cells,     p.scratch};
+    const Stretch whole{0, p.steps.steps, 0, 0};
+    if (!cell(drawn).forward(narrow, plan, whole)) throw std::runtime_error("interrupted, by nobody");
+  }
+
+ private:
+  const cpu::ForwardKernels<float, cpu::Bf16>& cell(const Case& drawn) const {
+    return cpu::cell_kernels<float, cpu::Bf16>(kernels, drawn.cell);
+  }
+};
+
 // A team of two and one of three, one of them splitting the batch and the other the units, by turns; and by turns all
 // with packed weights or all with weights read in place, whose sums run in another order.
 std::vector<cpu::Plan> plans(const Options& options, uint64_t turn) {
@@ -143,6 +170,10 @@ size_t test_cases(const cpu::Kernels& kernels, const Options& options, Report& r
     if (report.enough()) break;
     const uint64_t turn = drawn.seed / options.every;
     ForwardRun(machine, drawn, report).run(plans(options, turn));
+    if constexpr (sizeof(T) == 4) {
+      const CpuOnBf16 on_bf16{machine};
+      if (!drawn.keep) ForwardRun(on_bf16, drawn, report).run(plans(options, turn));
+    }
     BackwardRun(machine, drawn, report).run(plans(options, turn + 1));
     ++run;
   }
