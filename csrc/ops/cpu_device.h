@@ -186,7 +186,8 @@ class CpuLoops {
   // Short enough for what a stretch's products write to stay near the core until the time loop reads it, long enough
   // for the products to be large.
   int64_t stretch_rows(int64_t columns) const {
-    return cpu::larger(kStretchBytes / (columns * static_cast<int64_t>(sizeof(T))), kStretchRows);
+    const int64_t row_bytes = cpu::larger(1, columns * static_cast<int64_t>(sizeof(T)));  // no hidden unit, no columns
+    return cpu::larger(kStretchBytes / row_bytes, kStretchRows);
   }
 
   template <class W>
