@@ -60,6 +60,8 @@ def difference_meant(construction, module, call):
     if "packed" in call.oddities:
         if input.data.dim() != 2:
             return "raises", "torch.nn.LSTM does not look at the rank of packed data"
+        if name == "LSTM" and hx is None and input.data.shape[1] != module.input_size:
+            return "raises", "torch.nn.LSTM without hx does not look at the features of packed data, and broadcasts one"
         if name == "LSTM":
             return "same or raises", "torch.nn.LSTM leaves the dtypes of a packed call to its kernels"
         if hx is not None and input.unsorted_indices is not None and hx.shape[1:2] != input.unsorted_indices.shape:
