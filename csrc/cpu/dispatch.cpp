@@ -55,6 +55,9 @@ constexpr int64_t kPollMacs = 4 * 1024 * 1024;
 // H = 64 1.10, 1.28, 1.12 and 0.97, 0.81, 0.71; at H = 512 2.05, 1.71, 1.71 and 1.22, 1.41, 1.14. Backward: at H =
 // 64 1.01, 1.40, 1.32 for 4 x 1; at H = 512 1.49, 1.07, 1.06, and 1.20, 0.71, 0.75 for 8 x 1.
 int64_t rows_in_place(const Workload& work) { return work.weight_bytes < (1 << 20) || work.backward ? 4 : 8; }
+// Rows of a thread in a product with bfloat16 weights beside which the time to widen all of them is nothing: then rows
+// are dealt, which come out even, and not panels.
+constexpr int64_t kWorthWideningTwice = 128;
 // Batch rows that a thread should have for itself: fewer leave the register tile half empty.
 constexpr int64_t kRowsPerThread = 4;
 
@@ -83,6 +86,12 @@ Choice choose_plan(const Workload& work) {
   const int by_units = static_cast<int>(smaller(threads, work.panels));
   if (by_units == 1) return choice(1, Split::kNone, "too few hidden units to divide");
   return choice(by_units, Split::kUnits, "each thread runs its own hidden units, meeting at every step");
+}
+
+ProductPlan choose_product_plan(int threads, int64_t rows, int64_t macs, int64_t panels) {
+  if (threads == 1 || macs < kWorthATeam) return {1, false};
+  if (rows / threads >= kWorthWideningTwice) return {threads, true};
+  return {static_cast<int>(smaller(threads, panels)), false};
 }
 
 }  // namespace fastrnn::cpu

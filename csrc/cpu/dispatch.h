@@ -27,4 +27,7 @@ struct Choice {
 
 Choice choose_plan(const Workload& work);
 
+// How a product of many rows with bfloat16 weights is spread over threads.
+ProductPlan choose_product_plan(int threads, int64_t rows, int64_t macs, int64_t panels);
+
 }  // namespace fastrnn::cpu

@@ -7,6 +7,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "kernels.h"
+#include "product.h"
 #include "vector_math.h"
 
 namespace fastrnn::cpu {
@@ -43,8 +44,12 @@ constexpr DtypeKernels<T, W> instantiate_stored_as() {
 
 template <class Isa>
 constexpr Kernels instantiate() {
-  return {Isa::kName, Isa::kBytes, instantiate_dtype<Isa, float>(), instantiate_dtype<Isa, double>(),
-          instantiate_stored_as<Isa, float, Bf16>()};
+  return {Isa::kName,
+          Isa::kBytes,
+          instantiate_dtype<Isa, float>(),
+          instantiate_dtype<Isa, double>(),
+          instantiate_stored_as<Isa, float, Bf16>(),
+          &run_product<Isa>};
 }
 
 }  // namespace fastrnn::cpu

@@ -39,12 +39,29 @@ struct DtypeKernels {
   Cell cells[kCellKinds];  // in the order of CellKind
 };
 
+// out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth).
+struct Bf16Product {
+  float* out;
+  int64_t out_stride;
+  const float* a;
+  int64_t a_stride, rows;
+  const Bf16* weights;
+  int64_t columns, depth;
+  float* scratch;  // for each thread a panel of `depth` rows of kMaxPanelVectors vectors
+};
+
+struct ProductPlan {
+  int threads;
+  bool by_rows;  // each thread multiplies its own rows by all weights, not all rows by its own weights
+};
+
 struct Kernels {
   const char* isa;
   int vector_bytes;
   DtypeKernels<float> f32;
   DtypeKernels<double> f64;
   DtypeKernels<float, Bf16> bf16_weights;
+  void (*bf16_product)(const Bf16Product& product, const ProductPlan& plan);  // for many rows
 };
 
 extern const Kernels kBaselineKernels;

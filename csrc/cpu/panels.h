@@ -134,9 +134,16 @@ struct Panels : PanelGrid<Isa, T, kGates> {
         if (lane < valid && bias_b) start[lane] += bias_b[first + lane];
       }
     }
+    pack_values(i, weight, panel(i));
+  }
+
+  // The weights alone, from values that W can hold.
+  template <class From>
+  void pack_values(int64_t i, const From* weight, W* out) const {
+    const int vectors = vectors_in(i);
     for (int64_t block = 0; block < depth; block += kDepthBlock) {
       const int64_t end = smaller(block + kDepthBlock, depth);
-      for (int v = 0; v < vectors; ++v) pack_vector(i, v, weight, block, end);
+      for (int v = 0; v < vectors; ++v) pack_vector(i, v, weight, out + v * kLanes, block, end);
     }
   }
 
@@ -150,21 +157,24 @@ struct Panels : PanelGrid<Isa, T, kGates> {
   }
 
  private:
-  void pack_vector(int64_t i, int v, const W* weight, int64_t begin, int64_t end) const {
+  template <class From>
+  void pack_vector(int64_t i, int v, const From* weight, W* out, int64_t begin, int64_t end) const {
     const int64_t stride = view_stride(i);
     const int64_t unit = first_unit(i) + v / kGates * kLanes, valid = smaller(kLanes, units - unit);
-    const W* in = weight + (v % kGates * units + unit) * depth;
-    W* out = panel(i) + v * kLanes;
+    const From* in = weight + (v % kGates * units + unit) * depth;
     int64_t k = begin;
     if (valid == kLanes) {
       for (; k + kLanes <= end; k += kLanes) transpose_block(in + k, out + k * stride, stride);
     }
     for (; k < end; ++k) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) out[k * stride + lane] = lane < valid ? in[lane * depth + k] : W(0);
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        out[k * stride + lane] = lane < valid ? W(in[lane * depth + k]) : W(0);
+      }
     }
   }
 
-  FASTRNN_INLINE void transpose_block(const W* in, W* out, int64_t stride) const {
+  template <class From>
+  FASTRNN_INLINE void transpose_block(const From* in, W* out, int64_t stride) const {
     using S = Simd<Isa, T>;
     typename S::V block[kLanes];
 #pragma GCC unroll 16

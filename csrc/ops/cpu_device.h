@@ -30,10 +30,6 @@ constexpr int64_t kStretchRows = 512;
 // core.
 constexpr int64_t kUninterrupted = int64_t{16} << 30;
 
-// Bytes of a product's bfloat16 weights that are widened at a time: what is widened is multiplied while in the cache,
-// and no call touches fresh memory for a copy of all.
-constexpr int64_t kWidenedBytes = 1 << 20;
-
 cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool backward, int weight_size);
 
 class CpuDevice {
@@ -105,17 +101,21 @@ class CpuDevice {
           .multiply_rows(out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows);
       return;
     }
-    const Matrix<const cpu::Bf16> weights = b.transposed();
-    const int64_t depth = weights.columns;
-    const int64_t block = cpu::smaller(cpu::larger(kWidenedBytes / 4 / cpu::larger(depth, 1), 1), weights.rows);
-    const Tensor buffer = empty({block, depth}, ScalarType::Float);
-    for (int64_t begin = 0; begin < weights.rows; begin += block) {
-      const int64_t end = cpu::smaller(begin + block, weights.rows);
-      const Matrix<float> wide{data<float>(buffer), end - begin, depth, depth};
-      torch::stable::Tensor to = as_tensor(wide, place_);
-      torch::stable::copy_(to, as_tensor(weights.row_range(begin, end), place_));
-      multiply(out.column_range(begin, end), a, Matrix<const float>{wide.data, wide.rows, depth, depth}.transposed());
+    const int64_t macs = out.rows * out.columns * b.rows;
+    if (macs > kUninterrupted) {
+      check_finished(!cpu::interrupt_requested || !cpu::interrupt_requested());
+      const int64_t half = out.rows / 2;
+      multiply(out.row_range(0, half), a.row_range(0, half), b);
+      multiply(out.row_range(half, out.rows), a.row_range(half, out.rows), b);
+      return;
     }
+    const int64_t panel = cpu::kMaxPanelVectors * cpu::kernels().vector_bytes / static_cast<int64_t>(sizeof(float));
+    const cpu::ProductPlan plan = cpu::choose_product_plan(static_cast<int>(torch::stable::get_num_threads()), out.rows,
+                                                           macs, cpu::ceil_div(out.columns, panel));
+    const Tensor scratch = empty({plan.threads * panel * b.rows}, ScalarType::Float);
+    cpu::kernels().bf16_product(
+        {out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows, data<float>(scratch)},
+        plan);
   }
 
   // The sums of the columns, one after the other in out. torch sums long columns in a way that loses less to rounding.

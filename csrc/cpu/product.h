@@ -1,0 +1,53 @@
+// The product of many rows with bfloat16 weights, in float: panels of the weights are widened one at a time, and each
+// multiplies all rows while it is in the second-level cache. No call touches memory for a wide copy of all weights.
+#pragma once
+
+#include "kernels.h"
+#include "panels.h"
+#include "team.h"
+
+namespace fastrnn::cpu {
+
+struct StoreSums {
+  float* out;
+  int64_t stride;
+
+  FASTRNN_INLINE bool prefetches() const { return false; }
+  FASTRNN_INLINE void prefetch(int64_t, int64_t) const {}
+  FASTRNN_INLINE void operator()(int64_t row, int64_t column, int lanes, const float* sums) const {
+    for (int lane = 0; lane < lanes; ++lane) out[row * stride + column + lane] = sums[lane];
+  }
+};
+
+template <class Isa>
+void run_share(const Bf16Product& p, const ProductPlan& plan, const Member& member) {
+  using Wide = Panels<Isa, float, float, 1>;
+  alignas(64) static constexpr float kZeros[Wide::kWidth] = {};
+  float* const panel = p.scratch + member.index * Wide::kWidth * p.depth;
+  const Wide grid{{p.columns, p.depth}, nullptr, nullptr};
+  const Operand<float> a{p.a, p.a_stride, p.depth, 1, {0}};
+  const Range rows = plan.by_rows ? share(p.rows, member.index, member.count) : Range{0, p.rows};
+  const Range panels = plan.by_rows ? Range{0, grid.count()} : share(grid.count(), member.index, member.count);
+  for (int64_t i = panels.begin; i < panels.end; ++i) {
+    grid.pack_values(i, p.weights, panel);
+    const PanelView<float, float> view{kZeros, panel, grid.view_stride(i)};
+    multiply_view(grid, i, view, a, rows.begin, rows.end, StoreSums{p.out, p.out_stride});
+  }
+}
+
+template <class Isa>
+void run_product(const Bf16Product& product, const ProductPlan& plan) {
+  struct Context {
+    const Bf16Product& product;
+    const ProductPlan& plan;
+  } context{product, plan};
+  run_team(
+      plan.threads,
+      [](void* pointer, Member& member) {
+        const Context& call = *static_cast<Context*>(pointer);
+        run_share<Isa>(call.product, call.plan, member);
+      },
+      &context);
+}
+
+}  // namespace fastrnn::cpu
