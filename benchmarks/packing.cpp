@@ -21,7 +21,9 @@ struct Pass {
   float* take(int64_t values) { return memory.emplace_back(static_cast<size_t>(values), 0.01f).data(); }
 };
 
-cpu::Plan plan(bool pack) { return {1, cpu::Split::kNone, 1 << 20, pack}; }
+cpu::Plan plan(bool pack) {
+  return {1, cpu::Split::kNone, 1 << 20, pack ? cpu::WeightSource::kPacked : cpu::WeightSource::kInPlace};
+}
 
 }  // namespace
 

@@ -73,6 +73,7 @@ struct ForwardParams {
   A* cell;                 // (B, H): in cx, out cy; null without a cell state
   A* cells;                // (N, H): every step's c if keep, else null
   T* scratch;              // forward_scratch() values
+  T* frozen;               // frozen_size() values that freeze() wrote, or null
 };
 
 template <class T, class A = T>

@@ -18,10 +18,14 @@ CellKind cell_named(const std::string& name) {
 
 namespace {
 
+// In the order of WeightSource.
+constexpr const char* weight_sources[] = {"in place", "packed", "frozen"};
+
 template <class T, class W = T>
 py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t hidden_size, int64_t recurrent_size,
-              bool projected, bool backward) {
+              bool projected, bool backward, bool frozen) {
   ops::LayerShape shape{};
+  shape.frozen = frozen;
   shape.steps = steps;
   shape.batch = batch;
   shape.rows = rows;
@@ -35,6 +39,7 @@ py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t
   out["isa"] = cpu::kernels().isa;
   out["tile"] = std::to_string(tile[0]) + "x" + std::to_string(tile[1] * cpu::kernels().vector_bytes / sizeof(T));
   out["threads"] = choice.plan.threads;
+  out["weights"] = weight_sources[static_cast<int>(choice.plan.weights)];
   out["reason"] = choice.reason;
   return out;
 }
@@ -82,14 +87,14 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "plan",
       [](const std::string& cell, const std::string& weights, int64_t steps, int64_t batch, int64_t rows,
-         int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward) {
+         int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward, bool frozen) {
         const auto choose = weights == "float64"    ? plan<double>
                             : weights == "bfloat16" ? plan<float, cpu::Bf16>
                                                     : plan<float>;
-        return choose(cell_named(cell), steps, batch, rows, hidden_size, recurrent_size, projected, backward);
+        return choose(cell_named(cell), steps, batch, rows, hidden_size, recurrent_size, projected, backward, frozen);
       },
       py::kw_only(), py::arg("cell"), py::arg("weights"), py::arg("steps"), py::arg("batch"), py::arg("rows"),
-      py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"));
+      py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"), py::arg("frozen"));
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;
   bind_cuda(m);

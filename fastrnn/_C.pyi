@@ -17,6 +17,7 @@ def plan(
     recurrent_size: int,
     projected: bool,
     backward: bool,
+    frozen: bool,
 ) -> dict[str, Any]: ...
 def plan_cuda(  # only where cuda_built
     *,

@@ -51,6 +51,7 @@ def plan(
     projected: bool,
     host_sizes: bool,
     allow_tf32: bool,
+    frozen: bool,
 ) -> dict[str, Any]:
     """How the kernels will run one direction of one layer: path, isa, tile, threads, reason and reserve_bytes.
 
@@ -71,6 +72,6 @@ def plan(
         name = str(dtype).removeprefix("torch.")
         facts = _C.plan_cuda(**sizes, dtype=name, packed=host_sizes, allow_tf32=allow_tf32, device=device.index)
     else:
-        facts = _C.plan(**sizes, weights=str(weights).removeprefix("torch."), rows=rows)
+        facts = _C.plan(**sizes, weights=str(weights).removeprefix("torch."), rows=rows, frozen=frozen)
     facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size) * dtype.itemsize
     return facts

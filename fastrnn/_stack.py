@@ -50,25 +50,31 @@ def run_stack(
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
     lengths: Tensor | None = None,
+    frozen: Sequence[Tensor] = (),
 ) -> tuple[Tensor | PackedSequence, States]:
-    """The one road for layers: output and the final states, in the form in which input and hx came."""
+    """The one road for layers: output and the final states, in the form in which input and hx came.
+
+    `frozen` are the weights as :class:`fastrnn._frozen.Frozen` packed them, one tensor a layer, or none.
+    """
     if isinstance(input, PackedSequence):
         arguments = packed_arguments(stack, input, hx, weights, lengths)
-        output, finals = _run_layers(stack, arguments, weights)
+        output, finals = _run_layers(stack, arguments, weights, frozen)
         packed = PackedSequence(output, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
         return packed, _restore(arguments, finals)
     if isinstance(input, Tensor) and input.is_nested:
-        return _run_jagged(stack, input, hx, weights, lengths)
+        return _run_jagged(stack, input, hx, weights, lengths, frozen)
 
-    output, finals = _run_padded(stack, padded_arguments(stack, input, hx, weights, lengths), weights)
+    output, finals = _run_padded(stack, padded_arguments(stack, input, hx, weights, lengths), weights, frozen)
     if input.dim() == 2:
         return output.squeeze(1), tuple([state.squeeze(1) for state in finals])
     return (output.transpose(0, 1) if stack.batch_first else output), finals
 
 
-def _run_padded(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) -> tuple[Tensor, States]:
+def _run_padded(
+    stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Sequence[Tensor]
+) -> tuple[Tensor, States]:
     """Output (T, B, F) and final states of a padded batch, its rows in the order in which they came."""
-    output, finals = _run_layers(stack, arguments, weights)
+    output, finals = _run_layers(stack, arguments, weights, frozen)
     if arguments.restore is None:
         return output, finals
     return output.index_select(1, arguments.restore), _restore(arguments, finals)
@@ -86,6 +92,7 @@ def _run_jagged(
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
     lengths: Tensor | None,
+    frozen: Sequence[Tensor],
 ) -> tuple[Tensor, States]:
     """A nested tensor (B, T, I) of layout torch.jagged; its batch is in front whatever batch_first says."""
     name = _checks.LAYER_NAMES[stack.mode.lower()]
@@ -93,7 +100,7 @@ def _run_jagged(
         _checks.refuse_lengths(name, "nested tensor")
     padded, lengths = _ragged.jagged_to_padded(name, input)
     arguments = padded_arguments(stack, padded, hx, weights, lengths, batch_first=True)
-    output, finals = _run_padded(stack, arguments, weights)
+    output, finals = _run_padded(stack, arguments, weights, frozen)
     return _ragged.padded_to_jagged(output, input), finals
 
 
@@ -187,24 +194,28 @@ def _check_states(name: str, stack: Stack, states: States, batch: tuple[int, ...
         _checks.refuse_states(name, states, (hx_shape, cx_shape), stack.batch_first)
 
 
-def _run_layers(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) -> tuple[Tensor, States]:
+def _run_layers(
+    stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Sequence[Tensor]
+) -> tuple[Tensor, States]:
     """The layers in the precision they compute in, and their results in the one that is returned."""
     input = arguments.input
     dtype = _precision.result_dtype(input)
     if _precision.computed_as_is(input, dtype):
-        return _run_in_turn(stack, arguments, weights)
+        return _run_in_turn(stack, arguments, weights, frozen)
     computed = _precision.computed_dtype(input, dtype)
     if not autograd.reads_bfloat16(input, arguments.states or (), weights):
-        weights = _precision.cast(weights, computed)
+        weights, frozen = _precision.cast(weights, computed), ()
     with _precision.without_autocast(input.device):
         if arguments.states is not None:
             arguments = arguments._replace(states=tuple(_precision.cast(arguments.states, computed)))
         arguments = arguments._replace(input=input.to(computed))
-        output, finals = _run_in_turn(stack, arguments, weights)
+        output, finals = _run_in_turn(stack, arguments, weights, frozen)
     return output.to(dtype), tuple([state.to(dtype) for state in finals])
 
 
-def _run_in_turn(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) -> tuple[Tensor, States]:
+def _run_in_turn(
+    stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Sequence[Tensor]
+) -> tuple[Tensor, States]:
     """The layers one on another, with dropout between them drawn as torch.nn draws it."""
     cell = stack.mode.lower()
     input, states, batch_sizes, batch, _ = arguments
@@ -217,7 +228,9 @@ def _run_in_turn(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) 
     elif num_layers > 1:
         by_layer = list(zip(*[state.split(directions) for state in states], strict=True))
     if num_layers == 1:
-        results = autograd.run_layer(cell, input, states, weights, bidirectional, batch_sizes)
+        results = autograd.run_layer(
+            cell, input, states, weights, bidirectional, batch_sizes, frozen[0] if frozen else None
+        )
         return results[0], results[1:]
 
     finals = []
@@ -226,7 +239,10 @@ def _run_in_turn(stack: Stack, arguments: Arguments, weights: Sequence[Tensor]) 
         if index > 0 and stack.training and stack.dropout > 0:
             input = torch.dropout(input, stack.dropout, True)
         layer_weights = weights[index * per_layer : (index + 1) * per_layer]
-        results = autograd.run_layer(cell, input, by_layer[index], layer_weights, bidirectional, batch_sizes)
+        layer_frozen = frozen[index] if frozen else None
+        results = autograd.run_layer(
+            cell, input, by_layer[index], layer_weights, bidirectional, batch_sizes, layer_frozen
+        )
         input = results[0]
         finals.append(results[1:])
     return input, tuple([torch.cat(state) for state in zip(*finals, strict=True)])
@@ -242,7 +258,13 @@ def _zeros(cell: str, input: Tensor, hx_shape: tuple[int, int, int], hidden_size
     return zeros, torch.zeros((*hx_shape[:2], hidden_size), dtype=input.dtype, device=input.device)
 
 
-def run_cell(cell: str, input: Tensor, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]) -> States:
+def run_cell(
+    cell: str,
+    input: Tensor,
+    hx: Tensor | Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    frozen: Sequence[Tensor] = (),
+) -> States:
     """The one road for cells, a sequence of one step: the states after it."""
     step, states, _, batch, _ = cell_arguments(cell, input, hx, weights)
     if states is None:
@@ -250,14 +272,15 @@ def run_cell(cell: str, input: Tensor, hx: Tensor | Sequence[Tensor] | None, wei
         states = _zeros(cell, step, (1, batch, hidden_size), hidden_size)
     dtype = _precision.result_dtype(step)
     if _precision.computed_as_is(step, dtype):
-        finals = autograd.run_layer(cell, step, states, weights, False, None)[1:]
+        finals = autograd.run_layer(cell, step, states, weights, False, None, frozen[0] if frozen else None)[1:]
     else:
         computed = _precision.computed_dtype(step, dtype)
         if not autograd.reads_bfloat16(step, states, weights):
-            weights = _precision.cast(weights, computed)
+            weights, frozen = _precision.cast(weights, computed), ()
         with _precision.without_autocast(step.device):
             states = tuple(_precision.cast(states, computed))
-            finals = autograd.run_layer(cell, step.to(computed), states, weights, False, None)[1:]
+            step = step.to(computed)
+            finals = autograd.run_layer(cell, step, states, weights, False, None, frozen[0] if frozen else None)[1:]
         finals = tuple([state.to(dtype) for state in finals])
     if input.dim() == 1:
         return tuple([state.squeeze(1).squeeze(0) for state in finals])

@@ -26,8 +26,13 @@ def run_layer(
     weights: Sequence[Tensor],
     bidirectional: bool,
     batch_sizes: Tensor | None = None,
+    frozen: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """One layer, in one direction or both: output and final states, as :func:`fastrnn.reference.layer` defines them."""
+    """One layer, in one direction or both: output and final states, as :func:`fastrnn.reference.layer` defines them.
+
+    `frozen` is what the cell's raw_freeze made of the weights; a call that records gradients or is transformed does
+    without.
+    """
     op, allow_tf32 = CELLS[cell], _precision.allows_tf32(input)
     if takes_formula():
         return derivatives.forward(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
@@ -42,7 +47,7 @@ def run_layer(
     call = Call(op, bidirectional, batch_sizes, allow_tf32)
     if torch.is_grad_enabled() and _any_requires_grad(input, states, weights):
         return FUNCTIONS[cell].apply(call, input, *states, *weights)
-    return tuple(_raw_forward(call, (input, *states, *weights), keep=False)[:-1])
+    return tuple(_raw_forward(call, (input, *states, *weights), False, frozen)[:-1])
 
 
 def takes_formula() -> bool:
@@ -84,11 +89,11 @@ def _any_requires_grad(input: Tensor, states: Sequence[Tensor], weights: Sequenc
     return any(state.requires_grad for state in states)
 
 
-def _raw_forward(call: Call, primals: Sequence[Tensor], keep: bool) -> tuple[Tensor, ...]:
+def _raw_forward(call: Call, primals: Sequence[Tensor], keep: bool, frozen: Tensor | None = None) -> tuple[Tensor, ...]:
     data = 1 + call.cell.states
     settings = call.batch_sizes, call.bidirectional, call.allow_tf32
     try:
-        return call.cell.raw_forward(*primals[:data], primals[data:], *settings, keep)
+        return call.cell.raw_forward(*primals[:data], primals[data:], *settings, keep, frozen)
     except RuntimeError:
         _native.reraise_interruption()
         raise

@@ -26,6 +26,7 @@ class Row:
     path: str  # the kernel's way through the sequence; "none" if the pass would not run
     isa: str
     tile: str
+    weights: str  # how the CPU reads the recurrent ones: "packed" first, "in place", or "frozen" by freeze_weights()
     threads: int  # of the CPU, or of each block on a GPU
     precision: str
     reserve_bytes: int  # kept from forward for backward, by this direction; 0 if no gradient is recorded
@@ -65,6 +66,7 @@ class _Shape:
     hidden_size: int
     recurrent_size: int
     projected: bool
+    frozen: bool
 
 
 def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
@@ -119,7 +121,8 @@ def _layer_shape(
         steps = arguments.input.shape[0]
         rows = steps * arguments.batch
     recurrent_size = module.proj_size or module.hidden_size
-    return _shape(module.mode.lower(), arguments, steps, rows, module.hidden_size, recurrent_size, weights)
+    frozen = bool(module._frozen_weights(weights))
+    return _shape(module.mode.lower(), arguments, steps, rows, module.hidden_size, recurrent_size, weights, frozen)
 
 
 def _cell_shape(
@@ -128,7 +131,8 @@ def _cell_shape(
     """As :func:`_layer_shape`, for a cell."""
     weights = module._current_weights()
     arguments = cell_arguments(module._cell, input, hx, weights)
-    return _shape(module._cell, arguments, 1, arguments.batch, module.hidden_size, module.hidden_size, weights)
+    size, frozen = module.hidden_size, bool(module._frozen_weights(weights))
+    return _shape(module._cell, arguments, 1, arguments.batch, size, size, weights, frozen)
 
 
 def _shape(
@@ -139,9 +143,11 @@ def _shape(
     hidden_size: int,
     recurrent_size: int,
     weights: list[Tensor],
+    frozen: bool,
 ) -> tuple[_Shape, list[Tensor]]:
     input, states, batch_sizes, batch, _ = arguments
-    dtype = _precision.computed_dtype(input, _precision.result_dtype(input))
+    result = _precision.result_dtype(input)
+    dtype = _precision.computed_dtype(input, result)
     reads_bfloat16 = autograd.reads_bfloat16(input, states or (), weights)
     shape = _Shape(
         cell,
@@ -157,6 +163,7 @@ def _shape(
         hidden_size,
         recurrent_size,
         recurrent_size != hidden_size,
+        frozen and (reads_bfloat16 or _precision.computed_as_is(input, result)),
     )
     return shape, [input, *weights, *(states or ())]
 
@@ -179,12 +186,14 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
     precision = _describe_precision(shape, formula)
     where = (layer, direction, pass_, str(shape.device))
     if backward and not records:
-        return Row(*where, "none", "", "", 0, precision, 0, "no gradient: grad mode is off or nothing requires grad")
+        return Row(
+            *where, "none", "", "", "", 0, precision, 0, "no gradient: grad mode is off or nothing requires grad"
+        )
     if formula:
         threads = torch.get_num_threads() if shape.device.type == "cpu" else 0
-        return Row(*where, "formula", "", "", threads, precision, 0, "forward-mode AD: torch ops, slow")
+        return Row(*where, "formula", "", "", "", threads, precision, 0, "forward-mode AD: torch ops, slow")
     if shape.device.type == "meta":
-        return Row(*where, "none", "", "", 0, precision, 0, "meta tensors: only shapes are computed")
+        return Row(*where, "none", "", "", "", 0, precision, 0, "meta tensors: only shapes are computed")
     plan = _native.plan(
         shape.cell,
         shape.dtype,
@@ -199,6 +208,8 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         projected=shape.projected,
         host_sizes=shape.host_sizes,
         allow_tf32=shape.allow_tf32,
+        frozen=shape.frozen and not records,
     )
     reserve = plan["reserve_bytes"] if records else 0
-    return Row(*where, plan["path"], plan["isa"], plan["tile"], plan["threads"], precision, reserve, plan["reason"])
+    facts = plan["path"], plan["isa"], plan["tile"], plan.get("weights", ""), plan["threads"]
+    return Row(*where, *facts, precision, reserve, plan["reason"])

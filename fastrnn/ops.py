@@ -2,6 +2,7 @@
 
 For every cell there are a public pair `<cell>_forward`, `<cell>_backward`, which torch.compile and torch.export see,
 and a raw pair `_<cell>_forward`, `_<cell>_backward` on the same kernels, which `fastrnn.autograd` calls in eager mode.
+`_<cell>_freeze` packs weights on the CPU for the raw forward.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Cell:
     backward: Any = field(init=False, repr=False)
     raw_forward: Any = field(init=False, repr=False)
     raw_backward: Any = field(init=False, repr=False)
+    raw_freeze: Any = field(init=False, repr=False)
     gates: int = field(init=False)
     states: int = field(init=False)  # 2 where there is a c beside h
 
@@ -35,6 +37,7 @@ class Cell:
             "backward": getattr(torch.ops.fastrnn, f"{self.name}_backward").default,
             "raw_forward": getattr(torch.ops.fastrnn, f"_{self.name}_forward").default,
             "raw_backward": getattr(torch.ops.fastrnn, f"_{self.name}_backward").default,
+            "raw_freeze": getattr(torch.ops.fastrnn, f"_{self.name}_freeze").default,
             "gates": GATES[self.name],
             "states": STATES[self.name],
         }

@@ -41,8 +41,8 @@ class BackwardLoop {
  private:
   BackwardLoop(const Dims& dims, const Plan& plan, Carver<T>& scratch)
       : dims_(dims),
-        w_hh_({dims.recurrent_size, Cell::kGates * dims.hidden_size}, plan.pack, scratch),
-        w_hr_({dims.projected ? dims.hidden_size : 0, dims.recurrent_size}, plan.pack, scratch) {}
+        w_hh_({dims.recurrent_size, Cell::kGates * dims.hidden_size}, plan.weights, scratch),
+        w_hr_({dims.projected ? dims.hidden_size : 0, dims.recurrent_size}, plan.weights, scratch) {}
 
   BackwardLoop(const BackwardParams<T>& params, const Portion& portion, Carver<T>&& scratch)
       : BackwardLoop(params.dims, portion.plan, scratch) {

@@ -55,6 +55,11 @@ constexpr int64_t kPollMacs = 4 * 1024 * 1024;
 // H = 64 1.10, 1.28, 1.12 and 0.97, 0.81, 0.71; at H = 512 2.05, 1.71, 1.71 and 1.22, 1.41, 1.14. Backward: at H =
 // 64 1.01, 1.40, 1.32 for 4 x 1; at H = 512 1.49, 1.07, 1.06, and 1.20, 0.71, 0.75 for 8 x 1.
 int64_t rows_in_place(const Workload& work) { return work.weight_bytes < (1 << 20) || work.backward ? 4 : 8; }
+
+WeightSource choose_weights(const Workload& work) {
+  if (work.frozen) return WeightSource::kFrozen;
+  return work.steps * work.batch > rows_in_place(work) ? WeightSource::kPacked : WeightSource::kInPlace;
+}
 // Rows of a thread in a product with bfloat16 weights beside which the time to widen all of them is nothing: then rows
 // are dealt, which come out even, and not panels.
 constexpr int64_t kWorthWideningTwice = 128;
@@ -71,9 +76,7 @@ const Kernels& kernels() {
 Choice choose_plan(const Workload& work) {
   const int threads = work.threads;
   const auto choice = [&](int count, Split split, const char* reason) {
-    return Choice{
-        {count, split, larger(1, kPollMacs / larger(1, work.step_macs)), work.steps * work.batch > rows_in_place(work)},
-        reason};
+    return Choice{{count, split, larger(1, kPollMacs / larger(1, work.step_macs)), choose_weights(work)}, reason};
   };
   if (threads == 1) return choice(1, Split::kNone, "torch.get_num_threads() is 1");
   if (work.steps * work.step_macs < kWorthATeam) return choice(1, Split::kNone, "too little work for a second thread");

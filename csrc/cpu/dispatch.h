@@ -18,6 +18,7 @@ struct Workload {
   int64_t weight_bytes;  // recurrent weights, read at every step
   int64_t panels;        // pieces that the units can be dealt in
   bool backward;
+  bool frozen;  // the recurrent weights were packed by an earlier call
 };
 
 struct Choice {

@@ -14,9 +14,23 @@ class ForwardLoop {
 
  public:
   static int64_t scratch_size(const Dims& dims, const Plan& plan) {
-    Carver<T> count{nullptr};
-    ForwardLoop(dims, plan, count);
-    return count.used;
+    Carver<T> frozen{nullptr}, scratch{nullptr};
+    ForwardLoop(dims, plan, frozen, scratch);
+    return scratch.used;
+  }
+
+  static int64_t frozen_size(const Dims& dims) {
+    Carver<T> frozen{nullptr};
+    RecurrentWeights(dims, WeightSource::kPacked, frozen);
+    return frozen.used;
+  }
+
+  // See ForwardKernels.
+  static void freeze(const Params& params, T* frozen) {
+    Carver<T> memory{frozen};
+    RecurrentWeights weights(params.dims, WeightSource::kPacked, memory);
+    weights.set(params);
+    weights.prepare({0, 1, nullptr});
   }
 
   // See ForwardKernels.
@@ -31,25 +45,41 @@ class ForwardLoop {
         [](void* pointer, Member& member) {
           const Context& call = *static_cast<Context*>(pointer);
           const Portion portion{call.plan, member};
-          ForwardLoop(call.params, portion, Carver<T>{call.params.scratch}).run(call.stretch);
+          ForwardLoop(call.params, portion, Carver<T>{call.params.frozen}, Carver<T>{call.params.scratch})
+              .run(call.stretch);
         },
         &context);
   }
 
  private:
-  ForwardLoop(const Dims& dims, const Plan& plan, Carver<T>& scratch)
-      : dims_(dims),
-        w_hh_({dims.hidden_size, dims.recurrent_size}, plan.pack, scratch),
-        w_hr_({dims.projected ? dims.recurrent_size : 0, dims.hidden_size}, plan.pack, scratch) {
+  struct RecurrentWeights {
+    ForwardWeights<Isa, T, W, Cell::kGates> hh;
+    ForwardWeights<Isa, T, W, 1> hr;
+
+    RecurrentWeights(const Dims& dims, WeightSource source, Carver<T>& memory)
+        : hh({dims.hidden_size, dims.recurrent_size}, source, memory),
+          hr({dims.projected ? dims.recurrent_size : 0, dims.hidden_size}, source, memory) {}
+
+    void set(const Params& params) {
+      hh.set(params.w_hh, params.b_ih, params.b_hh, Cell::kApartBias);
+      hr.set(params.w_hr, nullptr, nullptr, -1);
+    }
+    void prepare(const Member& member) const {
+      hh.prepare(member);
+      hr.prepare(member);
+    }
+  };
+
+  ForwardLoop(const Dims& dims, const Plan& plan, Carver<T>& frozen, Carver<T>& scratch)
+      : dims_(dims), weights_(dims, plan.weights, plan.weights == WeightSource::kFrozen ? frozen : scratch) {
     if (dims.projected) unprojected_ = scratch.take(dims.batch * dims.hidden_size);
     for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size);
   }
 
-  ForwardLoop(const Params& params, const Portion& portion, Carver<T>&& scratch)
-      : ForwardLoop(params.dims, portion.plan, scratch) {
+  ForwardLoop(const Params& params, const Portion& portion, Carver<T>&& frozen, Carver<T>&& scratch)
+      : ForwardLoop(params.dims, portion.plan, frozen, scratch) {
     p_ = &params;
-    w_hh_.set(params.w_hh, params.b_ih, params.b_hh, Cell::kApartBias);
-    w_hr_.set(params.w_hr, nullptr, nullptr, -1);
+    weights_.set(params);
     portion_ = &portion;
     rows_ = portion.rows(params.dims.batch);
   }
@@ -71,8 +101,7 @@ class ForwardLoop {
   // and one that never runs has it as hy.
   void prepare() {
     const Member& member = portion_->member;
-    w_hh_.prepare(member);
-    w_hr_.prepare(member);
+    weights_.prepare(member);
     const Range fill = share(dims_.batch * dims_.recurrent_size, member.index, member.count);
     for (int64_t k = fill.begin; k < fill.end; ++k) state_[0][k] = state_[1][k] = p_->hy[k] = p_->hx[k];
     portion_->member.barrier();
@@ -113,8 +142,8 @@ class ForwardLoop {
   void run_cell(int64_t s) {
     const Now now = at_step(s);
     const Operand<T> h{now.h_prev, now.recurrent, now.recurrent, 1, {0}};
-    portion_->for_each_panel(w_hh_.count(), s, [&](int64_t i) FASTRNN_INLINE_LAMBDA {
-      w_hh_.multiply(i, h, now.rows.begin, now.rows.end, FinishCell{now});
+    portion_->for_each_panel(weights_.hh.count(), s, [&](int64_t i) FASTRNN_INLINE_LAMBDA {
+      weights_.hh.multiply(i, h, now.rows.begin, now.rows.end, FinishCell{now});
     });
   }
 
@@ -167,8 +196,8 @@ class ForwardLoop {
   void project(int64_t s) {
     const Now now = at_step(s);
     const Operand<T> h{now.unprojected, now.hidden, now.hidden, 1, {0}};
-    portion_->for_each_panel(w_hr_.count(), s, [&](int64_t i) {
-      w_hr_.multiply(i, h, now.rows.begin, now.rows.end, FinishProjection{now});
+    portion_->for_each_panel(weights_.hr.count(), s, [&](int64_t i) {
+      weights_.hr.multiply(i, h, now.rows.begin, now.rows.end, FinishProjection{now});
     });
   }
 
@@ -194,8 +223,7 @@ class ForwardLoop {
   Stretch stretch_{};
   Dims dims_;
   Range rows_{0, 0};
-  ForwardWeights<Isa, T, W, Cell::kGates> w_hh_;
-  ForwardWeights<Isa, T, W, 1> w_hr_;
+  RecurrentWeights weights_;
   T* unprojected_ = nullptr;  // (B, H) this step's h before the projection
   T* state_[2];               // (B, K) h_{t-1} and h_t, by the parity of s
 };

@@ -17,6 +17,8 @@ constexpr ForwardKernels<T, W> instantiate_forward() {
   constexpr int vectors = kMaxPanelVectors / Cell::kGates * Cell::kGates;
   return {&ForwardLoop<Isa, Cell, T, W>::run,
           &ForwardLoop<Isa, Cell, T, W>::scratch_size,
+          &ForwardLoop<Isa, Cell, T, W>::freeze,
+          &ForwardLoop<Isa, Cell, T, W>::frozen_size,
           {tile_rows<Isa>(vectors), vectors}};
 }
 

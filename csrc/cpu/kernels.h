@@ -17,6 +17,10 @@ template <class T, class W = T>
 struct ForwardKernels {
   bool (*forward)(const ForwardParams<T, T, W>& params, const Plan& plan, const Stretch& stretch);
   int64_t (*forward_scratch)(const Dims& dims, const Plan& plan);
+  // Writes frozen_size() values: the recurrent weights and biases, packed for ForwardParams::frozen. Reads nothing but
+  // these and dims of params.
+  void (*freeze)(const ForwardParams<T, T, W>& params, T* frozen);
+  int64_t (*frozen_size)(const Dims& dims);
   int forward_tile[2];  // rows and vectors of the register tile
 };
 

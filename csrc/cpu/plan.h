@@ -12,11 +12,15 @@ namespace fastrnn::cpu {
 // kUnits: each thread owns some hidden units, keeps their weights close, and waits for the others at every step.
 enum class Split { kNone, kBatch, kUnits };
 
+// Where the time loop finds the recurrent weights: as they lie in their tensors, packed at the start of the call, or
+// packed by an earlier one (ForwardParams::frozen).
+enum class WeightSource { kInPlace, kPacked, kFrozen };
+
 struct Plan {
   int threads;
   Split split;
   int64_t poll_every;  // steps between two looks at the clock, for Ctrl-C
-  bool pack;           // the recurrent weights are packed first
+  WeightSource weights;
 };
 
 // Cuts the scratch of a call into its parts; with no scratch it only counts.

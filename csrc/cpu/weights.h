@@ -1,4 +1,5 @@
-// The recurrent weights of a time loop: packed into panels, or read in place where the plan says so.
+// The recurrent weights of a time loop: packed into panels, or read in place where the plan says so. Backward's are
+// never frozen.
 #pragma once
 
 #include "in_place.h"
@@ -10,12 +11,12 @@ namespace fastrnn::cpu {
 template <class Isa, class T, class W, int kGates>
 class ForwardWeights {
  public:
-  // With no scratch it only counts.
-  ForwardWeights(const PanelGrid<Isa, T, kGates>& grid, bool pack, Carver<T>& scratch)
-      : pack_(pack), packed_{grid, nullptr, nullptr} {
-    if (!pack) return;
-    packed_.inits = scratch.take(packed_.inits_size());
-    packed_.data = scratch.template take_as<W>(packed_.size());
+  // Packed ones are held in a part of `memory`; with no memory it only counts.
+  ForwardWeights(const PanelGrid<Isa, T, kGates>& grid, WeightSource source, Carver<T>& memory)
+      : source_(source), packed_{grid, nullptr, nullptr} {
+    if (source == WeightSource::kInPlace) return;
+    packed_.inits = memory.take(packed_.inits_size());
+    packed_.data = memory.template take_as<W>(packed_.size());
   }
 
   void set(const W* weight, const T* bias_a, const T* bias_b, int apart) {
@@ -24,7 +25,7 @@ class ForwardWeights {
 
   // A member's share of the packing.
   void prepare(const Member& member) const {
-    if (!pack_) return;
+    if (source_ != WeightSource::kPacked) return;
     const Range mine = share(packed_.count(), member.index, member.count);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       packed_.pack_rows(i, in_place_.weight, in_place_.bias_a, in_place_.bias_b, in_place_.apart);
@@ -35,16 +36,16 @@ class ForwardWeights {
 
   template <class Visit>
   FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) const {
-    if (pack_) {
+    if (source_ == WeightSource::kInPlace) {
+      in_place_.multiply(i, a, begin, end, visit);
+    } else {
       const PanelView<T, W> view{packed_.init(i), packed_.panel(i), packed_.view_stride(i)};
       multiply_view(packed_, i, view, a, begin, end, visit);
-    } else {
-      in_place_.multiply(i, a, begin, end, visit);
     }
   }
 
  private:
-  bool pack_;
+  WeightSource source_;
   Panels<Isa, T, W, kGates> packed_;
   RowsInPlace<Isa, T, W, kGates> in_place_{};
 };
@@ -55,9 +56,9 @@ template <class Isa, class T>
 class BackwardWeights {
  public:
   // With no scratch it only counts.
-  BackwardWeights(const PanelGrid<Isa, T, 1>& grid, bool pack, Carver<T>& scratch)
-      : pack_(pack), packed_{grid, nullptr, nullptr} {
-    if (pack) {
+  BackwardWeights(const PanelGrid<Isa, T, 1>& grid, WeightSource source, Carver<T>& scratch)
+      : pack_(source != WeightSource::kInPlace), packed_{grid, nullptr, nullptr} {
+    if (pack_) {
       packed_.data = scratch.take(packed_.size());
     } else if (!is_whole(packed_.count() - 1)) {
       narrow_ = scratch.take(packed_.kWidth * grid.depth);

@@ -18,8 +18,9 @@ using Tensors = std::vector<Tensor>;
 // The arguments that all ops of a cell share; states are "Tensor hx" or "Tensor hx, Tensor cx".
 inline std::string forward_schema(const std::string& name, bool has_cell_state, bool raw) {
   return name + "(Tensor input, Tensor hx, " + (has_cell_state ? "Tensor cx, " : "") +
-         "Tensor[] weights, Tensor? batch_sizes, bool bidirectional, bool allow_tf32" + (raw ? ", bool keep" : "") +
-         ") -> (Tensor output, Tensor hy, " + (has_cell_state ? "Tensor cy, " : "") + "Tensor reserve)";
+         "Tensor[] weights, Tensor? batch_sizes, bool bidirectional, bool allow_tf32" +
+         (raw ? ", bool keep, Tensor? frozen=None" : "") + ") -> (Tensor output, Tensor hy, " +
+         (has_cell_state ? "Tensor cy, " : "") + "Tensor reserve)";
 }
 
 inline std::string backward_schema(const std::string& name, bool has_cell_state) {
@@ -37,6 +38,7 @@ inline void define_ops(torch::stable::detail::StableLibrary& library) {
     library.def(backward_schema(cell + "_backward", has_cell_state).c_str());
     library.def(forward_schema("_" + cell + "_forward", has_cell_state, true).c_str());
     library.def(backward_schema("_" + cell + "_backward", has_cell_state).c_str());
+    library.def(("_" + cell + "_freeze(Tensor[] weights, bool bidirectional) -> Tensor").c_str());
   }
 }
 
@@ -45,15 +47,16 @@ template <class Layer, CellKind kCell>
 struct CellOps {
   static std::tuple<Tensor, Tensor, Tensor> forward(Tensor input, Tensor hx, Tensors weights,
                                                     OptionalTensor batch_sizes, bool bidirectional, bool allow_tf32,
-                                                    bool keep) {
-    LayerOutputs out = Layer::forward({kCell, input, hx, {}, weights, batch_sizes, bidirectional, allow_tf32}, keep);
+                                                    bool keep, OptionalTensor frozen) {
+    LayerOutputs out =
+        Layer::forward({kCell, input, hx, {}, weights, batch_sizes, bidirectional, allow_tf32, frozen}, keep);
     return {out.output, out.hy, out.reserve};
   }
 
   static std::tuple<Tensor, Tensor, Tensor> public_forward(Tensor input, Tensor hx, Tensors weights,
                                                            OptionalTensor batch_sizes, bool bidirectional,
                                                            bool allow_tf32) {
-    return forward(input, hx, weights, batch_sizes, bidirectional, allow_tf32, true);
+    return forward(input, hx, weights, batch_sizes, bidirectional, allow_tf32, true, {});
   }
 
   static std::tuple<Tensor, Tensor, Tensors> backward(OptionalTensor grad_output, OptionalTensor grad_hy, Tensor input,
@@ -71,16 +74,16 @@ template <class Layer>
 struct CellOps<Layer, CellKind::kLstm> {
   static std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor input, Tensor hx, Tensor cx, Tensors weights,
                                                             OptionalTensor batch_sizes, bool bidirectional,
-                                                            bool allow_tf32, bool keep) {
+                                                            bool allow_tf32, bool keep, OptionalTensor frozen) {
     LayerOutputs out =
-        Layer::forward({CellKind::kLstm, input, hx, cx, weights, batch_sizes, bidirectional, allow_tf32}, keep);
+        Layer::forward({CellKind::kLstm, input, hx, cx, weights, batch_sizes, bidirectional, allow_tf32, frozen}, keep);
     return {out.output, out.hy, *out.cy, out.reserve};
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor> public_forward(Tensor input, Tensor hx, Tensor cx, Tensors weights,
                                                                    OptionalTensor batch_sizes, bool bidirectional,
                                                                    bool allow_tf32) {
-    return forward(input, hx, cx, weights, batch_sizes, bidirectional, allow_tf32, true);
+    return forward(input, hx, cx, weights, batch_sizes, bidirectional, allow_tf32, true, {});
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensors> backward(OptionalTensor grad_output, OptionalTensor grad_hy,

@@ -16,7 +16,8 @@ struct LayerArgs {
   std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time; on the CPU, or on the GPU
                                       // of a padded input, where its values are trusted
   bool bidirectional;
-  bool allow_tf32;  // on a GPU, products of float32 may round their factors to TF32
+  bool allow_tf32;                 // on a GPU, products of float32 may round their factors to TF32
+  std::optional<Tensor> frozen{};  // what CpuLayer::freeze() made of these weights; on the CPU, if nothing is kept
 };
 
 struct LayerOutputs {
@@ -49,6 +50,8 @@ struct LayerInputGrads {
 // read them as they are.
 struct CpuLayer {
   static LayerOutputs forward(const LayerArgs& args, bool keep);
+  // The recurrent weights and biases as forward packs them, for LayerArgs::frozen.
+  static Tensor freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional);
   static LayerInputGrads backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
                                   const Tensor& reserve, const GradRequest& request);
 };

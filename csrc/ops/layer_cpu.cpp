@@ -5,6 +5,20 @@ namespace fastrnn::ops {
 
 namespace {
 
+template <class T, class W = T>
+int64_t frozen_size(CellKind cell, const LayerShape& shape) {
+  return shape.directions * cpu::cell_kernels<T, W>(cpu::kernels(), cell).frozen_size(shape.dims);
+}
+
+void check_frozen(const LayerArgs& args, const LayerShape& shape, bool bf16_weights) {
+  const auto size_of = bf16_weights                        ? frozen_size<float, cpu::Bf16>
+                       : shape.dtype == ScalarType::Double ? frozen_size<double>
+                                                           : frozen_size<float>;
+  STD_TORCH_CHECK(args.frozen->is_cpu() && args.frozen->scalar_type() == shape.dtype && args.frozen->is_contiguous() &&
+                      args.frozen->numel() == size_of(args.cell, shape),
+                  "fastrnn: frozen is not what freeze made of these weights");
+}
+
 // Calls pass(device, shape, T{}) with T the type that the tensors hold, but for bf16_weights.
 template <class Pass>
 auto on_cpu(const LayerArgs& args, const Pass& pass, bool bf16_weights = false) {
@@ -13,6 +27,7 @@ auto on_cpu(const LayerArgs& args, const Pass& pass, bool bf16_weights = false) 
                   "fastrnn: on the CPU the dtype must be float32 or float64");
   STD_TORCH_CHECK(!args.batch_sizes || args.batch_sizes->is_cpu(), "fastrnn: batch_sizes must be on the CPU");
   const LayerShape shape = check_layer(args, true, bf16_weights);
+  if (shape.frozen) check_frozen(args, shape, bf16_weights);
   const CpuDevice device(args);
   return dtype == ScalarType::Float ? pass(device, shape, float{}) : pass(device, shape, double{});
 }
@@ -22,11 +37,16 @@ bool has_bf16_weights(const LayerArgs& args) {
          args.weights[0].scalar_type() == ScalarType::BFloat16;
 }
 
+// The kernels take biases in float.
+void widen_biases(std::vector<Tensor>& weights) {
+  for (Tensor& weight : weights) {
+    if (weight.dim() == 1) weight = converted(weight, ScalarType::Float);
+  }
+}
+
 LayerOutputs forward_with_bf16_weights(LayerArgs args) {
   const auto pass = [&](const CpuDevice& device, const LayerShape& shape, auto) {
-    for (Tensor& weight : args.weights) {
-      if (weight.dim() == 1) weight = converted(weight, ScalarType::Float);
-    }
+    widen_biases(args.weights);
     return run_forward<float, CpuLoops, cpu::Bf16>(device, args, shape, false);
   };
   return on_cpu(args, pass, true);
@@ -43,8 +63,39 @@ cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool
   const int64_t rows_a_step = shape.steps > 0 ? cpu::ceil_div(shape.rows, shape.steps) : 0;
   // torch's count, not OpenMP's: in a new Python thread OpenMP does not know of torch.set_num_threads yet.
   const int threads = static_cast<int>(torch::stable::get_num_threads());
-  return cpu::choose_plan(
-      {threads, shape.steps, shape.batch, rows_a_step * weights, weights * weight_size, panels, backward});
+  return cpu::choose_plan({threads, shape.steps, shape.batch, rows_a_step * weights, weights * weight_size, panels,
+                           backward, shape.frozen});
+}
+
+Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional) {
+  STD_TORCH_CHECK(weights.size() >= 2 && weights[0].dim() == 2 && weights[1].dim() == 2,
+                  "fastrnn: weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr] for each direction");
+  const bool bf16_weights = weights[0].scalar_type() == ScalarType::BFloat16;
+  const ScalarType dtype = bf16_weights ? ScalarType::Float : weights[0].scalar_type();
+  const Place place(weights[0]);
+  const int64_t directions = bidirectional ? 2 : 1;
+  // A call with a batch of no rows has all shapes that decide how weights are packed.
+  LayerArgs args{cell, empty({1, 0, weights[0].size(1)}, dtype, place), {}, {}, weights, {}, bidirectional, false};
+  args.hx = empty({directions, 0, weights[1].size(1)}, dtype, place);
+  if (cell == CellKind::kLstm) args.cx = empty({directions, 0, weights[1].size(0) / 4}, dtype, place);
+  const auto freeze = [&]<class T, class W>(const CpuDevice& device, const LayerShape& shape, T, W) {
+    const int64_t size = frozen_size<T, W>(cell, shape) / shape.directions;
+    const Tensor frozen = device.empty({shape.directions * size}, shape.dtype);
+    std::vector<Tensor> dense = all_dense(device, weights);
+    if (bf16_weights) widen_biases(dense);
+    for (int64_t d = 0; d < shape.directions; ++d) {
+      ForwardParams<T, T, W> params{};
+      params.dims = shape.dims;
+      Weights<T, W>(dense, shape, d).set(params);
+      cpu::cell_kernels<T, W>(cpu::kernels(), cell).freeze(params, data<T>(frozen) + d * size);
+    }
+    return frozen;
+  };
+  const auto pass = [&](const CpuDevice& device, const LayerShape& shape, auto type) {
+    if (bf16_weights) return freeze(device, shape, float{}, cpu::Bf16{});
+    return freeze(device, shape, type, type);
+  };
+  return on_cpu(args, pass, bf16_weights);
 }
 
 LayerOutputs CpuLayer::forward(const LayerArgs& args, bool keep) {

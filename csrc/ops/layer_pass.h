@@ -118,10 +118,8 @@ LayerOutputs run_forward(const Device& device, const LayerArgs& args, const Laye
     params.dims = shape.dims;
     params.channel_stride = channel_columns;
     params.keep = keep;
-    params.w_hh = w.w_hh;
-    params.w_hr = w.w_hr;
-    params.b_ih = w.b_ih;
-    params.b_hh = w.b_hh;
+    w.set(params);
+    params.frozen = args.frozen ? data<T>(*args.frozen) + d * (args.frozen->numel() / shape.directions) : nullptr;
     params.hx = data<const T>(hx) + d * state;
     params.output = data<T>(out.output) + d * recurrent;
     params.output_stride = shape.directions * recurrent;

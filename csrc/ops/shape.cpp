@@ -78,6 +78,7 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
     shape.rows = args.input.size(0);
   }
   if (args.batch_sizes) read_batch_sizes(args, sizes_read_by_host, shape);
+  shape.frozen = args.frozen.has_value();
 
   const int64_t count = static_cast<int64_t>(args.weights.size()) / shape.directions;
   check(count * shape.directions == static_cast<int64_t>(args.weights.size()) && count >= 2 && count <= 5,

@@ -12,6 +12,7 @@ struct LayerShape {
   Dims dims;                   // B, H, K
   int64_t directions;          // D
   bool biases;
+  bool frozen;                            // LayerArgs::frozen holds the recurrent weights, packed
   bool padded_ragged;                     // (T, B, I) in which some rows end early
   std::vector<int64_t> sizes;             // see Steps; empty for dense batches
   std::vector<int64_t> offsets;           // see Steps; empty unless packed
@@ -44,6 +45,15 @@ struct Weights {
       b_hh = data<T>(dense[i++]);
     }
     if (shape.dims.projected) w_hr = data<W>(dense[i]);
+  }
+
+  // What a time loop reads of them.
+  template <class A>
+  void set(ForwardParams<T, A, W>& params) const {
+    params.w_hh = w_hh;
+    params.w_hr = w_hr;
+    params.b_ih = b_ih;
+    params.b_hh = b_hh;
   }
 };
 

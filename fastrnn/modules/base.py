@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .._frozen import Frozen, can_freeze
 from .._stack import run_cell, run_stack
 from ..reference import States
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Refusals:
@@ -64,7 +69,69 @@ def current_weights(module: nn.Module, names: Sequence[str]) -> list[Tensor]:
         return [getattr(module, name) for name in names]
 
 
-class Layer(Refusals, nn.RNNBase):
+class Freezing(nn.Module):
+    """freeze_weights() and unfreeze_weights(), for layers and cells alike."""
+
+    _frozen: Frozen | None = None
+
+    def _freezing(self) -> tuple[str, Sequence[str], int, bool]:
+        """The cell, the weights' names, and how many layers in how many directions they make."""
+        raise NotImplementedError
+
+    def freeze_weights(self) -> Self:
+        """Pack the recurrent weights now, so that inference need not do it at every call: for short sequences.
+
+        Calls that record no gradient read the packed copies from then on, which take as much memory as the recurrent
+        weights. The parameters stay as they are, for all other calls and for the state_dict.
+
+        Writing to a parameter, replacing it, load_state_dict() and to() all end the use of the copies, and
+        :func:`fastrnn.explain` says so ("frozen" in its column of weights). What torch does not count as writing, such
+        as ``p.data.add_()`` or a NumPy view, goes unnoticed: call this again after it. Copies and pickles of the module
+        are not frozen, nor are calls under torch.compile.
+
+        Packing serves the CPU, in float32, float64 and bfloat16; elsewhere this changes nothing.
+
+        Returns:
+            The module itself.
+
+        Raises:
+            RuntimeError: if weights are not parameters but computed at every call, as parametrizations do.
+        """
+        cell, names, num_layers, bidirectional = self._freezing()
+        computed = [name for name in names if name not in self._parameters]
+        if computed:
+            raise RuntimeError(
+                f"freeze_weights: {computed[0]} is computed at every call. Remove what computes it first, for instance "
+                "with torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        weights = current_weights(self, names)
+        self._frozen = Frozen(cell, weights, num_layers, bidirectional) if can_freeze(weights[0]) else None
+        return self
+
+    def unfreeze_weights(self) -> Self:
+        """Drop what :meth:`freeze_weights` packed. Returns the module itself."""
+        self._frozen = None
+        return self
+
+    def _frozen_weights(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What freeze_weights() packed of these weights, one tensor a layer, or none."""
+        if self._frozen is None or torch.compiler.is_compiling():
+            return ()
+        return self._frozen.of(weights)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """What to(), half() and the like come to: weights change in ways that torch need not count as writing."""
+        self.unfreeze_weights()
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """How weights are packed depends on the processor, so they stay out of pickles, and thereby out of copies."""
+        state = self.__dict__.copy()
+        state.pop("_frozen", None)
+        return state
+
+
+class Layer(Refusals, Freezing, nn.RNNBase):
     """Base of RNN, LSTM and GRU. Use those.
 
     No flat weight buffer: weights are looked up by name at each call, so ``.data`` assignment, weight_norm, pruning,
@@ -98,8 +165,7 @@ class Layer(Refusals, nn.RNNBase):
     __setattr__ = nn.Module.__setattr__  # type: ignore[assignment]
     __setstate__ = nn.Module.__setstate__
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy()
+    __getstate__ = Freezing.__getstate__
 
     def _replicate_for_data_parallel(self) -> Layer:
         return nn.Module._replicate_for_data_parallel(self)
@@ -108,7 +174,11 @@ class Layer(Refusals, nn.RNNBase):
         self, input: Tensor | PackedSequence, hx: Tensor | Sequence[Tensor] | None, lengths: Tensor | None
     ) -> tuple[Tensor | PackedSequence, States]:
         # Not through the property: nn.Module would blame a missing weight's AttributeError on the property itself.
-        return run_stack(self, input, hx, current_weights(self, self._flat_weights_names), lengths)
+        weights = current_weights(self, self._flat_weights_names)
+        return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
+
+    def _freezing(self) -> tuple[str, Sequence[str], int, bool]:
+        return self.mode.lower(), self._flat_weights_names, self.num_layers, self.bidirectional
 
 
 def refuse_proj_size(name: str) -> NoReturn:
@@ -119,16 +189,24 @@ def refuse_proj_size(name: str) -> NoReturn:
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class Cell(Refusals, nn.RNNCellBase):
+class Cell(Refusals, Freezing, nn.RNNCellBase):
     """Base of RNNCell, LSTMCell and GRUCell. Use those."""
 
     __jit_unused_properties__: ClassVar = ["qconfig", "_cell"]
 
     _cell: str  # which recurrence this is, as fastrnn.reference names it
 
+    def _freezing(self) -> tuple[str, Sequence[str], int, bool]:
+        return self._cell, self._weight_names, 1, False
+
+    @property
+    def _weight_names(self) -> Sequence[str]:
+        return _CELL_WEIGHTS if self.bias else _CELL_WEIGHTS[:2]
+
     def _current_weights(self) -> list[Tensor]:
         """The weights as they are now, in the order of a layer's."""
-        return current_weights(self, _CELL_WEIGHTS if self.bias else _CELL_WEIGHTS[:2])
+        return current_weights(self, self._weight_names)
 
     def _run(self, input: Tensor, hx: Tensor | Sequence[Tensor] | None) -> States:
-        return run_cell(self._cell, input, hx, self._current_weights())
+        weights = self._current_weights()
+        return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))

@@ -56,7 +56,8 @@ struct Cpu {
     const char* split = plan.split == cpu::Split::kBatch   ? "batch"
                         : plan.split == cpu::Split::kUnits ? "units"
                                                            : "none";
-    return "threads=" + std::to_string(plan.threads) + " split=" + split + (plan.pack ? " packed" : " in place");
+    const char* names[] = {"in place", "packed", "frozen"};
+    return "threads=" + std::to_string(plan.threads) + " split=" + split + " " + names[static_cast<int>(plan.weights)];
   }
   bool idle_grads_are_zero() const { return false; }
   // Ten times what the sums of up to 260 products and the activations' two ulps come to.
@@ -69,8 +70,10 @@ struct Cpu {
     return cell(drawn).backward_scratch(params.dims, plan);
   }
   void run(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) const {
+    const Frozen frozen(cell(drawn), params, plan);
     for (const Stretch& stretch : two_stretches(drawn, params.steps)) {
       ForwardParams<T> part = params;
+      part.frozen = frozen.values.data();
       part.channels += stretch.first_row * params.channel_stride;
       if (!cell(drawn).forward(part, plan, stretch)) throw std::runtime_error("interrupted, by nobody");
     }
@@ -86,6 +89,19 @@ struct Cpu {
       after = params.grad_channels + params.steps.offset(stretches[i].begin) * columns;
     }
   }
+
+ protected:
+  // What freeze() makes of a call's weights, where its plan wants them frozen.
+  struct Frozen {
+    Guarded<T> values;
+
+    template <class Kernels, class W>
+    Frozen(const Kernels& kernels, const ForwardParams<T, T, W>& params, const Plan& plan)
+        : values(is_wanted(plan) ? kernels.frozen_size(params.dims) : 0) {
+      if (is_wanted(plan)) kernels.freeze(params, values.data());
+    }
+    static bool is_wanted(const Plan& plan) { return plan.weights == cpu::WeightSource::kFrozen; }
+  };
 
  private:
   // All steps at once, or cut somewhere, as the case's seed has it.
@@ -121,9 +137,12 @@ struct CpuOnBf16 : Cpu<float> {
     const Guarded<cpu::Bf16> w_hh(gate_rows * recurrent), w_hr(p.w_hr ? recurrent * p.dims.hidden_size : 0);
     std::transform(p.w_hh, p.w_hh + w_hh.size(), w_hh.data(), [](float value) { return cpu::Bf16(value); });
     std::transform(p.w_hr, p.w_hr + w_hr.size(), w_hr.data(), [](float value) { return cpu::Bf16(value); });
-    const ForwardParams<float, float, cpu::Bf16> narrow{
-        p.steps, p.dims, p.channels, p.channel_stride, p.keep, w_hh.data(), w_hr.data(), p.b_ih,
-        p.b_hh,  p.hx,   p.output,   p.output_stride,  p.hy,   p.cell,      p.cells,     p.scratch};
+    ForwardParams<float, float, cpu::Bf16> narrow{p.steps,     p.dims,          p.channels, p.channel_stride, p.keep,
+                                                  w_hh.data(), w_hr.data(),     p.b_ih,     p.b_hh,           p.hx,
+                                                  p.output,    p.output_stride, p.hy,       p.cell,           p.cells,
+                                                  p.scratch,   nullptr};
+    const Frozen frozen(cell(drawn), narrow, plan);
+    narrow.frozen = frozen.values.data();
     const Stretch whole{0, p.steps.steps, 0, 0};
     if (!cell(drawn).forward(narrow, plan, whole)) throw std::runtime_error("interrupted, by nobody");
   }
@@ -135,14 +154,18 @@ struct CpuOnBf16 : Cpu<float> {
 };
 
 // A team of two and one of three, one of them splitting the batch and the other the units, by turns; and by turns all
-// with packed weights or all with weights read in place, whose sums run in another order.
-std::vector<cpu::Plan> plans(const Options& options, uint64_t turn) {
-  using cpu::Split;
+// with packed weights (in forward also with frozen ones) or all with weights read in place, whose sums run in another
+// order.
+std::vector<cpu::Plan> plans(const Options& options, uint64_t turn, bool backward) {
+  using cpu::Split, cpu::WeightSource;
   const int64_t poll_every = static_cast<int64_t>(turn % 3) + 1;
-  const bool swapped = turn % 2 == 1, pack = turn / 2 % 2 == 1;
-  std::vector<cpu::Plan> plans{{2, swapped ? Split::kUnits : Split::kBatch, poll_every, pack},
-                               {3, swapped ? Split::kBatch : Split::kUnits, poll_every, pack}};
-  if (!options.teams) plans.insert(plans.begin(), {1, Split::kNone, poll_every, pack});
+  const bool swapped = turn % 2 == 1;
+  const WeightSource source = turn / 2 % 2 == 1 ? WeightSource::kPacked : WeightSource::kInPlace;
+  const bool freeze = source == WeightSource::kPacked && !backward;
+  std::vector<cpu::Plan> plans{
+      {2, swapped ? Split::kUnits : Split::kBatch, poll_every, source},
+      {3, swapped ? Split::kBatch : Split::kUnits, poll_every, freeze ? WeightSource::kFrozen : source}};
+  if (!options.teams) plans.insert(plans.begin(), {1, Split::kNone, poll_every, source});
   return plans;
 }
 
@@ -169,12 +192,12 @@ size_t test_cases(const cpu::Kernels& kernels, const Options& options, Report& r
     if (drawn.seed % options.every != 0) continue;
     if (report.enough()) break;
     const uint64_t turn = drawn.seed / options.every;
-    ForwardRun(machine, drawn, report).run(plans(options, turn));
+    ForwardRun(machine, drawn, report).run(plans(options, turn, false));
     if constexpr (sizeof(T) == 4) {
       const CpuOnBf16 on_bf16{machine};
-      if (!drawn.keep) ForwardRun(on_bf16, drawn, report).run(plans(options, turn));
+      if (!drawn.keep) ForwardRun(on_bf16, drawn, report).run(plans(options, turn, false));
     }
-    BackwardRun(machine, drawn, report).run(plans(options, turn + 1));
+    BackwardRun(machine, drawn, report).run(plans(options, turn + 1, true));
     ++run;
   }
   return run;
@@ -205,8 +228,10 @@ void test_interruption(const cpu::Kernels& kernels, Report& report) {
   const Stretch whole{0, kSteps, 0, 2};
   current_call = "an interrupted call";
   cpu::interrupt_requested = [] { return true; };
-  for (const cpu::Plan& plan : {cpu::Plan{1, cpu::Split::kNone, 4, true}, cpu::Plan{3, cpu::Split::kBatch, 4, false},
-                                cpu::Plan{3, cpu::Split::kUnits, 4, true}}) {
+  constexpr auto kPacked = cpu::WeightSource::kPacked, kInPlace = cpu::WeightSource::kInPlace;
+  for (const cpu::Plan& plan :
+       {cpu::Plan{1, cpu::Split::kNone, 4, kPacked}, cpu::Plan{3, cpu::Split::kBatch, 4, kInPlace},
+        cpu::Plan{3, cpu::Split::kUnits, 4, kPacked}}) {
     scratch.resize(static_cast<size_t>(std::max(cell.forward_scratch(dims, plan), cell.backward_scratch(dims, plan))));
     forward.scratch = backward.scratch = scratch.data();
     if (cell.forward(forward, plan, whole)) report.fail("forward went on after an interruption");

@@ -1,0 +1,38 @@
+"""Recurrent weights packed once, for the inference calls that follow: what freeze_weights() of a module makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .ops import CELLS
+
+
+class Frozen:
+    """The packed weights of a stack of layers, and which tensors they were packed from."""
+
+    def __init__(self, cell: str, weights: Sequence[Tensor], num_layers: int, bidirectional: bool) -> None:
+        per_layer = len(weights) // num_layers
+        with torch.no_grad():
+            self._packed = [
+                CELLS[cell].raw_freeze(weights[first : first + per_layer], bidirectional)
+                for first in range(0, len(weights), per_layer)
+            ]
+        self._weights = list(weights)
+        # Tensors made in inference mode count no versions.
+        self._versioned = [weight for weight in weights if not weight.is_inference()]
+        self._versions = [weight._version for weight in self._versioned]
+
+    def of(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The packed weights, one tensor a layer; none if `weights` are others by now, or were written to since."""
+        for weight, frozen in zip(weights, self._weights, strict=True):
+            if weight is not frozen:
+                return ()
+        return self._packed if [weight._version for weight in self._versioned] == self._versions else ()
+
+
+def can_freeze(weight: Tensor) -> bool:
+    """Whether kernels pack weights like this one: on the CPU, in a dtype that they read as it is."""
+    return weight.is_cpu and weight.dtype in (torch.float32, torch.float64, torch.bfloat16)
