@@ -17,7 +17,7 @@ class Frozen:
         per_layer = len(weights) // num_layers
         with torch.no_grad():
             self._packed = [
-                CELLS[cell].raw_freeze(weights[first : first + per_layer], bidirectional)
+                CELLS[cell].freeze(weights[first : first + per_layer], bidirectional)
                 for first in range(0, len(weights), per_layer)
             ]
         self._weights = list(weights)

@@ -2,7 +2,7 @@
 
 For every cell there are a public pair `<cell>_forward`, `<cell>_backward`, which torch.compile and torch.export see,
 and a raw pair `_<cell>_forward`, `_<cell>_backward` on the same kernels, which `fastrnn.autograd` calls in eager mode.
-`_<cell>_freeze` packs weights on the CPU for the raw forward.
+`_<cell>_infer` is forward that keeps nothing for backward; `_<cell>_freeze` packs weights for it, on the CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Cell:
     backward: Any = field(init=False, repr=False)
     raw_forward: Any = field(init=False, repr=False)
     raw_backward: Any = field(init=False, repr=False)
-    raw_freeze: Any = field(init=False, repr=False)
+    infer: Any = field(init=False, repr=False)
+    freeze: Any = field(init=False, repr=False)
     gates: int = field(init=False)
     states: int = field(init=False)  # 2 where there is a c beside h
 
@@ -37,7 +38,8 @@ class Cell:
             "backward": getattr(torch.ops.fastrnn, f"{self.name}_backward").default,
             "raw_forward": getattr(torch.ops.fastrnn, f"_{self.name}_forward").default,
             "raw_backward": getattr(torch.ops.fastrnn, f"_{self.name}_backward").default,
-            "raw_freeze": getattr(torch.ops.fastrnn, f"_{self.name}_freeze").default,
+            "infer": getattr(torch.ops.fastrnn, f"_{self.name}_infer").default,
+            "freeze": getattr(torch.ops.fastrnn, f"_{self.name}_freeze").default,
             "gates": GATES[self.name],
             "states": STATES[self.name],
         }
@@ -64,18 +66,16 @@ def _empty(like: Tensor, *leading: int) -> Tensor:
     return like.new_empty((*leading, *like.shape))
 
 
-def _fake_forward(
-    cell: Cell, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], bidirectional: bool, keep: bool
-) -> tuple[Tensor, ...]:
-    directions = 2 if bidirectional else 1
+def _fake_infer(input: Tensor, states: Sequence[Tensor], bidirectional: bool) -> tuple[Tensor, ...]:
+    features = (2 if bidirectional else 1) * states[0].shape[2]
+    return input.new_empty((*input.shape[:-1], features)), *map(_empty, states)
+
+
+def _fake_reserve(cell: Cell, input: Tensor, weights: Sequence[Tensor], bidirectional: bool) -> Tensor:
     rows = input.shape[0] * (input.shape[1] if input.dim() == 3 else 1)
     hidden_size = weights[0].shape[0] // cell.gates
-    reserve = directions * _native.reserve_values(cell.name, input.dtype, rows, hidden_size) if keep else 0
-    return (
-        input.new_empty((*input.shape[:-1], directions * states[0].shape[2])),
-        *map(_empty, states),
-        input.new_empty((reserve,)),
-    )
+    values = _native.reserve_values(cell.name, input.dtype, rows, hidden_size)
+    return input.new_empty(((2 if bidirectional else 1) * values,))
 
 
 def _fake_backward(
@@ -92,20 +92,20 @@ def _fake_backward(
 def _register_fakes(cell: Cell) -> None:
     states = cell.states
 
-    def forward(input: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        return _fake_forward(cell, input, args[:states], args[states], args[states + 2], keep=True)
+    def infer(input: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        return _fake_infer(input, args[:states], args[states + 2])
 
-    def raw_forward(input: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        return _fake_forward(cell, input, args[:states], args[states], args[states + 2], keep=args[states + 4])
+    def forward(input: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        return *infer(input, *args), _fake_reserve(cell, input, args[states], args[states + 2])
 
     def backward(*args: Any) -> tuple[Any, ...]:
         input, *rest = args[states + 1 :]
         return _fake_backward(input, rest[:states], rest[states], Request(*rest[-3:]))
 
-    torch.library.register_fake(f"fastrnn::{cell.name}_forward")(forward)
-    torch.library.register_fake(f"fastrnn::_{cell.name}_forward")(raw_forward)
-    torch.library.register_fake(f"fastrnn::{cell.name}_backward")(backward)
-    torch.library.register_fake(f"fastrnn::_{cell.name}_backward")(backward)
+    torch.library.register_fake(f"fastrnn::_{cell.name}_infer")(infer)
+    for name in (cell.name, f"_{cell.name}"):
+        torch.library.register_fake(f"fastrnn::{name}_forward")(forward)
+        torch.library.register_fake(f"fastrnn::{name}_backward")(backward)
 
 
 for _cell in CELLS.values():

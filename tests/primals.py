@@ -12,6 +12,8 @@ from fastrnn import derivatives, reference
 from fastrnn.autograd import run_layer
 from fastrnn.ops import CELLS
 
+KERNEL_OPS = ("infer", "raw_forward", "raw_backward")  # of a fastrnn.ops.Cell
+
 RAGGED = (None, "packed", "padded")
 
 
@@ -107,7 +109,7 @@ def assert_close_trees(actual, expected):
 
 @contextmanager
 def counted(cell):
-    """How often the kernels of a cell run (raw_forward, raw_backward), and the formulas in their place (formula)."""
+    """How often the kernels of a cell run (KERNEL_OPS), and the formulas in their place (formula)."""
     op, calls = CELLS[cell], Counter()
 
     def wrap(name, function):
@@ -117,7 +119,7 @@ def counted(cell):
 
         return counting
 
-    kept = {name: getattr(op, name) for name in ("raw_forward", "raw_backward")}
+    kept = {name: getattr(op, name) for name in KERNEL_OPS}
     formula = derivatives.forward
     for name, function in kept.items():
         object.__setattr__(op, name, wrap(name, function))  # a Cell is frozen
@@ -146,6 +148,6 @@ def recorded(monkeypatch):
 
     with monkeypatch.context() as patch:
         for op in CELLS.values():
-            for name in ("raw_forward", "raw_backward"):
+            for name in KERNEL_OPS:
                 patch.setitem(op.__dict__, name, recording(getattr(op, name)))
         yield calls

@@ -183,6 +183,4 @@ def test_meta_tensors_are_left_alone():
 def test_op_refuses_what_it_did_not_pack(frozen):
     module, hx = fastrnn.GRU(5, 37), torch.zeros(1, 2, 37)
     with pytest.raises(RuntimeError, match="frozen"):
-        torch.ops.fastrnn._gru_forward(
-            torch.randn(9, 2, 5), hx, list(module.parameters()), None, False, False, False, frozen
-        )
+        torch.ops.fastrnn._gru_infer(torch.randn(9, 2, 5), hx, list(module.parameters()), None, False, False, frozen)

@@ -1,6 +1,6 @@
 // The ops as torch sees them: schemas, and adapters from their arguments to a layer's passes. For every cell there are
-// `<cell>_forward`, `<cell>_backward`, which Python gives fake kernels and autograd, and `_<cell>_forward`,
-// `_<cell>_backward`, the same kernels bare, for autograd.py.
+// `<cell>_forward`, `<cell>_backward`, which Python gives fake kernels and autograd; `_<cell>_forward`,
+// `_<cell>_backward`, the same kernels bare, for autograd.py; and `_<cell>_infer`, forward that keeps nothing.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -15,12 +15,13 @@ namespace fastrnn::ops {
 using OptionalTensor = std::optional<Tensor>;
 using Tensors = std::vector<Tensor>;
 
-// The arguments that all ops of a cell share; states are "Tensor hx" or "Tensor hx, Tensor cx".
-inline std::string forward_schema(const std::string& name, bool has_cell_state, bool raw) {
+// What an op takes and returns; states are "Tensor hx" or "Tensor hx, Tensor cx". An infer op keeps nothing for
+// backward.
+inline std::string forward_schema(const std::string& name, bool has_cell_state, bool infer) {
   return name + "(Tensor input, Tensor hx, " + (has_cell_state ? "Tensor cx, " : "") +
          "Tensor[] weights, Tensor? batch_sizes, bool bidirectional, bool allow_tf32" +
-         (raw ? ", bool keep, Tensor? frozen=None" : "") + ") -> (Tensor output, Tensor hy, " +
-         (has_cell_state ? "Tensor cy, " : "") + "Tensor reserve)";
+         (infer ? ", Tensor? frozen=None" : "") + ") -> (Tensor output, Tensor hy" +
+         (has_cell_state ? ", Tensor cy" : "") + (infer ? ")" : ", Tensor reserve)");
 }
 
 inline std::string backward_schema(const std::string& name, bool has_cell_state) {
@@ -34,10 +35,11 @@ inline std::string backward_schema(const std::string& name, bool has_cell_state)
 inline void define_ops(torch::stable::detail::StableLibrary& library) {
   for (const std::string cell : {"rnn_tanh", "rnn_relu", "lstm", "gru"}) {
     const bool has_cell_state = cell == "lstm";
-    library.def(forward_schema(cell + "_forward", has_cell_state, false).c_str());
-    library.def(backward_schema(cell + "_backward", has_cell_state).c_str());
-    library.def(forward_schema("_" + cell + "_forward", has_cell_state, true).c_str());
-    library.def(backward_schema("_" + cell + "_backward", has_cell_state).c_str());
+    for (const std::string& name : {cell, "_" + cell}) {
+      library.def(forward_schema(name + "_forward", has_cell_state, false).c_str());
+      library.def(backward_schema(name + "_backward", has_cell_state).c_str());
+    }
+    library.def(forward_schema("_" + cell + "_infer", has_cell_state, true).c_str());
     library.def(("_" + cell + "_freeze(Tensor[] weights, bool bidirectional) -> Tensor").c_str());
   }
 }
@@ -46,17 +48,16 @@ inline void define_ops(torch::stable::detail::StableLibrary& library) {
 template <class Layer, CellKind kCell>
 struct CellOps {
   static std::tuple<Tensor, Tensor, Tensor> forward(Tensor input, Tensor hx, Tensors weights,
-                                                    OptionalTensor batch_sizes, bool bidirectional, bool allow_tf32,
-                                                    bool keep, OptionalTensor frozen) {
-    LayerOutputs out =
-        Layer::forward({kCell, input, hx, {}, weights, batch_sizes, bidirectional, allow_tf32, frozen}, keep);
-    return {out.output, out.hy, out.reserve};
+                                                    OptionalTensor batch_sizes, bool bidirectional, bool allow_tf32) {
+    LayerOutputs out = Layer::forward({kCell, input, hx, {}, weights, batch_sizes, bidirectional, allow_tf32}, true);
+    return {out.output, out.hy, *out.reserve};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor> public_forward(Tensor input, Tensor hx, Tensors weights,
-                                                           OptionalTensor batch_sizes, bool bidirectional,
-                                                           bool allow_tf32) {
-    return forward(input, hx, weights, batch_sizes, bidirectional, allow_tf32, true, {});
+  static std::tuple<Tensor, Tensor> infer(Tensor input, Tensor hx, Tensors weights, OptionalTensor batch_sizes,
+                                          bool bidirectional, bool allow_tf32, OptionalTensor frozen) {
+    LayerOutputs out =
+        Layer::forward({kCell, input, hx, {}, weights, batch_sizes, bidirectional, allow_tf32, frozen}, false);
+    return {out.output, out.hy};
   }
 
   static std::tuple<Tensor, Tensor, Tensors> backward(OptionalTensor grad_output, OptionalTensor grad_hy, Tensor input,
@@ -74,16 +75,18 @@ template <class Layer>
 struct CellOps<Layer, CellKind::kLstm> {
   static std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor input, Tensor hx, Tensor cx, Tensors weights,
                                                             OptionalTensor batch_sizes, bool bidirectional,
-                                                            bool allow_tf32, bool keep, OptionalTensor frozen) {
+                                                            bool allow_tf32) {
     LayerOutputs out =
-        Layer::forward({CellKind::kLstm, input, hx, cx, weights, batch_sizes, bidirectional, allow_tf32, frozen}, keep);
-    return {out.output, out.hy, *out.cy, out.reserve};
+        Layer::forward({CellKind::kLstm, input, hx, cx, weights, batch_sizes, bidirectional, allow_tf32}, true);
+    return {out.output, out.hy, *out.cy, *out.reserve};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> public_forward(Tensor input, Tensor hx, Tensor cx, Tensors weights,
-                                                                   OptionalTensor batch_sizes, bool bidirectional,
-                                                                   bool allow_tf32) {
-    return forward(input, hx, cx, weights, batch_sizes, bidirectional, allow_tf32, true, {});
+  static std::tuple<Tensor, Tensor, Tensor> infer(Tensor input, Tensor hx, Tensor cx, Tensors weights,
+                                                  OptionalTensor batch_sizes, bool bidirectional, bool allow_tf32,
+                                                  OptionalTensor frozen) {
+    LayerOutputs out = Layer::forward(
+        {CellKind::kLstm, input, hx, cx, weights, batch_sizes, bidirectional, allow_tf32, frozen}, false);
+    return {out.output, out.hy, *out.cy};
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensors> backward(OptionalTensor grad_output, OptionalTensor grad_hy,
@@ -102,10 +105,11 @@ struct CellOps<Layer, CellKind::kLstm> {
 template <class Layer, CellKind kCell>
 void implement_cell(torch::stable::detail::StableLibrary& library, const std::string& cell) {
   using Ops = CellOps<Layer, kCell>;
-  library.impl((cell + "_forward").c_str(), TORCH_BOX(&Ops::public_forward));
-  library.impl((cell + "_backward").c_str(), TORCH_BOX(&Ops::backward));
-  library.impl(("_" + cell + "_forward").c_str(), TORCH_BOX(&Ops::forward));
-  library.impl(("_" + cell + "_backward").c_str(), TORCH_BOX(&Ops::backward));
+  for (const std::string& name : {cell, "_" + cell}) {
+    library.impl((name + "_forward").c_str(), TORCH_BOX(&Ops::forward));
+    library.impl((name + "_backward").c_str(), TORCH_BOX(&Ops::backward));
+  }
+  library.impl(("_" + cell + "_infer").c_str(), TORCH_BOX(&Ops::infer));
 }
 
 template <class Layer>

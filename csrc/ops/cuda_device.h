@@ -29,6 +29,17 @@ class CudaDevice {
 
   Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const { return ops::empty(sizes, dtype, place_); }
 
+  // Memory for the length of a call, uninitialised.
+  template <class T>
+  class Workspace {
+   public:
+    Workspace(const CudaDevice& device, int64_t count) : tensor_(device.empty({count}, scalar_type_of<T>)) {}
+    T* data() const { return ops::data<T>(tensor_); }
+
+   private:
+    Tensor tensor_;
+  };
+
   // Kernels move 16 bytes at a time.
   static Tensor dense(const Tensor& tensor) {
     if (!tensor.is_contiguous()) return torch::stable::contiguous(tensor);

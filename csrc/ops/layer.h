@@ -21,10 +21,10 @@ struct LayerArgs {
 };
 
 struct LayerOutputs {
-  Tensor output;             // (T, B, D*K), or packed (N, D*K)
-  Tensor hy;                 // (D, B, K)
-  std::optional<Tensor> cy;  // (D, B, H)
-  Tensor reserve;            // what backward reads; empty unless kept
+  Tensor output;                  // (T, B, D*K), or packed (N, D*K)
+  Tensor hy;                      // (D, B, K)
+  std::optional<Tensor> cy;       // (D, B, H)
+  std::optional<Tensor> reserve;  // what backward reads
 };
 
 struct LayerGrads {

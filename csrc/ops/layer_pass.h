@@ -1,8 +1,8 @@
 // The two passes of a layer, on whatever device: the large products that all steps share, around the time loop.
 //
-// Device (CpuDevice, CudaDevice) makes tensors, moves memory and multiplies; Loops<T> (CpuLoops, CudaLoops) runs the
-// time loop of a direction, stretch by stretch, and says how long a stretch should be; Device::Accumulator<T> is A of
-// params.h.
+// Device (CpuDevice, CudaDevice) makes tensors and workspaces, moves memory and multiplies; Loops<T> (CpuLoops,
+// CudaLoops) runs the time loop of a direction, stretch by stretch, and says how long a stretch should be;
+// Device::Accumulator<T> is A of params.h.
 #pragma once
 
 #include <algorithm>
@@ -97,7 +97,8 @@ LayerOutputs run_forward(const Device& device, const LayerArgs& args, const Laye
   LayerOutputs out{device.empty(sizes_like(input, shape.directions * recurrent), shape.dtype),
                    device.empty({shape.directions, shape.batch, recurrent}, shape.dtype),
                    {},
-                   device.empty({keep ? shape.directions * layout.size() : 0}, shape.dtype)};
+                   {}};
+  if (keep) out.reserve = device.empty({shape.directions * layout.size()}, shape.dtype);
   std::optional<Tensor> cell;
   if (args.cx) cell = copy_or_zeros<T, A>(device, args.cx, {shape.directions, shape.batch, hidden});
   if (shape.padded_ragged) device.zero(data<T>(out.output), out.output.numel());
@@ -108,11 +109,12 @@ LayerOutputs run_forward(const Device& device, const LayerArgs& args, const Laye
   Loops<T> loops(device, args, shape);
   const std::vector<std::vector<Stretch>> all = all_stretches(shape, loops.stretch_rows(channel_columns));
   // Of one stretch, where no reserve takes them.
-  const Tensor projections = device.empty({keep_channels ? 0 : most_rows(all) * channel_columns}, shape.dtype);
+  const typename Device::template Workspace<T> projections(device,
+                                                           keep_channels ? 0 : most_rows(all) * channel_columns);
 
   for (int64_t d = 0; d < shape.directions; ++d) {
     const Weights<T, W> w(weights, shape, d);
-    T* reserve = data<T>(out.reserve) + (keep ? d * layout.size() : 0);
+    T* reserve = keep ? data<T>(*out.reserve) + d * layout.size() : nullptr;
     ForwardParams<T, A, W> params{};
     params.steps = shape.direction(d);
     params.dims = shape.dims;
@@ -128,7 +130,7 @@ LayerOutputs run_forward(const Device& device, const LayerArgs& args, const Laye
     params.cells = keep && facts.has_cell_state ? reinterpret_cast<A*>(reserve + layout.channels) : nullptr;
     for (const Stretch& stretch : all[static_cast<size_t>(d)]) {
       const int64_t first = stretch.first_row, rows = stretch.end_row - first;
-      params.channels = keep_channels ? reserve + first * channel_columns : data<T>(projections);
+      params.channels = keep_channels ? reserve + first * channel_columns : projections.data();
       device.multiply(
           Matrix<T>{params.channels, rows, gate_columns, channel_columns},
           Matrix<const T>{data<const T>(input) + first * shape.input_size, rows, shape.input_size, shape.input_size},
