@@ -10,26 +10,52 @@ from typing import Any
 
 import machine
 import torch
-from paired import compare
+from paired import Paired, compare
 from report import Table, times_as_fast
 from torch import nn
 from workloads import CELLS, load
 
 import fastrnn
 
+# Steps of a turn: a program that streams runs one model after its own steps, not after another model's.
+STEPS = 50
+KINDS = ("layer", "cell")
+
 
 def stream(module: nn.Module, input: torch.Tensor) -> Callable[[], None]:
-    """A function that runs `module`, a layer or a cell, one step on from where it left off."""
+    """A function that runs `module`, a layer or a cell, STEPS steps on from where it left off, one a call."""
     is_layer = isinstance(module, nn.RNNBase)
     input = input[None] if is_layer else input
     states: Any = None
 
-    def step() -> None:
+    def steps() -> None:
         nonlocal states
         with torch.no_grad():
-            states = module(input, states)[1] if is_layer else module(input, states)
+            for _ in range(STEPS):
+                states = module(input, states)[1] if is_layer else module(input, states)
 
-    return step
+    return steps
+
+
+def measure(cell: str, size: int, seconds: float) -> dict[tuple[str, str], Paired]:
+    """Each of ours against each of torch.nn's, and each of ours frozen against itself as it was."""
+    weights = list(getattr(nn, cell)(size, size).parameters())
+    input = torch.randn(1, size)
+    names = {"layer": cell, "cell": cell + "Cell"}
+
+    def streamed(package: Any, kind: str, frozen: bool = False) -> Callable[[], None]:
+        module = load(getattr(package, names[kind])(size, size), weights)
+        return stream(module.freeze_weights() if frozen else module, input)
+
+    pairs = {
+        (ours, theirs): compare(streamed(fastrnn, ours), streamed(nn, theirs), seconds)
+        for ours, theirs in itertools.product(KINDS, KINDS)
+    }
+    for kind in KINDS:
+        pairs[f"frozen {kind}", f"our {kind}"] = compare(
+            streamed(fastrnn, kind, frozen=True), streamed(fastrnn, kind), seconds
+        )
+    return pairs
 
 
 def main() -> None:
@@ -37,29 +63,23 @@ def main() -> None:
     parser.add_argument("--hidden-sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024], help="I is the same")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each comparison (default: 0.5)")
     args = machine.begin(parser, threads=1)
-    kinds = ("layer", "cell")
-    comparisons = list(itertools.product(kinds, kinds))
-    table = Table(
-        f"One step, T = B = 1, {args.threads} thread(s): ours in us, and times as fast as torch.nn's",
-        ["", "H", *(f"our {kind}" for kind in kinds), *(f"our {ours} / its {theirs}" for ours, theirs in comparisons)],
-    )
     rows = []
+    table: Table | None = None
     for cell, size in itertools.product(CELLS, args.hidden_sizes):
-        weights = list(getattr(nn, cell)(size, size).parameters())
-        input = torch.randn(1, size)
-        names = {"layer": cell, "cell": cell + "Cell"}
-        pairs = {}
-        for ours, theirs in comparisons:
-            modules = (getattr(fastrnn, names[ours])(size, size), getattr(nn, names[theirs])(size, size))
-            steps = (stream(load(module, weights), input) for module in modules)
-            pairs[ours, theirs] = compare(*steps, args.seconds)
-        microseconds = (f"{pairs[kind, kind].ours * 1e6:.1f}" for kind in kinds)
+        pairs = measure(cell, size, args.seconds)
+        if table is None:
+            table = Table(
+                f"One step, T = B = 1, {args.threads} thread(s): ours in us, and times as fast as torch.nn's",
+                ["", "H", *(f"our {kind}" for kind in KINDS), *(f"{ours} / {theirs}" for ours, theirs in pairs)],
+            )
+        microseconds = (f"{pairs[kind, kind].ours / STEPS * 1e6:.1f}" for kind in KINDS)
         table.rows.append([cell, str(size), *microseconds, *map(times_as_fast, pairs.values())])
         rows += [
-            {"cell": cell, "hidden_size": size, "ours": ours, "other": theirs, "pair": asdict(pair)}
-            for (ours, theirs), pair in pairs.items()
+            {"cell": cell, "hidden_size": size, "steps": STEPS, "ours": ours, "other": other, "pair": asdict(pair)}
+            for (ours, other), pair in pairs.items()
         ]
-    table.show()
+    if table is not None:
+        table.show()
     machine.save(args, threads=args.threads, rows=rows)
 
 

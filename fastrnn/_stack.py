@@ -248,14 +248,14 @@ def _run_in_turn(
     return input, tuple([torch.cat(state) for state in zip(*finals, strict=True)])
 
 
-def _zeros(cell: str, input: Tensor, hx_shape: tuple[int, int, int], hidden_size: int) -> States:
+def _zeros(cell: str, input: Tensor, hx_shape: tuple[int, ...], hidden_size: int) -> States:
     """Initial states of one layer. One tensor serves as hx and cx where they have one shape: nothing writes to it."""
     zeros = torch.zeros(hx_shape, dtype=input.dtype, device=input.device)
     if STATES[cell] == 1:
         return (zeros,)
-    if hx_shape[2] == hidden_size:
+    if hx_shape[-1] == hidden_size:
         return zeros, zeros
-    return zeros, torch.zeros((*hx_shape[:2], hidden_size), dtype=input.dtype, device=input.device)
+    return zeros, torch.zeros((*hx_shape[:-1], hidden_size), dtype=input.dtype, device=input.device)
 
 
 def run_cell(
@@ -265,32 +265,32 @@ def run_cell(
     weights: Sequence[Tensor],
     frozen: Sequence[Tensor] = (),
 ) -> States:
-    """The one road for cells, a sequence of one step: the states after it."""
+    """The one road for cells: the states after a step."""
     step, states, _, batch, _ = cell_arguments(cell, input, hx, weights)
     if states is None:
         hidden_size = _checks.hidden_size_of(cell, weights)
-        states = _zeros(cell, step, (1, batch, hidden_size), hidden_size)
+        states = _zeros(cell, step, (batch, hidden_size), hidden_size)
+    packed = frozen[0] if frozen else None
     dtype = _precision.result_dtype(step)
     if _precision.computed_as_is(step, dtype):
-        finals = autograd.run_layer(cell, step, states, weights, False, None, frozen[0] if frozen else None)[1:]
+        finals = autograd.run_step(cell, step, states, weights, packed)
     else:
         computed = _precision.computed_dtype(step, dtype)
         if not autograd.reads_bfloat16(step, states, weights):
-            weights, frozen = _precision.cast(weights, computed), ()
+            weights, packed = _precision.cast(weights, computed), None
         with _precision.without_autocast(step.device):
             states = tuple(_precision.cast(states, computed))
-            step = step.to(computed)
-            finals = autograd.run_layer(cell, step, states, weights, False, None, frozen[0] if frozen else None)[1:]
-        finals = tuple([state.to(dtype) for state in finals])
+            finals = autograd.run_step(cell, step.to(computed), states, weights, packed)
+        finals = [state.to(dtype) for state in finals]
     if input.dim() == 1:
-        return tuple([state.squeeze(1).squeeze(0) for state in finals])
-    return tuple([state.squeeze(0) for state in finals])
+        return tuple([state.squeeze(0) for state in finals])
+    return tuple(finals)
 
 
 def cell_arguments(
     cell: str, input: Tensor, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]
 ) -> Arguments:
-    """The arguments of a cell's call, as those of a layer with one step."""
+    """The arguments of a cell's call: input (B, I), states (B, H)."""
     name = _checks.CELL_NAMES[cell]
     if not isinstance(input, Tensor):
         _checks.refuse_input_type(name, input, "Tensor")
@@ -305,8 +305,6 @@ def cell_arguments(
         expected = (*shape[:-1], _checks.hidden_size_of(cell, weights))
         if states[0].shape != expected or (len(states) > 1 and states[1].shape != expected):
             _checks.refuse_cell_states(name, states, expected)
-        states = tuple([state.unsqueeze(0) for state in states])
-    input = input.unsqueeze(0)
     if rank == 2:
         return Arguments(input, states, None, shape[0])
     return Arguments(input.unsqueeze(0), states and tuple([state.unsqueeze(0) for state in states]), None, 1)

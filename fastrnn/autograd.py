@@ -34,6 +34,8 @@ def run_layer(
     without.
     """
     op, allow_tf32 = CELLS[cell], _precision.allows_tf32(input)
+    if _is_plain_inference(input, states, weights):
+        return _infer(op, (input, *states), weights, batch_sizes, bidirectional, allow_tf32, frozen)
     if takes_formula():
         return derivatives.forward(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
     if _is_tracing():
@@ -44,9 +46,28 @@ def run_layer(
         if batch_sizes is not None:
             batch_sizes = derivatives.unwrapped(batch_sizes)
         return TransformedLayer.apply(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
-    if torch.is_grad_enabled() and _any_requires_grad(input, states, weights):
-        return FUNCTIONS[cell].apply(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
-    return _infer(op, (input, *states), weights, batch_sizes, bidirectional, allow_tf32, frozen)
+    return FUNCTIONS[cell].apply(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
+
+
+def run_step(
+    cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], frozen: Tensor | None = None
+) -> Sequence[Tensor]:
+    """One step of one direction: input (B, I) and states (B, features) to the next states."""
+    if _is_plain_inference(input, states, weights):  # the ops take a step as it is, which saves views
+        op = CELLS[cell]
+        return _infer(op, (input, *states), weights, None, False, _precision.allows_tf32(input), frozen)[1:]
+    finals = run_layer(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)[1:]
+    return [state.squeeze(0) for state in finals]
+
+
+def _is_plain_inference(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    """Whether a call is neither differentiated nor transformed nor traced."""
+    return (
+        not (torch.is_grad_enabled() and _any_requires_grad(input, states, weights))
+        and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
+        and not _is_tracing()
+    )
 
 
 def takes_formula() -> bool:

@@ -67,7 +67,7 @@ def _empty(like: Tensor, *leading: int) -> Tensor:
 
 
 def _fake_infer(input: Tensor, states: Sequence[Tensor], bidirectional: bool) -> tuple[Tensor, ...]:
-    features = (2 if bidirectional else 1) * states[0].shape[2]
+    features = (2 if bidirectional else 1) * states[0].shape[-1]
     return input.new_empty((*input.shape[:-1], features)), *map(_empty, states)
 
 

@@ -9,9 +9,9 @@ namespace fastrnn::ops {
 // A layer's arguments as every op receives them.
 struct LayerArgs {
   CellKind cell;
-  Tensor input;                       // (T, B, I), or packed (N, I)
-  Tensor hx;                          // (D, B, K)
-  std::optional<Tensor> cx;           // (D, B, H), LSTM only
+  Tensor input;                       // (T, B, I), packed (N, I), or for one step in one direction (B, I)
+  Tensor hx;                          // (D, B, K); for one step (B, K)
+  std::optional<Tensor> cx;           // (D, B, H), LSTM only; for one step (B, H)
   std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr] for each direction
   std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time; on the CPU, or on the GPU
                                       // of a padded input, where its values are trusted
@@ -21,9 +21,9 @@ struct LayerArgs {
 };
 
 struct LayerOutputs {
-  Tensor output;                  // (T, B, D*K), or packed (N, D*K)
-  Tensor hy;                      // (D, B, K)
-  std::optional<Tensor> cy;       // (D, B, H)
+  Tensor output;                  // (T, B, D*K), packed (N, D*K), or of one step (B, K)
+  Tensor hy;                      // as hx
+  std::optional<Tensor> cy;       // as cx
   std::optional<Tensor> reserve;  // what backward reads
 };
 

@@ -95,12 +95,12 @@ LayerOutputs run_forward(const Device& device, const LayerArgs& args, const Laye
   const std::vector<Tensor> weights = all_dense(device, args.weights);
 
   LayerOutputs out{device.empty(sizes_like(input, shape.directions * recurrent), shape.dtype),
-                   device.empty({shape.directions, shape.batch, recurrent}, shape.dtype),
+                   device.empty(shape.state_sizes(recurrent), shape.dtype),
                    {},
                    {}};
   if (keep) out.reserve = device.empty({shape.directions * layout.size()}, shape.dtype);
   std::optional<Tensor> cell;
-  if (args.cx) cell = copy_or_zeros<T, A>(device, args.cx, {shape.directions, shape.batch, hidden});
+  if (args.cx) cell = copy_or_zeros<T, A>(device, args.cx, shape.state_sizes(hidden));
   if (shape.padded_ragged) device.zero(data<T>(out.output), out.output.numel());
 
   const int64_t gate_columns = facts.gates * hidden;
@@ -176,8 +176,8 @@ class BackwardPass {
       STD_TORCH_CHECK(grad_output_->scalar_type() == shape.dtype && grad_output_->numel() == output.numel(),
                       "fastrnn: the gradient of output does not fit");
     }
-    grad_h_ = copy_or_zeros<T, A>(device, grads.hy, {shape.directions, shape.batch, recurrent_});
-    if (args.cx) grad_c_ = copy_or_zeros<T, A>(device, grads.cy, {shape.directions, shape.batch, hidden_});
+    grad_h_ = copy_or_zeros<T, A>(device, grads.hy, shape.state_sizes(recurrent_));
+    if (args.cx) grad_c_ = copy_or_zeros<T, A>(device, grads.cy, shape.state_sizes(hidden_));
     if (shape.dims.projected) {
       grad_projected_ = device.empty({shape.rows * recurrent_}, shape.dtype);
       unprojected_ = device.empty({shape.rows * hidden_}, shape.dtype);

@@ -18,7 +18,8 @@ struct Kind {
   bool operator==(const Kind&) const = default;
 };
 
-void check_tensor(const Tensor& tensor, const Kind& kind, std::initializer_list<int64_t> sizes, const char* what) {
+template <class Sizes = std::initializer_list<int64_t>>
+void check_tensor(const Tensor& tensor, const Kind& kind, const Sizes& sizes, const char* what) {
   check(Kind(tensor) == kind, "all tensors must be on one device and of one dtype");
   check(tensor.dim() == static_cast<int64_t>(sizes.size()), what);
   int64_t d = 0;
@@ -64,15 +65,17 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   Kind weight_kind = kind;
   if (bf16_weights) weight_kind.dtype = ScalarType::BFloat16;
   shape.dtype = kind.dtype;
-  check(args.input.dim() == 3 || (args.input.dim() == 2 && args.batch_sizes),
-        "input must be (T, B, I), or (N, I) packed");
-  check(args.hx.dim() == 3, "hx must be (directions, batch, size)");
+  shape.single_step = args.input.dim() == 2 && !args.batch_sizes && !args.bidirectional;
+  check(args.input.dim() == 3 || (args.input.dim() == 2 && args.batch_sizes) || shape.single_step,
+        "input must be (T, B, I), (N, I) packed, or (B, I) for one step in one direction");
+  check(args.hx.dim() == (shape.single_step ? 2 : 3),
+        "hx must be (directions, batch, size), or (batch, size) for one step");
   shape.directions = args.bidirectional ? 2 : 1;
-  shape.batch = args.hx.size(1);
+  shape.batch = args.hx.size(args.hx.dim() - 2);
   shape.input_size = args.input.size(args.input.dim() - 1);
-  if (args.input.dim() == 3) {
-    shape.steps = args.input.size(0);
-    check(args.input.size(1) == shape.batch, "input and hx must have the same batch");
+  if (args.input.dim() == 3 || shape.single_step) {
+    shape.steps = shape.single_step ? 1 : args.input.size(0);
+    check(args.input.size(args.input.dim() - 2) == shape.batch, "input and hx must have the same batch");
     shape.rows = shape.steps * shape.batch;
   } else {
     shape.rows = args.input.size(0);
@@ -100,9 +103,9 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
     }
     if (projected) check_tensor(args.weights[i], weight_kind, {recurrent, hidden}, "w_hr has the wrong shape");
   }
-  check_tensor(args.hx, kind, {shape.directions, shape.batch, recurrent}, "hx has the wrong shape");
+  check_tensor(args.hx, kind, shape.state_sizes(recurrent), "hx has the wrong shape");
   check(args.cx.has_value() == facts.has_cell_state, "cx belongs to the LSTM alone");
-  if (args.cx) check_tensor(*args.cx, kind, {shape.directions, shape.batch, hidden}, "cx has the wrong shape");
+  if (args.cx) check_tensor(*args.cx, kind, shape.state_sizes(hidden), "cx has the wrong shape");
   return shape;
 }
 

@@ -12,6 +12,7 @@ struct LayerShape {
   Dims dims;                   // B, H, K
   int64_t directions;          // D
   bool biases;
+  bool single_step;                       // (B, I), and states without a dimension for directions
   bool frozen;                            // LayerArgs::frozen holds the recurrent weights, packed
   bool padded_ragged;                     // (T, B, I) in which some rows end early
   std::vector<int64_t> sizes;             // see Steps; empty for dense batches
@@ -19,6 +20,11 @@ struct LayerShape {
   const int64_t* device_sizes = nullptr;  // see Steps
   ScalarType dtype;
 
+  // Of hx and its kin.
+  std::vector<int64_t> state_sizes(int64_t features) const {
+    if (single_step) return {batch, features};
+    return {directions, batch, features};
+  }
   bool dense() const { return sizes.empty() && !device_sizes; }
   Steps direction(int64_t d) const {
     return {steps,  batch,       sizes.empty() ? nullptr : sizes.data(), offsets.empty() ? nullptr : offsets.data(),
