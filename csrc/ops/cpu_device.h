@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "../cpu/dispatch.h"
-#include "../cpu/huge_pages.h"
 #include "../cpu/interrupt.h"
 #include "shape.h"
 
@@ -39,11 +38,7 @@ class CpuDevice {
 
   explicit CpuDevice(const LayerArgs& args) : place_(args.input) {}
 
-  Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const {
-    Tensor tensor = ops::empty(sizes, dtype, place_);
-    cpu::wish_for_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * tensor.element_size());
-    return tensor;
-  }
+  Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const { return ops::empty(sizes, dtype, place_); }
   // Memory for the length of a call, uninitialised: the object's own where it is small, for a tensor takes 0.5 us.
   template <class T>
   class Workspace {
