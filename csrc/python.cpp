@@ -19,9 +19,10 @@ CellKind cell_named(const std::string& name) {
 namespace {
 
 template <class T, class W = T>
-py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t hidden_size, int64_t recurrent_size,
-              bool projected, bool backward) {
+py::dict plan(CellKind cell, int64_t directions, int64_t steps, int64_t batch, int64_t rows, int64_t hidden_size,
+              int64_t recurrent_size, bool projected, bool backward) {
   ops::LayerShape shape{};
+  shape.directions = directions;
   shape.steps = steps;
   shape.batch = batch;
   shape.rows = rows;
@@ -34,7 +35,7 @@ py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t
   out["path"] = "fused";
   out["isa"] = cpu::kernels().isa;
   out["tile"] = std::to_string(tile[0]) + "x" + std::to_string(tile[1] * cpu::kernels().vector_bytes / sizeof(T));
-  out["threads"] = choice.plan.threads;
+  out["threads"] = choice.plan.split == cpu::Split::kDirections ? 1 : choice.plan.threads;
   out["reason"] = choice.reason;
   return out;
 }
@@ -81,15 +82,16 @@ PYBIND11_MODULE(_C, m) {
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
   m.def(
       "plan",
-      [](const std::string& cell, const std::string& weights, int64_t steps, int64_t batch, int64_t rows,
-         int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward) {
+      [](const std::string& cell, const std::string& weights, int64_t directions, int64_t steps, int64_t batch,
+         int64_t rows, int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward) {
         const auto choose = weights == "float64"    ? plan<double>
                             : weights == "bfloat16" ? plan<float, cpu::Bf16>
                                                     : plan<float>;
-        return choose(cell_named(cell), steps, batch, rows, hidden_size, recurrent_size, projected, backward);
+        return choose(cell_named(cell), directions, steps, batch, rows, hidden_size, recurrent_size, projected,
+                      backward);
       },
-      py::kw_only(), py::arg("cell"), py::arg("weights"), py::arg("steps"), py::arg("batch"), py::arg("rows"),
-      py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"));
+      py::kw_only(), py::arg("cell"), py::arg("weights"), py::arg("directions"), py::arg("steps"), py::arg("batch"),
+      py::arg("rows"), py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"));
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;
   bind_cuda(m);

@@ -47,6 +47,7 @@ def plan(
     backward: bool,
     *,
     device: torch.device,
+    directions: int,
     rows: int,
     projected: bool,
     host_sizes: bool,
@@ -71,6 +72,6 @@ def plan(
         name = str(dtype).removeprefix("torch.")
         facts = _C.plan_cuda(**sizes, dtype=name, packed=host_sizes, allow_tf32=allow_tf32, device=device.index)
     else:
-        facts = _C.plan(**sizes, weights=str(weights).removeprefix("torch."), rows=rows)
+        facts = _C.plan(**sizes, weights=str(weights).removeprefix("torch."), directions=directions, rows=rows)
     facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size) * dtype.itemsize
     return facts

@@ -26,7 +26,7 @@ class Row:
     path: str  # the kernel's way through the sequence; "none" if the pass would not run
     isa: str
     tile: str
-    threads: int  # of the CPU, or of each block on a GPU
+    threads: int  # of the CPU that run this direction, or of each block on a GPU
     precision: str
     reserve_bytes: int  # kept from forward for backward, by this direction; 0 if no gradient is recorded
     reason: str  # why not a faster path
@@ -58,6 +58,7 @@ class _Shape:
     weights_dtype: torch.dtype  # the one in which they read the weights
     allow_tf32: bool
     device: torch.device
+    directions: int
     steps: int
     batch: int
     rows: int  # steps * batch, less padding
@@ -119,7 +120,8 @@ def _layer_shape(
         steps = arguments.input.shape[0]
         rows = steps * arguments.batch
     recurrent_size = module.proj_size or module.hidden_size
-    return _shape(module.mode.lower(), arguments, steps, rows, module.hidden_size, recurrent_size, weights)
+    directions = 2 if module.bidirectional else 1
+    return _shape(module.mode.lower(), arguments, directions, steps, rows, module.hidden_size, recurrent_size, weights)
 
 
 def _cell_shape(
@@ -128,12 +130,13 @@ def _cell_shape(
     """As :func:`_layer_shape`, for a cell."""
     weights = module._current_weights()
     arguments = cell_arguments(module._cell, input, hx, weights)
-    return _shape(module._cell, arguments, 1, arguments.batch, module.hidden_size, module.hidden_size, weights)
+    return _shape(module._cell, arguments, 1, 1, arguments.batch, module.hidden_size, module.hidden_size, weights)
 
 
 def _shape(
     cell: str,
     arguments: Arguments,
+    directions: int,
     steps: int,
     rows: int,
     hidden_size: int,
@@ -150,6 +153,7 @@ def _shape(
         torch.bfloat16 if reads_bfloat16 else dtype,
         _precision.allows_tf32(input.new_empty(0, dtype=dtype)),
         input.device,
+        directions,
         steps,
         batch,
         rows,
@@ -195,6 +199,7 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         shape.recurrent_size,
         backward,
         device=shape.device,
+        directions=shape.directions,
         rows=shape.rows,
         projected=shape.projected,
         host_sizes=shape.host_sizes,

@@ -20,20 +20,8 @@ class ForwardLoop {
   }
 
   // See ForwardKernels.
-  static bool run(const Params& params, const Plan& plan, const Stretch& stretch) {
-    struct Context {
-      const Params& params;
-      const Plan& plan;
-      const Stretch& stretch;
-    } context{params, plan, stretch};
-    return run_team(
-        plan.threads,
-        [](void* pointer, Member& member) {
-          const Context& call = *static_cast<Context*>(pointer);
-          const Portion portion{call.plan, member};
-          ForwardLoop(call.params, portion, Carver<T>{call.params.scratch}).run(call.stretch);
-        },
-        &context);
+  static void run(const ForwardCall<T, T, W>& call, const Portion& portion) {
+    ForwardLoop(call.params, portion, Carver<T>{call.params.scratch}).run(call.stretch);
   }
 
  private:
