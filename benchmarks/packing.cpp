@@ -5,6 +5,7 @@
 
 #include "cells/facts.h"
 #include "cpu/instantiate.h"
+#include "cpu/loops.h"
 #include "cpu/team.cpp"
 
 namespace {
@@ -68,9 +69,11 @@ extern "C" void packing_run(Pass* pass, int cell, bool backward, bool pack) {
   const Steps& steps = pass->forward.steps;
   const Stretch whole{0, steps.steps, 0, steps.steps * steps.batch};
   if (backward) {
-    kernels.backward(pass->backward, plan(pack), whole, nullptr);
+    const BackwardCall<float> call{pass->backward, whole, nullptr};
+    cpu::run_loops<BackwardCall<float>>(kernels.backward, plan(pack), {&call, 1});
   } else {
-    kernels.forward(pass->forward, plan(pack), whole);
+    const ForwardCall<float> call{pass->forward, whole};
+    cpu::run_loops<ForwardCall<float>>(kernels.forward, plan(pack), {&call, 1});
   }
 }
 

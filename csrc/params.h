@@ -98,4 +98,19 @@ struct BackwardParams {
   T* scratch;         // backward_scratch() values
 };
 
+// A stretch of one direction, as a time loop runs it. params.channels, in backward params.grad_channels, begins with
+// the stretch's first row.
+template <class T, class A = T, class W = T>
+struct ForwardCall {
+  ForwardParams<T, A, W> params;
+  Stretch stretch;
+};
+
+template <class T, class A = T>
+struct BackwardCall {
+  BackwardParams<T, A> params;
+  Stretch stretch;
+  const T* after;  // the gradients of the channels of step stretch.end, if there is one
+};
+
 }  // namespace fastrnn

@@ -22,9 +22,10 @@ namespace {
 constexpr const char* weight_sources[] = {"in place", "packed", "frozen"};
 
 template <class T, class W = T>
-py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t hidden_size, int64_t recurrent_size,
-              bool projected, bool backward, bool frozen) {
+py::dict plan(CellKind cell, int64_t directions, int64_t steps, int64_t batch, int64_t rows, int64_t hidden_size,
+              int64_t recurrent_size, bool projected, bool backward, bool frozen) {
   ops::LayerShape shape{};
+  shape.directions = directions;
   shape.frozen = frozen;
   shape.steps = steps;
   shape.batch = batch;
@@ -38,7 +39,7 @@ py::dict plan(CellKind cell, int64_t steps, int64_t batch, int64_t rows, int64_t
   out["path"] = "fused";
   out["isa"] = cpu::kernels().isa;
   out["tile"] = std::to_string(tile[0]) + "x" + std::to_string(tile[1] * cpu::kernels().vector_bytes / sizeof(T));
-  out["threads"] = choice.plan.threads;
+  out["threads"] = choice.plan.split == cpu::Split::kDirections ? 1 : choice.plan.threads;
   out["weights"] = weight_sources[static_cast<int>(choice.plan.weights)];
   out["reason"] = choice.reason;
   return out;
@@ -86,15 +87,17 @@ PYBIND11_MODULE(_C, m) {
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
   m.def(
       "plan",
-      [](const std::string& cell, const std::string& weights, int64_t steps, int64_t batch, int64_t rows,
-         int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward, bool frozen) {
+      [](const std::string& cell, const std::string& weights, int64_t directions, int64_t steps, int64_t batch,
+         int64_t rows, int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward, bool frozen) {
         const auto choose = weights == "float64"    ? plan<double>
                             : weights == "bfloat16" ? plan<float, cpu::Bf16>
                                                     : plan<float>;
-        return choose(cell_named(cell), steps, batch, rows, hidden_size, recurrent_size, projected, backward, frozen);
+        return choose(cell_named(cell), directions, steps, batch, rows, hidden_size, recurrent_size, projected,
+                      backward, frozen);
       },
-      py::kw_only(), py::arg("cell"), py::arg("weights"), py::arg("steps"), py::arg("batch"), py::arg("rows"),
-      py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"), py::arg("frozen"));
+      py::kw_only(), py::arg("cell"), py::arg("weights"), py::arg("directions"), py::arg("steps"), py::arg("batch"),
+      py::arg("rows"), py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"),
+      py::arg("frozen"));
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;
   bind_cuda(m);

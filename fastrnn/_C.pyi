@@ -10,6 +10,7 @@ def plan(
     *,
     cell: str,
     weights: str,
+    directions: int,
     steps: int,
     batch: int,
     rows: int,

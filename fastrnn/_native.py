@@ -47,6 +47,7 @@ def plan(
     backward: bool,
     *,
     device: torch.device,
+    directions: int,
     rows: int,
     projected: bool,
     host_sizes: bool,
@@ -72,6 +73,7 @@ def plan(
         name = str(dtype).removeprefix("torch.")
         facts = _C.plan_cuda(**sizes, dtype=name, packed=host_sizes, allow_tf32=allow_tf32, device=device.index)
     else:
-        facts = _C.plan(**sizes, weights=str(weights).removeprefix("torch."), rows=rows, frozen=frozen)
+        name = str(weights).removeprefix("torch.")
+        facts = _C.plan(**sizes, weights=name, directions=directions, rows=rows, frozen=frozen)
     facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size) * dtype.itemsize
     return facts

@@ -27,7 +27,7 @@ class Row:
     isa: str
     tile: str
     weights: str  # how the CPU reads the recurrent ones: "packed" first, "in place", or "frozen" by freeze_weights()
-    threads: int  # of the CPU, or of each block on a GPU
+    threads: int  # of the CPU that run this direction, or of each block on a GPU
     precision: str
     reserve_bytes: int  # kept from forward for backward, by this direction; 0 if no gradient is recorded
     reason: str  # why not a faster path
@@ -59,6 +59,7 @@ class _Shape:
     weights_dtype: torch.dtype  # the one in which they read the weights
     allow_tf32: bool
     device: torch.device
+    directions: int
     steps: int
     batch: int
     rows: int  # steps * batch, less padding
@@ -121,8 +122,9 @@ def _layer_shape(
         steps = arguments.input.shape[0]
         rows = steps * arguments.batch
     recurrent_size = module.proj_size or module.hidden_size
+    size, directions = module.hidden_size, 2 if module.bidirectional else 1
     frozen = bool(module._frozen_weights(weights))
-    return _shape(module.mode.lower(), arguments, steps, rows, module.hidden_size, recurrent_size, weights, frozen)
+    return _shape(module.mode.lower(), arguments, directions, steps, rows, size, recurrent_size, weights, frozen)
 
 
 def _cell_shape(
@@ -132,12 +134,13 @@ def _cell_shape(
     weights = module._current_weights()
     arguments = cell_arguments(module._cell, input, hx, weights)
     size, frozen = module.hidden_size, bool(module._frozen_weights(weights))
-    return _shape(module._cell, arguments, 1, arguments.batch, size, size, weights, frozen)
+    return _shape(module._cell, arguments, 1, 1, arguments.batch, size, size, weights, frozen)
 
 
 def _shape(
     cell: str,
     arguments: Arguments,
+    directions: int,
     steps: int,
     rows: int,
     hidden_size: int,
@@ -156,6 +159,7 @@ def _shape(
         torch.bfloat16 if reads_bfloat16 else dtype,
         _precision.allows_tf32(input.new_empty(0, dtype=dtype)),
         input.device,
+        directions,
         steps,
         batch,
         rows,
@@ -204,6 +208,7 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         shape.recurrent_size,
         backward,
         device=shape.device,
+        directions=shape.directions,
         rows=shape.rows,
         projected=shape.projected,
         host_sizes=shape.host_sizes,

@@ -39,7 +39,10 @@ def kernel_test(*kernels):
     return [
         *(CSRC / "cpu" / f"{name}.cpp" for name in ("dispatch", "team")),
         *map(kernels_source, kernels),
-        *(SOURCES / f"{name}.cpp" for name in ("reference", "cases", "test_reference", "test_kernels")),
+        *(
+            SOURCES / f"{name}.cpp"
+            for name in ("reference", "cases", "test_reference", "test_directions", "test_kernels")
+        ),
     ]
 
 

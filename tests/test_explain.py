@@ -71,10 +71,14 @@ def test_table(layer):
     assert str(explanation) == str(fastrnn.explain(module, torch.randn(5, 2, 4)))
 
 
-def threads_of(kernel, seq, batch, hidden):
+def plans_of(kernel, seq, batch, hidden, **more):
     layer, options = KERNELS[kernel]
-    module = getattr(fastrnn, layer)(3, hidden, **options)
-    return {row.threads for row in fastrnn.explain(module, torch.randn(seq, batch, 3)).rows}
+    module = getattr(fastrnn, layer)(3, hidden, **options | more)
+    return {(row.threads, row.reason) for row in fastrnn.explain(module, torch.randn(seq, batch, 3)).rows}
+
+
+def threads_of(*args, **kwargs):
+    return {threads for threads, _ in plans_of(*args, **kwargs)}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -87,6 +91,30 @@ def test_threads(kernel):
         assert threads_of(kernel, seq=40, batch=1, hidden=250) == {2}
     torch.set_num_threads(1)
     assert threads_of(kernel, seq=100, batch=16, hidden=100) == {1}
+
+
+OWN_DIRECTION = "each direction runs on a thread of its own"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_directions_on_their_own_threads(kernel):
+    """Where a second thread has no rows of its own, it has the other direction, whose weights must fit its cache."""
+    torch.set_num_threads(2)
+    small = {"seq": 1000, "batch": 3, "hidden": 40}
+    assert plans_of(kernel, **small, bidirectional=True) == {(1, OWN_DIRECTION)}
+    assert plans_of(kernel, seq=400, batch=1, hidden=250, bidirectional=True) == {(1, OWN_DIRECTION)}
+    assert OWN_DIRECTION not in str(plans_of(kernel, **small))
+    assert OWN_DIRECTION not in str(plans_of(kernel, seq=3, batch=2, hidden=5, bidirectional=True))
+    assert threads_of(kernel, seq=100, batch=16, hidden=100, bidirectional=True) == {2}
+    if kernel != "lstm_proj":
+        assert threads_of(kernel, seq=40, batch=1, hidden=1200, bidirectional=True) == {2}
+    torch.set_num_threads(4)
+    assert plans_of(kernel, **small, bidirectional=True) == {(1, OWN_DIRECTION)}
+    assert plans_of("lstm", seq=40, batch=1, hidden=250, bidirectional=True) == {
+        (4, "each thread runs its own hidden units, meeting at every step")
+    }
+    torch.set_num_threads(1)
+    assert OWN_DIRECTION not in str(plans_of(kernel, **small, bidirectional=True))
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -63,6 +63,15 @@ class TestEqualToPacking:
         assert_close_trees(actual, outputs_and_gradients(theirs, leaves, packed))
 
     @by_layer
+    def test_stretches_of_two_directions(self, layer, threads):
+        """Long enough to be cut, and on several threads for the directions to run at the same time."""
+        lengths = torch.tensor([200, 1000, 777])
+        ours, theirs, leaves = both(Case(layer, {"bidirectional": True}, seq=1000, batch=3, hidden_size=96))
+        actual = outputs_and_gradients(ours, leaves, with_lengths(lengths))
+        expected = outputs_and_gradients(theirs, leaves, lambda *call: packed(*call, lengths))
+        assert_close_trees(actual, expected)
+
+    @by_layer
     @pytest.mark.parametrize("dtype", (torch.int64, torch.int32, torch.int16, torch.uint8))
     def test_integer_types(self, layer, dtype):
         ours, _, leaves = both(case_of(layer))

@@ -52,6 +52,13 @@ def test_threaded(kernel, dtype, shape, layout, threads):
     check_parity(case_of(kernel, hidden, batch, seq, layout, input_size=20, bidirectional=True), dtype)
 
 
+@by_kernel
+@pytest.mark.parametrize("layout", ("batched", "packed"))
+def test_directions_on_their_own_threads(kernel, layout, threads):
+    """Each in several stretches, whose parts of the input's gradient meet midway (test_explain.py pins the path)."""
+    check_parity(case_of(kernel, 96, 3, 1000, layout, bidirectional=True), torch.float64)
+
+
 def test_thread_count_changed_midway():
     case = case_of("lstm", 128, 16, 5)
     for count in (2, 1, 3, 2):

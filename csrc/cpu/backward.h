@@ -21,21 +21,8 @@ class BackwardLoop {
   }
 
   // See CellKernels.
-  static bool run(const BackwardParams<T>& params, const Plan& plan, const Stretch& stretch, const T* after) {
-    struct Context {
-      const BackwardParams<T>& params;
-      const Plan& plan;
-      const Stretch& stretch;
-      const T* after;
-    } context{params, plan, stretch, after};
-    return run_team(
-        plan.threads,
-        [](void* pointer, Member& member) {
-          const Context& call = *static_cast<Context*>(pointer);
-          const Portion portion{call.plan, member};
-          BackwardLoop(call.params, portion, Carver<T>{call.params.scratch}).run(call.stretch, call.after);
-        },
-        &context);
+  static void run(const BackwardCall<T>& call, const Portion& portion) {
+    BackwardLoop(call.params, portion, Carver<T>{call.params.scratch}).run(call.stretch, call.after);
   }
 
  private:

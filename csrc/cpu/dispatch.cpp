@@ -48,6 +48,9 @@ constexpr int64_t kWorthATeam = 256 * 1024;
 // batch rows: at B = 8, H = 32 that is worth 1.25-1.29, dividing the units 1.10. At 1 MB (H = 256) the two are level;
 // at 4 MB (B = 16, H = 512) dividing the units is worth 1.60-1.71, the batch 1.23.
 constexpr int64_t kSharedWeightBytes = 1 << 20;
+// Recurrent weights of a direction that stay in the second-level cache of the core that runs it by itself: 2 MB, as
+// that cache has. benchmarks/threads.py compares with two layers of one direction, which divide their units.
+constexpr int64_t kOwnWeightBytes = 2 << 20;
 // Multiply-adds between two looks at the clock: a millisecond or less, against 25 ns for the look.
 constexpr int64_t kPollMacs = 4 * 1024 * 1024;
 // Rows of a whole call, steps times batch, up to which the recurrent weights are read in place. benchmarks/packing.py,
@@ -79,14 +82,18 @@ Choice choose_plan(const Workload& work) {
     return Choice{{count, split, larger(1, kPollMacs / larger(1, work.step_macs)), choose_weights(work)}, reason};
   };
   if (threads == 1) return choice(1, Split::kNone, "torch.get_num_threads() is 1");
-  if (work.steps * work.step_macs < kWorthATeam) return choice(1, Split::kNone, "too little work for a second thread");
-  if (work.batch / kRowsPerThread >= threads && work.weight_bytes <= kSharedWeightBytes) {
+  const int64_t macs = work.steps * work.step_macs;
+  const bool worth_a_team = macs >= kWorthATeam, worth_dividing = work.step_macs >= kWorthSplittingUnits;
+  if (worth_a_team && work.batch / kRowsPerThread >= threads && work.weight_bytes <= kSharedWeightBytes) {
     return choice(threads, Split::kBatch, "each thread runs its own batch rows");
   }
-  if (work.step_macs < kWorthSplittingUnits) {
-    return choice(1, Split::kNone, "too little work in a step to divide the hidden units");
-  }
   const int by_units = static_cast<int>(smaller(threads, work.panels));
+  const bool more_by_units = worth_a_team && worth_dividing && by_units > 2;
+  if (work.directions == 2 && 2 * macs >= kWorthATeam && work.weight_bytes <= kOwnWeightBytes && !more_by_units) {
+    return choice(2, Split::kDirections, "each direction runs on a thread of its own");
+  }
+  if (!worth_a_team) return choice(1, Split::kNone, "too little work for a second thread");
+  if (!worth_dividing) return choice(1, Split::kNone, "too little work in a step to divide the hidden units");
   if (by_units == 1) return choice(1, Split::kNone, "too few hidden units to divide");
   return choice(by_units, Split::kUnits, "each thread runs its own hidden units, meeting at every step");
 }

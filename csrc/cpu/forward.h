@@ -30,25 +30,12 @@ class ForwardLoop {
     Carver<T> memory{frozen};
     RecurrentWeights weights(params.dims, WeightSource::kPacked, memory);
     weights.set(params);
-    weights.prepare({0, 1, nullptr});
+    weights.prepare({0, 1, nullptr, false});
   }
 
   // See ForwardKernels.
-  static bool run(const Params& params, const Plan& plan, const Stretch& stretch) {
-    struct Context {
-      const Params& params;
-      const Plan& plan;
-      const Stretch& stretch;
-    } context{params, plan, stretch};
-    return run_team(
-        plan.threads,
-        [](void* pointer, Member& member) {
-          const Context& call = *static_cast<Context*>(pointer);
-          const Portion portion{call.plan, member};
-          ForwardLoop(call.params, portion, Carver<T>{call.params.frozen}, Carver<T>{call.params.scratch})
-              .run(call.stretch);
-        },
-        &context);
+  static void run(const ForwardCall<T, T, W>& call, const Portion& portion) {
+    ForwardLoop(call.params, portion, Carver<T>{call.params.frozen}, Carver<T>{call.params.scratch}).run(call.stretch);
   }
 
  private:

@@ -9,13 +9,13 @@
 namespace fastrnn::cpu {
 
 struct Plan;
+struct Portion;
 
-// A pass is one call or several, for one stretch after the other (in backward, the last one first) with the same
-// scratch. params.channels, in backward params.grad_channels, begins with the stretch's first row. False if the user
-// interrupted the call.
+// The time loop of a pass as one member of a team runs it (loops.h): one call or several, for one stretch after the
+// other (in backward, the last one first) with the same scratch.
 template <class T, class W = T>
 struct ForwardKernels {
-  bool (*forward)(const ForwardParams<T, T, W>& params, const Plan& plan, const Stretch& stretch);
+  void (*forward)(const ForwardCall<T, T, W>& call, const Portion& portion);
   int64_t (*forward_scratch)(const Dims& dims, const Plan& plan);
   // Writes frozen_size() values: the recurrent weights and biases, packed for ForwardParams::frozen. Reads nothing but
   // these and dims of params.
@@ -26,8 +26,7 @@ struct ForwardKernels {
 
 template <class T>
 struct CellKernels : ForwardKernels<T> {
-  // after: the gradients of the channels of step stretch.end, if there is one.
-  bool (*backward)(const BackwardParams<T>& params, const Plan& plan, const Stretch& stretch, const T* after);
+  void (*backward)(const BackwardCall<T>& call, const Portion& portion);
   int64_t (*backward_scratch)(const Dims& dims, const Plan& plan);
   int backward_tile[2];
 };

@@ -10,14 +10,15 @@ namespace fastrnn::cpu {
 
 // kBatch: each thread runs the whole sequence for its own batch rows and never waits for another.
 // kUnits: each thread owns some hidden units, keeps their weights close, and waits for the others at every step.
-enum class Split { kNone, kBatch, kUnits };
+// kDirections: each of two threads runs one direction of a layer as if it were alone.
+enum class Split { kNone, kBatch, kUnits, kDirections };
 
 // Where the time loop finds the recurrent weights: as they lie in their tensors, packed at the start of the call, or
 // packed by an earlier one (ForwardParams::frozen).
 enum class WeightSource { kInPlace, kPacked, kFrozen };
 
 struct Plan {
-  int threads;
+  int threads;  // of the team
   Split split;
   int64_t poll_every;  // steps between two looks at the clock, for Ctrl-C
   WeightSource weights;

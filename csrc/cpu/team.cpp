@@ -49,6 +49,8 @@ bool InterruptPoll::requested() {
   return interrupt_requested();
 }
 
+Member Member::alone() const { return {0, 1, state, polls}; }
+
 void Member::barrier() {
   if (count == 1) return;
   const int phase = state->phase.load(std::memory_order_relaxed);
@@ -67,7 +69,8 @@ void Member::barrier() {
 }
 
 void Member::poll(int64_t step) {
-  if (index == 0 && state->interrupt.requested()) state->last_step.store(step, std::memory_order_relaxed);
+  if (!polls || !state->interrupt.requested()) return;
+  state->last_step.store(count == 1 ? 0 : step, std::memory_order_relaxed);
 }
 
 bool Member::stopped_at(int64_t step) const { return step >= state->last_step.load(std::memory_order_relaxed); }
@@ -75,13 +78,14 @@ bool Member::stopped_at(int64_t step) const { return step >= state->last_step.lo
 bool run_team(int threads, void (*body)(void* context, Member& member), void* context) {
   TeamState state;
   if (threads <= 1) {
-    Member member{0, 1, &state};
+    Member member{0, 1, &state, true};
     body(context, member);
     return state.last_step.load() == kNever;
   }
 #pragma omp parallel num_threads(threads)
   {
-    Member member{omp_get_thread_num(), omp_get_num_threads(), &state};
+    const int index = omp_get_thread_num();
+    Member member{index, omp_get_num_threads(), &state, index == 0};
     body(context, member);
   }
   return state.last_step.load() == kNever;

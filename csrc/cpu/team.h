@@ -11,13 +11,18 @@ struct Member {
   int index;
   int count;
   TeamState* state;
+  bool polls;  // on the thread that called the op, which alone may ask Python
+
+  // The same thread, to work on something of its own and wait for nobody; what poll() finds still ends all members.
+  Member alone() const;
 
   // Waits for all members. What each wrote before is visible to all after.
   void barrier();
 
-  // Member 0 asks now and then, before the barrier that ends `step`, whether the user wants the call to end.
+  // One member asks now and then, before the barrier that ends `step`, whether the user wants the call to end.
   void poll(int64_t step);
-  // Whether to leave after `step`. Members that meet at a barrier after poll(step) all get one answer for it.
+  // Whether to leave after `step`. Members that meet at a barrier after poll(step) all get one answer for it; one that
+  // is alone may count other steps, and leaves after whichever comes next.
   bool stopped_at(int64_t step) const;
 };
 

@@ -7,6 +7,7 @@
 
 #include "../cpu/dispatch.h"
 #include "../cpu/interrupt.h"
+#include "../cpu/loops.h"
 #include "shape.h"
 
 namespace fastrnn::ops {
@@ -190,12 +191,19 @@ class CpuDevice {
   Place place_;
 };
 
-// The time loops of a call, whose directions share scratch.
-template <class T>
+// The time loops of a pass.
+template <class T, class W = T>
 class CpuLoops {
  public:
-  CpuLoops(const CpuDevice& device, const LayerArgs& args, const LayerShape& shape)
-      : device_(device), cell_(args.cell), shape_(shape) {}
+  CpuLoops(const CpuDevice& device, const LayerArgs& args, const LayerShape& shape, bool backward)
+      : device_(device),
+        kernels_(cpu::cell_kernels<T, W>(cpu::kernels(), args.cell)),
+        dims_(shape.dims),
+        plan_(plan_pass(shape, cell_facts(args.cell).gates, sizeof(T), backward, sizeof(W)).plan),
+        scratch_(static_cast<size_t>(at_once())) {}
+
+  // How many directions run() takes; those that run one after the other share what the caller makes for one.
+  int64_t at_once() const { return plan_.split == cpu::Split::kDirections ? 2 : 1; }
 
   // Short enough for what a stretch's products write to stay near the core until the time loop reads it, long enough
   // for the products to be large.
@@ -204,33 +212,25 @@ class CpuLoops {
     return cpu::larger(kStretchBytes / row_bytes, kStretchRows);
   }
 
-  template <class W>
-  void run(ForwardParams<T, T, W>& params, const Stretch& stretch) {
-    const auto& kernels = cpu::cell_kernels<T, W>(cpu::kernels(), cell_);
-    const cpu::Plan plan = plan_of(false, sizeof(W));
-    params.scratch = scratch(kernels.forward_scratch(shape_.dims, plan));
-    check_finished(kernels.forward(params, plan, stretch) && !interrupt_.requested());
-  }
-  void run(BackwardParams<T>& params, const Stretch& stretch, const T* after) {
-    const auto& kernels = cpu::cell_kernels<T>(cpu::kernels(), cell_);
-    const cpu::Plan plan = plan_of(true, sizeof(T));
-    params.scratch = scratch(kernels.backward_scratch(shape_.dims, plan));
-    check_finished(kernels.backward(params, plan, stretch, after) && !interrupt_.requested());
-  }
+  void run(std::vector<ForwardCall<T, T, W>>& calls) { run(kernels_.forward, kernels_.forward_scratch, calls); }
+  void run(std::vector<BackwardCall<T>>& calls) { run(kernels_.backward, kernels_.backward_scratch, calls); }
 
  private:
-  cpu::Plan plan_of(bool backward, int weight_size) const {
-    return plan_pass(shape_, cell_facts(cell_).gates, sizeof(T), backward, weight_size).plan;
-  }
-  T* scratch(int64_t values) {
-    if (!scratch_.defined()) scratch_ = device_.empty({values}, scalar_type_of<T>);
-    return data<T>(scratch_);
+  // Scratch is kept from stretch to stretch: each direction that runs at the same time has its own.
+  template <class Loop, class Call>
+  void run(Loop loop, int64_t (*scratch_size)(const Dims&, const cpu::Plan&), std::vector<Call>& calls) {
+    for (size_t i = 0; i < calls.size(); ++i) {
+      if (!scratch_[i].defined()) scratch_[i] = device_.empty({scratch_size(dims_, plan_)}, scalar_type_of<T>);
+      calls[i].params.scratch = data<T>(scratch_[i]);
+    }
+    check_finished(cpu::run_loops<Call>(loop, plan_, calls) && !interrupt_.requested());
   }
 
   const CpuDevice& device_;
-  const CellKind cell_;
-  const LayerShape& shape_;
-  Tensor scratch_;
+  const typename cpu::DtypeKernels<T, W>::Cell& kernels_;
+  const Dims dims_;
+  const cpu::Plan plan_;
+  std::vector<Tensor> scratch_;
   cpu::InterruptPoll interrupt_;
 };
 

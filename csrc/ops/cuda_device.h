@@ -90,40 +90,51 @@ cuda::Choice plan_pass(CellKind cell, const LayerShape& shape, bool allow_tf32, 
   return cuda::choose_plan<T>(cell, {shape.steps, shape.dims, !shape.sizes.empty(), allow_tf32}, backward);
 }
 
-// The time loops of a call.
-template <class T>
+// The time loops of a pass. The weights are of T.
+template <class T, class = T>
 class CudaLoops {
+  using A = cuda::Accumulator<T>;
+
  public:
-  CudaLoops(const CudaDevice& device, const LayerArgs& args, const LayerShape& shape)
-      : device_(device), cell_(args.cell), shape_(shape) {}
+  CudaLoops(const CudaDevice& device, const LayerArgs& args, const LayerShape& shape, bool backward)
+      : device_(device),
+        cell_(args.cell),
+        shape_(shape),
+        plan_(plan_pass<T>(args.cell, shape, device.queue().allow_tf32, backward).plan) {}
+
+  // One direction after the other: each kernel fills the GPU, if it can.
+  int64_t at_once() const { return 1; }
 
   // One stretch: the kernels run the whole sequence.
   int64_t stretch_rows(int64_t) const { return std::numeric_limits<int64_t>::max(); }
 
-  void run(cuda::Forward<T>& params, const Stretch&) const {
-    const cuda::Plan plan = plan_pass<T>(cell_, shape_, device_.queue().allow_tf32, false).plan;
-    const ProfilerRange range(name("forward", plan).c_str());
-    device_.copy(params.hy, params.hx, shape_.batch * shape_.dims.recurrent_size);
-    const Tensor scratch = device_.empty({cuda::forward_scratch<T>(cell_, shape_.dims, plan)}, scalar_type_of<T>);
-    params.scratch = data<T>(scratch);
-    cuda::run_forward(cell_, params, plan, device_.queue());
+  void run(std::vector<ForwardCall<T, A>>& calls) const {
+    const ProfilerRange range(name("forward").c_str());
+    for (auto& [params, stretch] : calls) {
+      device_.copy(params.hy, params.hx, shape_.batch * shape_.dims.recurrent_size);
+      const Tensor scratch = device_.empty({cuda::forward_scratch<T>(cell_, shape_.dims, plan_)}, scalar_type_of<T>);
+      params.scratch = data<T>(scratch);
+      cuda::run_forward(cell_, params, plan_, device_.queue());
+    }
   }
-  void run(cuda::Backward<T>& params, const Stretch&, const T*) const {
-    const cuda::Plan plan = plan_pass<T>(cell_, shape_, device_.queue().allow_tf32, true).plan;
-    const ProfilerRange range(name("backward", plan).c_str());
-    const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, shape_.dims, plan)}, scalar_type_of<T>);
-    params.scratch = data<T>(scratch);
-    cuda::run_backward(cell_, params, plan, device_.queue());
+  void run(std::vector<BackwardCall<T, A>>& calls) const {
+    const ProfilerRange range(name("backward").c_str());
+    for (auto& [params, stretch, after] : calls) {
+      const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, shape_.dims, plan_)}, scalar_type_of<T>);
+      params.scratch = data<T>(scratch);
+      cuda::run_backward(cell_, params, plan_, device_.queue());
+    }
   }
 
  private:
-  static std::string name(const char* pass, const cuda::Plan& plan) {
-    return std::string("fastrnn::") + pass + (plan.path == cuda::Path::kPersistent ? " persistent" : " streamed");
+  std::string name(const char* pass) const {
+    return std::string("fastrnn::") + pass + (plan_.path == cuda::Path::kPersistent ? " persistent" : " streamed");
   }
 
   const CudaDevice& device_;
   const CellKind cell_;
   const LayerShape& shape_;
+  const cuda::Plan plan_;
 };
 
 }  // namespace fastrnn::ops

@@ -47,7 +47,7 @@ void widen_biases(std::vector<Tensor>& weights) {
 LayerOutputs forward_with_bf16_weights(LayerArgs args) {
   const auto pass = [&](const CpuDevice& device, const LayerShape& shape, auto) {
     widen_biases(args.weights);
-    return run_forward<float, CpuLoops, cpu::Bf16>(device, args, shape, false);
+    return ForwardPass<float, cpu::Bf16, CpuDevice, CpuLoops>(device, args, shape, false).run();
   };
   return on_cpu(args, pass, true);
 }
@@ -63,8 +63,8 @@ cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool
   const int64_t rows_a_step = shape.steps > 0 ? cpu::ceil_div(shape.rows, shape.steps) : 0;
   // torch's count, not OpenMP's: in a new Python thread OpenMP does not know of torch.set_num_threads yet.
   const int threads = static_cast<int>(torch::stable::get_num_threads());
-  return cpu::choose_plan({threads, shape.steps, shape.batch, rows_a_step * weights, weights * weight_size, panels,
-                           backward, shape.frozen});
+  return cpu::choose_plan({threads, shape.directions, shape.steps, shape.batch, rows_a_step * weights,
+                           weights * weight_size, panels, backward, shape.frozen});
 }
 
 Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional) {
@@ -101,7 +101,8 @@ Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool 
 LayerOutputs CpuLayer::forward(const LayerArgs& args, bool keep) {
   if (!keep && has_bf16_weights(args)) return forward_with_bf16_weights(args);
   return on_cpu(args, [&](const CpuDevice& device, const LayerShape& shape, auto type) {
-    return run_forward<decltype(type), CpuLoops>(device, args, shape, keep);
+    using T = decltype(type);
+    return ForwardPass<T, T, CpuDevice, CpuLoops>(device, args, shape, keep).run();
   });
 }
 

@@ -28,7 +28,8 @@ auto on_gpu(const LayerArgs& args, const Pass& pass) {
 
 LayerOutputs CudaLayer::forward(const LayerArgs& args, bool keep) {
   return on_gpu(args, [&](const CudaDevice& device, const LayerShape& shape, auto type) {
-    return run_forward<decltype(type), CudaLoops>(device, args, shape, keep);
+    using T = decltype(type);
+    return ForwardPass<T, T, CudaDevice, CudaLoops>(device, args, shape, keep).run();
   });
 }
 

@@ -1,12 +1,12 @@
 // The two passes of a layer, on whatever device: the large products that all steps share, around the time loop.
 //
-// Device (CpuDevice, CudaDevice) makes tensors and workspaces, moves memory and multiplies; Loops<T> (CpuLoops,
-// CudaLoops) runs the time loop of a direction, stretch by stretch, and says how long a stretch should be;
+// Device (CpuDevice, CudaDevice) makes tensors and workspaces, moves memory and multiplies; Loops<T, W> (CpuLoops,
+// CudaLoops) runs the time loops, stretch by stretch, and says how long a stretch should be and how many directions run
+// at once;
 // Device::Accumulator<T> is A of params.h.
 #pragma once
 
-#include <algorithm>
-
+#include "stretches.h"
 #include "weight_grads.h"
 
 namespace fastrnn::ops {
@@ -49,104 +49,117 @@ ReserveLayout reserve_layout(const LayerArgs& args, const LayerShape& shape) {
           sizeof(typename Device::template Accumulator<T>) / sizeof(T)};
 }
 
-// The steps of a direction, cut where about `rows` rows of data are together.
-inline std::vector<Stretch> stretches(const Steps& steps, int64_t total, int64_t rows) {
-  const int64_t count = total / rows > 1 ? total / rows : 1;
-  std::vector<Stretch> all;
-  int64_t begin = 0, done = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    int64_t end = begin, in_stretch = 0;
-    while (end < steps.steps && (i == count - 1 || done + in_stretch < total * (i + 1) / count)) {
-      in_stretch += steps.stored_rows(end++);
-    }
-    if (end == begin && i > 0) continue;
-    const int64_t first = steps.reverse ? total - done - in_stretch : done;
-    all.push_back({begin, end, first, first + in_stretch});
-    begin = end;
-    done += in_stretch;
-  }
-  return all;
-}
-
-// Those of each direction.
-inline std::vector<std::vector<Stretch>> all_stretches(const LayerShape& shape, int64_t rows) {
-  std::vector<std::vector<Stretch>> all;
-  for (int64_t d = 0; d < shape.directions; ++d) all.push_back(stretches(shape.direction(d), shape.rows, rows));
-  return all;
-}
-
-inline int64_t most_rows(const std::vector<std::vector<Stretch>>& all) {
-  int64_t most = 0;
-  for (const std::vector<Stretch>& direction : all) {
-    for (const Stretch& stretch : direction) most = std::max(most, stretch.end_row - stretch.first_row);
-  }
-  return most;
-}
-
-// W is the type of the weights' matrices.
-template <class T, template <class> class Loops, class W = T, class Device>
-LayerOutputs run_forward(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep) {
+// Forward of one layer: a large product with the input, then the time loop, stretch by stretch. W is the type of the
+// weights' matrices.
+template <class T, class W, class Device, template <class, class> class Loops>
+class ForwardPass {
   using A = typename Device::template Accumulator<T>;
-  const CellFacts& facts = cell_facts(args.cell);
-  const int64_t hidden = shape.dims.hidden_size, recurrent = shape.dims.recurrent_size;
-  const int64_t state = shape.batch * recurrent, cell_state = shape.batch * hidden;
-  const ReserveLayout layout = reserve_layout<T, Device>(args, shape);
-  const Tensor input = device.dense(args.input), hx = device.dense(args.hx);
-  const std::vector<Tensor> weights = all_dense(device, args.weights);
+  using Call = ForwardCall<T, A, W>;
 
-  LayerOutputs out{device.empty(sizes_like(input, shape.directions * recurrent), shape.dtype),
-                   device.empty(shape.state_sizes(recurrent), shape.dtype),
-                   {},
-                   {}};
-  if (keep) out.reserve = device.empty({shape.directions * layout.size()}, shape.dtype);
-  std::optional<Tensor> cell;
-  if (args.cx) cell = copy_or_zeros<T, A>(device, args.cx, shape.state_sizes(hidden));
-  if (shape.padded_ragged) device.zero(data<T>(out.output), out.output.numel());
+ public:
+  ForwardPass(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep)
+      : device_(device),
+        shape_(shape),
+        facts_(cell_facts(args.cell)),
+        layout_(reserve_layout<T, Device>(args, shape)),
+        hidden_(shape.dims.hidden_size),
+        recurrent_(shape.dims.recurrent_size),
+        keep_(keep),
+        keep_channels_(keep && facts_.keeps_channels),
+        gate_columns_(facts_.gates * hidden_),
+        channel_columns_(keep_channels_ ? facts_.channels * hidden_ : gate_columns_),
+        input_(device.dense(args.input)),
+        hx_(device.dense(args.hx)),
+        weights_(all_dense(device, args.weights)),
+        loops_(device, args, shape, false),
+        stretches_(shape, loops_.stretch_rows(channel_columns_)),
+        frozen_(args.frozen),
+        projections_(device, keep_channels_ ? 0 : loops_.at_once() * stretches_.most_rows() * channel_columns_),
+        output_(device.empty(sizes_like(input_, shape.directions * recurrent_), shape.dtype)),
+        hy_(device.empty(shape.state_sizes(recurrent_), shape.dtype)) {
+    if (args.cx) cell_ = copy_or_zeros<T, A>(device, args.cx, shape.state_sizes(hidden_));
+    if (keep) reserve_ = device.empty({shape.directions * layout_.size()}, shape.dtype);
+    if (shape.padded_ragged) device.zero(data<T>(output_), output_.numel());
+  }
 
-  const int64_t gate_columns = facts.gates * hidden;
-  const bool keep_channels = keep && facts.keeps_channels;
-  const int64_t channel_columns = keep_channels ? facts.channels * hidden : gate_columns;
-  Loops<T> loops(device, args, shape);
-  const std::vector<std::vector<Stretch>> all = all_stretches(shape, loops.stretch_rows(channel_columns));
-  // Of one stretch, where no reserve takes them.
-  const typename Device::template Workspace<T> projections(device,
-                                                           keep_channels ? 0 : most_rows(all) * channel_columns);
+  LayerOutputs run() {
+    for (int64_t d = 0; d < shape_.directions; d += loops_.at_once()) run_from(d);
+    LayerOutputs out{output_, hy_, {}, reserve_};
+    if (cell_) out.cy = converted(*cell_, shape_.dtype);
+    return out;
+  }
 
-  for (int64_t d = 0; d < shape.directions; ++d) {
-    const Weights<T, W> w(weights, shape, d);
-    T* reserve = keep ? data<T>(*out.reserve) + d * layout.size() : nullptr;
-    ForwardParams<T, A, W> params{};
-    params.steps = shape.direction(d);
-    params.dims = shape.dims;
-    params.channel_stride = channel_columns;
-    params.keep = keep;
-    w.set(params);
-    params.frozen = args.frozen ? data<T>(*args.frozen) + d * (args.frozen->numel() / shape.directions) : nullptr;
-    params.hx = data<const T>(hx) + d * state;
-    params.output = data<T>(out.output) + d * recurrent;
-    params.output_stride = shape.directions * recurrent;
-    params.hy = data<T>(out.hy) + d * state;
-    params.cell = cell ? data<A>(*cell) + d * cell_state : nullptr;
-    params.cells = keep && facts.has_cell_state ? reinterpret_cast<A*>(reserve + layout.channels) : nullptr;
-    for (const Stretch& stretch : all[static_cast<size_t>(d)]) {
-      const int64_t first = stretch.first_row, rows = stretch.end_row - first;
-      params.channels = keep_channels ? reserve + first * channel_columns : projections.data();
-      device.multiply(
-          Matrix<T>{params.channels, rows, gate_columns, channel_columns},
-          Matrix<const T>{data<const T>(input) + first * shape.input_size, rows, shape.input_size, shape.input_size},
-          Matrix<const W>{w.w_ih, gate_columns, shape.input_size, shape.input_size}.transposed());
-      loops.run(params, stretch);
+ private:
+  // The directions that run at the same time, from the first of them on.
+  void run_from(int64_t first) {
+    std::vector<Call> calls;
+    for (int64_t d = first; d < first + loops_.at_once(); ++d) calls.push_back({time_loop(d), {}});
+    for (size_t i = 0; i < stretches_.count(); ++i) {
+      for (size_t k = 0; k < calls.size(); ++k) {
+        const int64_t d = first + static_cast<int64_t>(k);
+        calls[k].stretch = stretches_.of(d)[i];
+        multiply_input(d, calls[k]);
+      }
+      loops_.run(calls);
     }
   }
-  if (cell) out.cy = converted(*cell, shape.dtype);
-  return out;
-}
+
+  void multiply_input(int64_t d, Call& call) const {
+    const int64_t first = call.stretch.first_row, rows = call.stretch.end_row - first, size = shape_.input_size;
+    const int64_t slot = d % loops_.at_once();
+    call.params.channels = keep_channels_ ? reserve(d) + first * channel_columns_
+                                          : projections_.data() + slot * stretches_.most_rows() * channel_columns_;
+    device_.multiply(Matrix<T>{call.params.channels, rows, gate_columns_, channel_columns_},
+                     Matrix<const T>{data<const T>(input_) + first * size, rows, size, size},
+                     Matrix<const W>{Weights<T, W>(weights_, shape_, d).w_ih, gate_columns_, size, size}.transposed());
+  }
+
+  ForwardParams<T, A, W> time_loop(int64_t d) const {
+    const Weights<T, W> w(weights_, shape_, d);
+    const int64_t state = shape_.batch * recurrent_, cell_state = shape_.batch * hidden_;
+    ForwardParams<T, A, W> params{};
+    params.steps = shape_.direction(d);
+    params.dims = shape_.dims;
+    params.channel_stride = channel_columns_;
+    params.keep = keep_;
+    w.set(params);
+    params.frozen = frozen_ ? data<T>(*frozen_) + d * (frozen_->numel() / shape_.directions) : nullptr;
+    params.hx = data<const T>(hx_) + d * state;
+    params.output = data<T>(output_) + d * recurrent_;
+    params.output_stride = shape_.directions * recurrent_;
+    params.hy = data<T>(hy_) + d * state;
+    params.cell = cell_ ? data<A>(*cell_) + d * cell_state : nullptr;
+    params.cells = keep_ && facts_.has_cell_state ? reinterpret_cast<A*>(reserve(d) + layout_.channels) : nullptr;
+    return params;
+  }
+
+  // Of a direction; only if something is kept.
+  T* reserve(int64_t d) const { return data<T>(*reserve_) + d * layout_.size(); }
+
+  const Device& device_;
+  const LayerShape& shape_;
+  const CellFacts& facts_;
+  const ReserveLayout layout_;
+  const int64_t hidden_, recurrent_;
+  const bool keep_, keep_channels_;
+  const int64_t gate_columns_, channel_columns_;
+  const Tensor input_, hx_;
+  const std::vector<Tensor> weights_;
+  Loops<T, W> loops_;
+  const Stretches stretches_;
+  const std::optional<Tensor> frozen_;
+  // Of one stretch of each direction that runs at the same time, where no reserve takes them.
+  const typename Device::template Workspace<T> projections_;
+  const Tensor output_, hy_;
+  std::optional<Tensor> cell_, reserve_;
+};
 
 // Backward of one layer: the time loop of each direction, then one large product for each gradient that all steps
 // share.
-template <class T, class Device, template <class> class Loops>
+template <class T, class Device, template <class, class> class Loops>
 class BackwardPass {
   using A = typename Device::template Accumulator<T>;
+  using Call = BackwardCall<T, A>;
 
  public:
   BackwardPass(const Device& device, const LayerArgs& args, const LayerShape& shape, const LayerGrads& grads,
@@ -164,12 +177,13 @@ class BackwardPass {
         weights_(all_dense(device, args.weights)),
         output_(output),
         reserve_(reserve),
-        loops_(device, args, shape),
-        stretches_(all_stretches(shape, loops_.stretch_rows(channel_columns_))) {
+        loops_(device, args, shape, true),
+        stretches_(shape, loops_.stretch_rows(channel_columns_)),
+        halves_(stretches_.count() > 1 ? 2 : 1),
+        block_written_(stretches_.count(), false) {
     check_saved();
-    int64_t halves = 1;
-    for (const std::vector<Stretch>& direction : stretches_) halves = direction.size() > 1 ? 2 : halves;
-    grad_channels_ = device.empty({halves * most_rows(stretches_) * channel_columns_}, shape.dtype);
+    grad_channels_ =
+        device.empty({loops_.at_once() * halves_ * stretches_.most_rows() * channel_columns_}, shape.dtype);
     if (args.cx) cx_ = converted(device.dense(*args.cx), scalar_type_of<A>);
     if (grads.output) {
       grad_output_ = device.dense(*grads.output);
@@ -179,8 +193,8 @@ class BackwardPass {
     grad_h_ = copy_or_zeros<T, A>(device, grads.hy, shape.state_sizes(recurrent_));
     if (args.cx) grad_c_ = copy_or_zeros<T, A>(device, grads.cy, shape.state_sizes(hidden_));
     if (shape.dims.projected) {
-      grad_projected_ = device.empty({shape.rows * recurrent_}, shape.dtype);
-      unprojected_ = device.empty({shape.rows * hidden_}, shape.dtype);
+      grad_projected_ = device.empty({loops_.at_once(), shape.rows * recurrent_}, shape.dtype);
+      unprojected_ = device.empty({loops_.at_once(), shape.rows * hidden_}, shape.dtype);
     }
   }
 
@@ -188,7 +202,7 @@ class BackwardPass {
     LayerInputGrads result;
     result.input =
         device_.empty(request.input ? sizes_like(input_, shape_.input_size) : std::vector<int64_t>{0}, shape_.dtype);
-    for (int64_t d = 0; d < shape_.directions; ++d) run_direction(d, request, result);
+    for (int64_t d = 0; d < shape_.directions; d += loops_.at_once()) run_from(d, request, result);
     result.hx = converted(grad_h_, shape_.dtype);
     if (grad_c_) result.cx = converted(*grad_c_, shape_.dtype);
     return result;
@@ -204,44 +218,53 @@ class BackwardPass {
                     "fastrnn: reserve is not what forward returned");
   }
 
-  // Stretch by stretch, the last one first: the time loop, then the products with what it wrote. It writes into one
-  // half of grad_channels_ while it reads from the other how the stretch before ended.
-  void run_direction(int64_t d, const GradRequest& request, LayerInputGrads& result) {
-    const std::vector<Stretch>& all = stretches_[static_cast<size_t>(d)];
-    const int64_t half = grad_channels_.numel() / 2;
-    BackwardParams<T, A> params = time_loop(d);
-    WeightGrads<T, Device> weight_grads(device_, shape_, facts_, record(d), request, all);
-    const T* after = nullptr;
-    for (size_t i = all.size(); i-- > 0;) {
-      const Stretch& stretch = all[i];
-      params.grad_channels = data<T>(grad_channels_) + (i % 2 == 0 ? 0 : half);
-      // The kernels write no row that did not run, and the products read them all.
-      const int64_t rows = stretch.end_row - stretch.first_row;
-      if (shape_.padded_ragged) device_.zero(params.grad_channels, rows * channel_columns_);
-      loops_.run(params, stretch, after);
-      if (request.input) add_input_grad(d, stretch, params.grad_channels, result);
-      weight_grads.add(i, params.grad_channels);
-      after = params.grad_channels + (params.steps.offset(stretch.begin) - stretch.first_row) * channel_columns_;
+  // The directions that run at the same time, from the first of them on. Stretch by stretch, the last one first: the
+  // time loops, then the products with what they wrote.
+  void run_from(int64_t first, const GradRequest& request, LayerInputGrads& result) {
+    std::vector<Call> calls;
+    std::vector<WeightGrads<T, Device>> weight_grads;
+    for (int64_t d = first; d < first + loops_.at_once(); ++d) {
+      calls.push_back({time_loop(d), {}, nullptr});
+      weight_grads.emplace_back(device_, shape_, facts_, record(calls.back().params), request, stretches_.of(d));
     }
-    weight_grads.append_to(result.weights);
+    for (size_t i = stretches_.count(); i-- > 0;) {
+      for (size_t k = 0; k < calls.size(); ++k) prepare(first + static_cast<int64_t>(k), i, calls[k]);
+      loops_.run(calls);
+      for (size_t k = 0; k < calls.size(); ++k) {
+        auto& [params, stretch, after] = calls[k];
+        if (request.input) add_input_grad(first + static_cast<int64_t>(k), i, calls[k], result);
+        weight_grads[k].add(i, params.grad_channels);
+        after = params.grad_channels + (params.steps.offset(stretch.begin) - stretch.first_row) * channel_columns_;
+      }
+    }
+    for (const WeightGrads<T, Device>& grads : weight_grads) grads.append_to(result.weights);
   }
 
-  void add_input_grad(int64_t d, const Stretch& stretch, const T* grad_channels, LayerInputGrads& result) {
+  // The time loop writes into one half of the direction's grad_channels_ while it reads from the other how the stretch
+  // before ended.
+  void prepare(int64_t d, size_t i, Call& call) const {
+    const int64_t half_size = stretches_.most_rows() * channel_columns_;
+    const int64_t half = slot(d) * halves_ + static_cast<int64_t>(i % 2);
+    call.stretch = stretches_.of(d)[i];
+    call.params.grad_channels = data<T>(grad_channels_) + half * half_size;
+    // The kernels write no row that did not run, and the products read them all.
+    const int64_t rows = call.stretch.end_row - call.stretch.first_row;
+    if (shape_.padded_ragged) device_.zero(call.params.grad_channels, rows * channel_columns_);
+  }
+
+  void add_input_grad(int64_t d, size_t i, const Call& call, LayerInputGrads& result) {
     const Weights<T> w(weights_, shape_, d);
-    const int64_t size = shape_.input_size, rows = stretch.end_row - stretch.first_row;
-    device_.multiply(Matrix<T>{data<T>(result.input) + stretch.first_row * size, rows, size, size},
-                     Matrix<const T>{grad_channels, rows, gate_columns_, channel_columns_},
-                     Matrix<const T>{w.w_ih, gate_columns_, size, size}, d > 0);
+    const int64_t size = shape_.input_size, rows = call.stretch.end_row - call.stretch.first_row;
+    const size_t block = stretches_.block(d, i);
+    device_.multiply(Matrix<T>{data<T>(result.input) + call.stretch.first_row * size, rows, size, size},
+                     Matrix<const T>{call.params.grad_channels, rows, gate_columns_, channel_columns_},
+                     Matrix<const T>{w.w_ih, gate_columns_, size, size}, block_written_[block]);
+    block_written_[block] = true;
   }
 
   BackwardParams<T, A> time_loop(int64_t d) {
     const Weights<T> w(weights_, shape_, d);
     const int64_t state = shape_.batch * recurrent_, cell_state = shape_.batch * hidden_;
-    if (shape_.padded_ragged) {
-      for (const Tensor& tensor : {grad_projected_, unprojected_}) {
-        if (tensor.defined()) device_.zero(data<T>(tensor), tensor.numel());
-      }
-    }
     const T* reserve = data<const T>(reserve_) + d * layout_.size();
     BackwardParams<T, A> params{};
     params.steps = shape_.direction(d);
@@ -259,22 +282,23 @@ class BackwardPass {
     params.grad_h = data<A>(grad_h_) + d * state;
     params.grad_c = grad_c_ ? data<A>(*grad_c_) + d * cell_state : nullptr;
     if (shape_.dims.projected) {
-      params.grad_projected = data<T>(grad_projected_);
-      params.hidden = data<T>(unprojected_);
+      params.grad_projected = data<T>(grad_projected_) + slot(d) * shape_.rows * recurrent_;
+      params.hidden = data<T>(unprojected_) + slot(d) * shape_.rows * hidden_;
+      if (shape_.padded_ragged) {
+        device_.zero(params.grad_projected, shape_.rows * recurrent_);
+        device_.zero(params.hidden, shape_.rows * hidden_);
+      }
     }
     return params;
   }
 
-  DirectionRecord<T> record(int64_t d) const {
-    const bool projected = shape_.dims.projected;
-    return {shape_.direction(d),
-            projected ? data<const T>(grad_projected_) : nullptr,
-            projected ? data<const T>(unprojected_) : nullptr,
-            data<const T>(input_),
-            data<const T>(output_) + d * recurrent_,
-            shape_.directions * recurrent_,
-            data<const T>(hx_) + d * shape_.batch * recurrent_};
+  DirectionRecord<T> record(const BackwardParams<T, A>& params) const {
+    return {params.steps,  params.grad_projected, params.hidden, data<const T>(input_),
+            params.output, params.output_stride,  params.hx};
   }
+
+  // Which of the buffers made for each direction that runs at the same time is this one's.
+  int64_t slot(int64_t d) const { return d % loops_.at_once(); }
 
   const Device& device_;
   const LayerShape& shape_;
@@ -284,8 +308,10 @@ class BackwardPass {
   const Tensor input_, hx_;
   const std::vector<Tensor> weights_;
   const Tensor output_, reserve_;
-  Loops<T> loops_;
-  const std::vector<std::vector<Stretch>> stretches_;  // of each direction
+  Loops<T, T> loops_;
+  const Stretches stretches_;
+  const int64_t halves_;
+  std::vector<bool> block_written_;  // the gradient of the input, by one direction
   std::optional<Tensor> cx_, grad_output_, grad_c_;
   Tensor grad_h_, grad_channels_, grad_projected_, unprojected_;
 };

@@ -14,8 +14,10 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/interrupt.h"
+#include "cpu/loops.h"
 #include "guarded.h"
 #include "kernel_run.h"
+#include "test_directions.h"
 #include "test_reference.h"
 
 #pragma weak __sanitizer_set_death_callback  // null where no sanitizer is linked
@@ -37,6 +39,11 @@ const Coverage kCoverage{{Shape::kDense, Shape::kPacked, Shape::kPadded},
                          {1, 2, 5},
                          true,
                          true};
+
+template <class Call>
+void run_one(void (*loop)(const Call&, const cpu::Portion&), const cpu::Plan& plan, const Call& call) {
+  if (!cpu::run_loops<Call>(loop, plan, {&call, 1})) throw std::runtime_error("interrupted, by nobody");
+}
 
 // The kernels of one instruction set, on threads.
 template <class T>
@@ -72,10 +79,10 @@ struct Cpu {
   void run(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) const {
     const Frozen frozen(cell(drawn), params, plan);
     for (const Stretch& stretch : two_stretches(drawn, params.steps)) {
-      ForwardParams<T> part = params;
-      part.frozen = frozen.values.data();
-      part.channels += stretch.first_row * params.channel_stride;
-      if (!cell(drawn).forward(part, plan, stretch)) throw std::runtime_error("interrupted, by nobody");
+      ForwardCall<T> call{params, stretch};
+      call.params.frozen = frozen.values.data();
+      call.params.channels += stretch.first_row * params.channel_stride;
+      run_one(cell(drawn).forward, plan, call);
     }
   }
   void run(const Case& drawn, const BackwardParams<T>& params, const Plan& plan) const {
@@ -83,9 +90,9 @@ struct Cpu {
     const std::vector<Stretch> stretches = two_stretches(drawn, params.steps);
     const T* after = nullptr;
     for (size_t i = stretches.size(); i-- > 0;) {
-      BackwardParams<T> part = params;
-      part.grad_channels += stretches[i].first_row * columns;
-      if (!cell(drawn).backward(part, plan, stretches[i], after)) throw std::runtime_error("interrupted, by nobody");
+      BackwardCall<T> call{params, stretches[i], after};
+      call.params.grad_channels += stretches[i].first_row * columns;
+      run_one(cell(drawn).backward, plan, call);
       after = params.grad_channels + params.steps.offset(stretches[i].begin) * columns;
     }
   }
@@ -143,8 +150,7 @@ struct CpuOnBf16 : Cpu<float> {
                                                   p.scratch,   nullptr};
     const Frozen frozen(cell(drawn), narrow, plan);
     narrow.frozen = frozen.values.data();
-    const Stretch whole{0, p.steps.steps, 0, 0};
-    if (!cell(drawn).forward(narrow, plan, whole)) throw std::runtime_error("interrupted, by nobody");
+    run_one(cell(drawn).forward, plan, {narrow, {0, p.steps.steps, 0, 0}});
   }
 
  private:
@@ -203,39 +209,68 @@ size_t test_cases(const cpu::Kernels& kernels, const Options& options, Report& r
   return run;
 }
 
-// A call of seconds that someone wants to end: it returns, with every thread, and says so. To be long without being
-// large, its steps lie in two rows by turns: a step reads the row of its neighbour while it writes its own.
+// A call of seconds that someone wants to end. To be long without being large, its steps lie in two rows by turns: a
+// step reads the row of its neighbour while it writes its own.
+class LongCall {
+ public:
+  explicit LongCall(const cpu::CellKernels<float>& cell) : cell_(cell) {
+    for (int64_t t = 0; t < kSteps; ++t) offsets_.push_back(t % 2);
+    ForwardParams<float>& p = forward.params;
+    BackwardParams<float>& q = backward.params;
+    p.steps = q.steps = {kSteps, 1, sizes_.data(), offsets_.data(), false};
+    p.dims = q.dims = {1, kHidden, kHidden, false};
+    p.w_hh = q.w_hh = weights_.data();
+    p.hx = q.hx = hx_.data();
+    p.channels = q.grad_channels = channels_.data();
+    p.output = output_.data();
+    q.output = output_.data();
+    p.hy = q.grad_h = state_.data();
+    p.channel_stride = p.output_stride = q.output_stride = kHidden;
+    forward.stretch = backward.stretch = {0, kSteps, 0, 2};
+  }
+
+  void make_scratch(const cpu::Plan& plan) {
+    const Dims& dims = forward.params.dims;
+    scratch_.resize(
+        static_cast<size_t>(std::max(cell_.forward_scratch(dims, plan), cell_.backward_scratch(dims, plan))));
+    forward.params.scratch = backward.params.scratch = scratch_.data();
+  }
+
+  ForwardCall<float> forward{};
+  BackwardCall<float> backward{};
+
+ private:
+  static constexpr int64_t kSteps = 1000000, kHidden = 64;
+
+  const cpu::CellKernels<float>& cell_;
+  const std::vector<int64_t> sizes_ = std::vector<int64_t>(kSteps, 1);
+  std::vector<int64_t> offsets_;
+  const std::vector<float> weights_ = std::vector<float>(kHidden * kHidden), hx_ = std::vector<float>(kHidden);
+  std::vector<float> channels_ = std::vector<float>(2 * kHidden), output_ = channels_, state_ = hx_, scratch_;
+};
+
+// It returns, with every thread, and says so.
 void test_interruption(const cpu::Kernels& kernels, Report& report) {
-  constexpr int64_t kSteps = 1000000, kHidden = 64;
-  const Dims dims{1, kHidden, kHidden, false};
+  using cpu::Split;
   const cpu::CellKernels<float>& cell = cpu::cell_kernels<float>(kernels, CellKind::kRnnTanh);
-  const std::vector<int64_t> sizes(kSteps, 1);
-  std::vector<int64_t> offsets;
-  for (int64_t t = 0; t < kSteps; ++t) offsets.push_back(t % 2);
-  const std::vector<float> weights(kHidden * kHidden), hx(kHidden);
-  std::vector<float> channels(2 * kHidden), output(2 * kHidden), state(kHidden), scratch;
-  ForwardParams<float> forward{};
-  BackwardParams<float> backward{};
-  forward.steps = backward.steps = {kSteps, 1, sizes.data(), offsets.data(), false};
-  forward.dims = backward.dims = dims;
-  forward.w_hh = backward.w_hh = weights.data();
-  forward.hx = backward.hx = hx.data();
-  forward.channels = backward.grad_channels = channels.data();
-  forward.output = output.data();
-  backward.output = output.data();
-  forward.hy = backward.grad_h = state.data();
-  forward.channel_stride = forward.output_stride = backward.output_stride = kHidden;
-  const Stretch whole{0, kSteps, 0, 2};
+  LongCall first(cell), second(cell);
   current_call = "an interrupted call";
   cpu::interrupt_requested = [] { return true; };
   constexpr auto kPacked = cpu::WeightSource::kPacked, kInPlace = cpu::WeightSource::kInPlace;
-  for (const cpu::Plan& plan :
-       {cpu::Plan{1, cpu::Split::kNone, 4, kPacked}, cpu::Plan{3, cpu::Split::kBatch, 4, kInPlace},
-        cpu::Plan{3, cpu::Split::kUnits, 4, kPacked}}) {
-    scratch.resize(static_cast<size_t>(std::max(cell.forward_scratch(dims, plan), cell.backward_scratch(dims, plan))));
-    forward.scratch = backward.scratch = scratch.data();
-    if (cell.forward(forward, plan, whole)) report.fail("forward went on after an interruption");
-    if (cell.backward(backward, plan, whole, nullptr)) report.fail("backward went on after an interruption");
+  for (const cpu::Plan& plan : {cpu::Plan{1, Split::kNone, 4, kPacked}, cpu::Plan{3, Split::kBatch, 4, kInPlace},
+                                cpu::Plan{3, Split::kUnits, 4, kPacked}, cpu::Plan{2, Split::kDirections, 4, kPacked},
+                                cpu::Plan{1, Split::kDirections, 4, kInPlace}}) {
+    first.make_scratch(plan);
+    second.make_scratch(plan);
+    const ForwardCall<float> forward[] = {first.forward, second.forward};
+    const BackwardCall<float> backward[] = {first.backward, second.backward};
+    const size_t count = plan.split == Split::kDirections ? 2 : 1;
+    if (cpu::run_loops<ForwardCall<float>>(cell.forward, plan, {forward, count})) {
+      report.fail("forward went on after an interruption");
+    }
+    if (cpu::run_loops<BackwardCall<float>>(cell.backward, plan, {backward, count})) {
+      report.fail("backward went on after an interruption");
+    }
   }
   cpu::interrupt_requested = nullptr;
 }
@@ -279,6 +314,7 @@ int main(int count, char** words) {
   Report report;
   test_reference(report);
   test_facts(report);
+  test_directions(kernels, options.seed, report);
   size_t cases = test_cases<float>(kernels, options, report);
   std::printf("%s f32: largest error %.2f of the bound\n", kernels.isa, report.largest_error());
   Report f64_report;

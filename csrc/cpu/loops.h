@@ -1,0 +1,36 @@
+// The team that runs the time loops of a call. Not for kernel files, which hold what each member runs.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "plan.h"
+
+namespace fastrnn::cpu {
+
+// Runs loop, of ForwardKernels or CellKernels, on calls: on all directions at once under Split::kDirections, else on
+// one after the other. False if the user interrupted them.
+template <class Call>
+bool run_loops(void (*loop)(const Call&, const Portion&), const Plan& plan, std::span<const Call> calls) {
+  struct Context {
+    void (*loop)(const Call&, const Portion&);
+    const Plan& plan;
+    std::span<const Call> calls;
+  } context{loop, plan, calls};
+  const auto together = [](void* pointer, Member& member) {
+    const Context& c = *static_cast<Context*>(pointer);
+    for (const Call& call : c.calls) c.loop(call, {c.plan, member});
+  };
+  // OpenMP may grant one thread, which then runs both.
+  const auto apart = [](void* pointer, Member& member) {
+    const Context& c = *static_cast<Context*>(pointer);
+    Member alone = member.alone();
+    for (size_t i = static_cast<size_t>(member.index); i < c.calls.size(); i += static_cast<size_t>(member.count)) {
+      c.loop(c.calls[i], {c.plan, alone});
+    }
+  };
+  if (plan.split == Split::kDirections) return run_team(plan.threads, apart, &context);
+  return run_team(plan.threads, together, &context);
+}
+
+}  // namespace fastrnn::cpu
