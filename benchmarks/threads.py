@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 from paired import compare
@@ -15,31 +16,62 @@ SHAPES = [
     *((50, batch, hidden) for batch in (4, 8, 16, 64) for hidden in (32, 64, 128, 256, 512)),
     *((steps, 8, 32) for steps in (1, 4, 8, 16, 32)),
 ]
+# Of bidirectional layers: where a direction has too little work for two threads, then around the cache's size.
+BIDIRECTIONAL_SHAPES = [
+    *((50, 1, hidden) for hidden in (16, 24, 32, 48, 64, 96, 128, 192, 256, 288, 320, 360, 400, 512)),
+    *((50, batch, hidden) for batch in (4, 7, 16) for hidden in (32, 64, 128, 256, 320, 360)),
+]
+
+
+def worth(call: Callable[[], object], threads: int, seconds: float) -> str:
+    """One thread's time over that of several."""
+
+    def run(threads: int) -> None:
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            call()
+
+    result = compare(lambda: run(threads), lambda: run(1), seconds)
+    torch.set_num_threads(threads)
+    return f"{result.ratio:5.2f} ({result.low:.2f}-{result.high:.2f})"
+
+
+def one_direction(threads: int, seconds: float) -> None:
+    print("   T    B     H   multiply-adds a step   in all        one thread / several (quartiles)   plan")
+    for steps, batch, hidden in SHAPES:
+        layer, input = fastrnn.LSTM(hidden, hidden), torch.randn(steps, batch, hidden)
+        ratio = worth(lambda layer=layer, input=input: layer(input), threads, seconds)
+        row = fastrnn.explain(layer, input).rows[0]
+        macs = batch * 4 * hidden * hidden
+        print(
+            f"{steps:4} {batch:4} {hidden:5} {macs:22,} {steps * macs:13,}   {ratio}   "
+            f"{row.threads} threads: {row.reason}"
+        )
+
+
+def two_directions(threads: int, seconds: float) -> None:
+    """The plans of a bidirectional layer, and of two layers of one direction for the same work one after the other."""
+    print("   T    B     H       weights   bidirectional       two layers          plan / plan of each layer")
+    for steps, batch, hidden in BIDIRECTIONAL_SHAPES:
+        input = torch.randn(steps, batch, hidden)
+        both = fastrnn.LSTM(hidden, hidden, bidirectional=True)
+        first, second = fastrnn.LSTM(hidden, hidden), fastrnn.LSTM(hidden, hidden)
+        at_once = worth(lambda both=both, input=input: both(input), threads, seconds)
+        in_turn = worth(lambda a=first, b=second, input=input: (a(input), b(input)), threads, seconds)
+        reasons = [fastrnn.explain(layer, input).rows[0].reason for layer in (both, first)]
+        print(
+            f"{steps:4} {batch:4} {hidden:5} {16 * hidden * hidden:13,}   {at_once}   {in_turn}   {' / '.join(reasons)}"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=0.5, help="for each line (default: 0.5)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each ratio (default: 0.5)")
     parser.add_argument("--threads", type=int, default=2, help="to compare with one (default: 2)")
     args = parser.parse_args()
     print("LSTM inference, float32, I = H")
-    print("   T    B     H   multiply-adds a step   in all        one thread / several (quartiles)   plan")
-    for steps, batch, hidden in SHAPES:
-        layer, input = fastrnn.LSTM(hidden, hidden), torch.randn(steps, batch, hidden)
-
-        def run(threads: int, layer: fastrnn.LSTM = layer, input: torch.Tensor = input) -> None:
-            torch.set_num_threads(threads)
-            with torch.no_grad():
-                layer(input)
-
-        result = compare(lambda run=run: run(args.threads), lambda run=run: run(1), args.seconds)
-        torch.set_num_threads(args.threads)
-        row = fastrnn.explain(layer, input).rows[0]
-        macs = batch * 4 * hidden * hidden
-        print(
-            f"{steps:4} {batch:4} {hidden:5} {macs:22,} {steps * macs:13,}   {result.ratio:5.2f} "
-            f"({result.low:.2f}-{result.high:.2f})   {row.threads} threads: {row.reason}"
-        )
+    one_direction(args.threads, args.seconds)
+    two_directions(args.threads, args.seconds)
 
 
 if __name__ == "__main__":

@@ -48,9 +48,10 @@ constexpr int64_t kWorthATeam = 256 * 1024;
 // batch rows: at B = 8, H = 32 that is worth 1.25-1.29, dividing the units 1.10. At 1 MB (H = 256) the two are level;
 // at 4 MB (B = 16, H = 512) dividing the units is worth 1.60-1.71, the batch 1.23.
 constexpr int64_t kSharedWeightBytes = 1 << 20;
-// Recurrent weights of a direction that stay in the second-level cache of the core that runs it by itself: 2 MB, as
-// that cache has. benchmarks/threads.py compares with two layers of one direction, which divide their units.
-constexpr int64_t kOwnWeightBytes = 2 << 20;
+// Recurrent weights of a direction up to which it stays whole in the cache of the core that runs it by itself. The time
+// over that of two layers of one direction which divide their units, for B = 1 and 4, least of 250: at 1.3 MB (H = 288)
+// 0.98 and 0.93, at 1.6 MB 1.03 and 1.00, at 2 MB 1.14 and 1.04.
+constexpr int64_t kOwnWeightBytes = 3 << 19;
 // Multiply-adds between two looks at the clock: a millisecond or less, against 25 ns for the look.
 constexpr int64_t kPollMacs = 4 * 1024 * 1024;
 // Rows of a whole call, steps times batch, up to which the recurrent weights are read in place. benchmarks/packing.py,

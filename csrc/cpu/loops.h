@@ -1,7 +1,7 @@
 // The team that runs the time loops of a call. Not for kernel files, which hold what each member runs.
 #pragma once
 
-#include <algorithm>
+#include <cstddef>
 #include <span>
 
 #include "plan.h"

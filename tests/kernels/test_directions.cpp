@@ -27,8 +27,12 @@ Stretch stretch(bool reverse, int i) {
 template <class T>
 class Layer {
  public:
-  Layer(const cpu::Kernels& kernels, CellKind cell, const Dims& dims, bool pack, uint64_t seed)
-      : kernels_(cpu::cell_kernels<T>(kernels, cell)), facts_(cell_facts(cell)), dims_(dims), pack_(pack), seed_(seed) {
+  Layer(const cpu::Kernels& kernels, CellKind cell, const Dims& dims, cpu::WeightSource weights, uint64_t seed)
+      : kernels_(cpu::cell_kernels<T>(kernels, cell)),
+        facts_(cell_facts(cell)),
+        dims_(dims),
+        weights_(weights),
+        seed_(seed) {
     T* const output = take(2 * kRows * dims.recurrent_size);
     T* const grad_output = take(2 * kRows * dims.recurrent_size);
     for (int d = 0; d < 2; ++d) make_direction(d == 1, output, grad_output);
@@ -77,7 +81,7 @@ class Layer {
     backward.grad_channels = take(kRows * facts_.channels * H);
     backward.grad_projected = dims_.projected ? take(kRows * K) : nullptr;
     backward.hidden = dims_.projected ? take(kRows * H) : nullptr;
-    const cpu::Plan plan{1, cpu::Split::kNone, 1, pack_};
+    const cpu::Plan plan{1, cpu::Split::kNone, 1, weights_};
     forward.scratch = take(kernels_.forward_scratch(dims_, plan));
     backward.scratch = take(kernels_.backward_scratch(dims_, plan));
   }
@@ -109,7 +113,7 @@ class Layer {
   const cpu::CellKernels<T>& kernels_;
   const CellFacts& facts_;
   const Dims dims_;
-  const bool pack_;
+  const cpu::WeightSource weights_;
   const uint64_t seed_;
   std::vector<std::vector<T>> memory_;
   std::vector<ForwardCall<T>> forward_;
@@ -117,15 +121,16 @@ class Layer {
 };
 
 template <class T>
-void test_layer(const cpu::Kernels& kernels, CellKind cell, const Dims& dims, bool pack, uint64_t seed,
+void test_layer(const cpu::Kernels& kernels, CellKind cell, const Dims& dims, cpu::WeightSource weights, uint64_t seed,
                 Report& report) {
-  Layer<T> expected(kernels, cell, dims, pack, seed);
-  expected.run({1, cpu::Split::kNone, 1, pack});
+  Layer<T> expected(kernels, cell, dims, weights, seed);
+  expected.run({1, cpu::Split::kNone, 1, weights});
   for (int threads : {2, 1}) {  // one, where OpenMP grants no more
     current_call = "both directions of cell " + std::to_string(static_cast<int>(cell)) + " with " +
                    std::to_string(dims.hidden_size) + " units on " + std::to_string(threads) + " threads";
-    Layer<T> layer(kernels, cell, dims, pack, seed);
-    if (!layer.run({threads, cpu::Split::kDirections, 1, pack})) report.fail(current_call + ": interrupted, by nobody");
+    Layer<T> layer(kernels, cell, dims, weights, seed);
+    if (!layer.run({threads, cpu::Split::kDirections, 1, weights}))
+      report.fail(current_call + ": interrupted, by nobody");
     if (layer.memory() != expected.memory()) report.fail(current_call + ": the bits differ from those of one by one");
   }
 }
@@ -135,11 +140,11 @@ void test_layer(const cpu::Kernels& kernels, CellKind cell, const Dims& dims, bo
 void test_directions(const cpu::Kernels& kernels, uint64_t seed, Report& report) {
   for (CellKind cell : {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm, CellKind::kGru}) {
     for (int64_t hidden : {3, 17, 64}) {
-      for (bool pack : {true, false}) {
+      for (cpu::WeightSource weights : {cpu::WeightSource::kPacked, cpu::WeightSource::kInPlace}) {
         const Dims dims{kBatch, hidden, hidden, false}, projected{kBatch, hidden, hidden / 2, true};
-        test_layer<float>(kernels, cell, dims, pack, seed, report);
-        test_layer<double>(kernels, cell, dims, pack, seed, report);
-        if (cell == CellKind::kLstm) test_layer<float>(kernels, cell, projected, pack, seed, report);
+        test_layer<float>(kernels, cell, dims, weights, seed, report);
+        test_layer<double>(kernels, cell, dims, weights, seed, report);
+        if (cell == CellKind::kLstm) test_layer<float>(kernels, cell, projected, weights, seed, report);
       }
     }
   }
