@@ -84,6 +84,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = __VERSION__;
   cpu::interrupt_requested = &python_signal_arrived;
   m.def("take_interruption", &take_interruption);
+  m.def("force_stretch_rows", [](int64_t rows) { ops::forced_stretch_rows = rows; });
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
   m.def(
       "plan",

@@ -4,6 +4,7 @@ isa: str
 compiler: str
 cuda_built: bool
 
+def force_stretch_rows(rows: int) -> None: ...  # 0 leaves it to the kernels; for tests
 def reserve_width(cell: str, half: bool) -> int: ...
 def take_interruption() -> BaseException | None: ...
 def plan(

@@ -7,6 +7,8 @@ import pytest
 import torch
 from session_seed import SESSION_SEED
 
+from fastrnn import _native
+
 
 def pytest_report_header(config):
     isa = os.environ.get("FASTRNN_ISA", "the machine's best")
@@ -38,6 +40,13 @@ def _torch_settings_restored():
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture
+def stretches():
+    """A function that has passes cut into stretches of so many rows, however short they are."""
+    yield _native._C.force_stretch_rows
+    _native._C.force_stretch_rows(0)
 
 
 @pytest.fixture(params=(1, 2, 3), ids=lambda n: f"threads{n}")

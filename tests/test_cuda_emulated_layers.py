@@ -25,7 +25,7 @@ from cases import (
     outputs_and_gradients,
     randn,
 )
-from primals import RAGGED, LayerCase, assert_close_trees, counted, loss_of, recorded
+from primals import KERNEL_OPS, RAGGED, LayerCase, assert_close_trees, counted, loss_of, recorded
 from test_lengths import both as layers_in_f64
 from test_lengths import packed as on_packed
 from test_lengths import padding, with_lengths
@@ -68,9 +68,9 @@ def library():
 def gpu(monkeypatch, library):
     """The CUDA ops in place of the CPU's, and the rules for tensors of a GPU."""
     for name, cell in ops.CELLS.items():
-        for pass_ in ("forward", "backward"):
-            op = getattr(torch.ops.fastrnn_emulated, f"_{name}_{pass_}").default
-            monkeypatch.setitem(cell.__dict__, f"raw_{pass_}", op)
+        for kernel in KERNEL_OPS:
+            op = getattr(torch.ops.fastrnn_emulated, f"_{name}_{kernel.removeprefix('raw_')}").default
+            monkeypatch.setitem(cell.__dict__, kernel, op)
     monkeypatch.setattr(_precision, "kernels_take_half", lambda input: True)
 
 

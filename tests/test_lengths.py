@@ -63,8 +63,9 @@ class TestEqualToPacking:
         assert_close_trees(actual, outputs_and_gradients(theirs, leaves, packed))
 
     @by_layer
-    def test_stretches_of_two_directions(self, layer, threads):
-        """Long enough to be cut, and on several threads for the directions to run at the same time."""
+    def test_stretches_of_two_directions(self, layer, threads, stretches):
+        """Long enough for the directions to run at the same time on several threads."""
+        stretches(512)
         lengths = torch.tensor([200, 1000, 777])
         ours, theirs, leaves = both(Case(layer, {"bidirectional": True}, seq=1000, batch=3, hidden_size=96))
         actual = outputs_and_gradients(ours, leaves, with_lengths(lengths))

@@ -54,9 +54,22 @@ def test_threaded(kernel, dtype, shape, layout, threads):
 
 @by_kernel
 @pytest.mark.parametrize("layout", ("batched", "packed"))
-def test_directions_on_their_own_threads(kernel, layout, threads):
+def test_directions_on_their_own_threads(kernel, layout, threads, stretches):
     """Each in several stretches, whose parts of the input's gradient meet midway (test_explain.py pins the path)."""
+    stretches(512)
     check_parity(case_of(kernel, 96, 3, 1000, layout, bidirectional=True), torch.float64)
+
+
+@pytest.mark.isa
+@by_kernel
+@by_dtype
+@pytest.mark.parametrize("layout", ("batched", "packed"))
+@pytest.mark.parametrize("bidirectional", (False, True))
+@pytest.mark.parametrize("rows", (1, 5, 16))
+def test_stretches(kernel, dtype, layout, bidirectional, rows, stretches):
+    """As a long call is cut: from a step at a time to all but the last few together."""
+    stretches(rows)
+    check_parity(case_of(kernel, 9, 3, 6, layout, bidirectional=bidirectional, num_layers=2), dtype)
 
 
 def test_thread_count_changed_midway():

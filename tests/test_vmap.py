@@ -136,6 +136,16 @@ class TestGradients:
         assert_close_trees(actual, looped(grad(loss_of(case.oracle), argnums=everything), dims, arguments))
 
     @by_few
+    def test_per_sample_in_stretches(self, case, stretches):
+        """Groups of the weights' gradients, added up stretch by stretch."""
+        stretches(2 * SAMPLES)
+        dims = dims_of(case, 0, 1)
+        arguments = batched(case, dims)
+        everything = tuple(range(len(arguments)))
+        actual = vmap(grad(loss_of(case.run), argnums=everything), in_dims=dims)(*arguments)
+        assert_close_trees(actual, looped(grad(loss_of(case.oracle), argnums=everything), dims, arguments))
+
+    @by_few
     def test_of_an_ensemble(self, case):
         dims = dims_of(case, None, weights=0)
         arguments = batched(case, dims)

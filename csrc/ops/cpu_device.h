@@ -23,9 +23,18 @@ inline void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: 
 constexpr int64_t kTinyProduct = 2048;
 // Rows of a product up to which reading the weights' rows as they lie beats torch's GEMM.
 constexpr int64_t kFewRows = 2;
-// A stretch has this many bytes of gates, and this many rows, whichever is more.
-constexpr int64_t kStretchBytes = 1 << 20;
-constexpr int64_t kStretchRows = 512;
+// Bytes of a pass's gates up to which it runs in one stretch. Every stretch calls the team for each of its products, and
+// where other processes want the cores each call may wait for one: then (T, B, I, H) = (28, 128, 28, 128) took 5 times
+// as long in stretches of 512 rows as in two of 2048. Alone on the machine, 512 rows to all at once were level from 3 to
+// 13 MB (0.99-1.05; cases of benchmarks/suite.py, this constant changed, two threads, 2026-11-23).
+constexpr int64_t kWholeBytes = 16 << 20;
+// Above, a stretch has this many bytes of gates, and this many rows, whichever is more. Of 512, 1024, 2048 and all rows,
+// 1024 did best for LSTM at (100, 64, 512, 512) and (50, 128, 1024, 1024): 1.01-1.03 times as fast as 512, where 2048
+// were worth 0.96-1.05 and all 0.88-0.97.
+constexpr int64_t kStretchBytes = 4 << 20;
+constexpr int64_t kStretchRows = 1024;
+// If not 0, the rows of a stretch: tests want several in a short call.
+inline int64_t forced_stretch_rows = 0;
 // Multiply-adds of a product that is interrupted by Ctrl-C before or after, never within: a fifth of a second on a
 // core.
 constexpr int64_t kUninterrupted = int64_t{16} << 30;
@@ -207,8 +216,10 @@ class CpuLoops {
 
   // Short enough for what a stretch's products write to stay near the core until the time loop reads it, long enough
   // for the products to be large.
-  int64_t stretch_rows(int64_t columns) const {
+  int64_t stretch_rows(int64_t total, int64_t columns) const {
     const int64_t row_bytes = cpu::larger(1, columns * static_cast<int64_t>(sizeof(T)));  // no hidden unit, no columns
+    if (forced_stretch_rows) return forced_stretch_rows;
+    if (total * row_bytes <= kWholeBytes) return cpu::larger(total, 1);
     return cpu::larger(kStretchBytes / row_bytes, kStretchRows);
   }
 

@@ -106,7 +106,7 @@ class CudaLoops {
   int64_t at_once() const { return 1; }
 
   // One stretch: the kernels run the whole sequence.
-  int64_t stretch_rows(int64_t) const { return std::numeric_limits<int64_t>::max(); }
+  int64_t stretch_rows(int64_t, int64_t) const { return std::numeric_limits<int64_t>::max(); }
 
   void run(std::vector<ForwardCall<T, A>>& calls) const {
     const ProfilerRange range(name("forward").c_str());

@@ -72,7 +72,7 @@ class ForwardPass {
         hx_(device.dense(args.hx)),
         weights_(all_dense(device, args.weights)),
         loops_(device, args, shape, false),
-        stretches_(shape, loops_.stretch_rows(channel_columns_)),
+        stretches_(shape, loops_.stretch_rows(shape.rows, channel_columns_)),
         frozen_(args.frozen),
         projections_(device, keep_channels_ ? 0 : loops_.at_once() * stretches_.most_rows() * channel_columns_),
         output_(device.empty(sizes_like(input_, shape.directions * recurrent_), shape.dtype)),
@@ -178,7 +178,7 @@ class BackwardPass {
         output_(output),
         reserve_(reserve),
         loops_(device, args, shape, true),
-        stretches_(shape, loops_.stretch_rows(channel_columns_)),
+        stretches_(shape, loops_.stretch_rows(shape.rows, channel_columns_)),
         halves_(stretches_.count() > 1 ? 2 : 1),
         block_written_(stretches_.count(), false) {
     check_saved();
