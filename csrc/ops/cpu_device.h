@@ -23,15 +23,16 @@ inline void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: 
 constexpr int64_t kTinyProduct = 2048;
 // Rows of a product up to which reading the weights' rows as they lie beats torch's GEMM.
 constexpr int64_t kFewRows = 2;
-// Bytes of a pass's gates up to which it runs in one stretch. Every stretch calls the team for each of its products, and
-// where other processes want the cores each call may wait for one: then (T, B, I, H) = (28, 128, 28, 128) took 5 times
-// as long in stretches of 512 rows as of 2048. Alone on the machine, stretches of 512 rows to all at once were level from
-// 3 to 13 MB (0.99-1.05) as long as freed memory came back warm. Where it does not, as between torch.nn's calls in
-// benchmarks/suite.py, LSTM training at (100, 32, 256, 256), 13 MB, took 52 ms in stretches of 512 rows and 76 in one.
+// Bytes of a pass's gates up to which it runs in one stretch. Every stretch calls the team for each of its products,
+// and where other processes want the cores each call may wait for one: then (T, B, I, H) = (28, 128, 28, 128) took 5
+// times as long in stretches of 512 rows as of 2048. Alone on the machine, stretches of 512 rows to all at once were
+// level from 3 to 13 MB (0.99-1.05) as long as freed memory came back warm. Where it does not, as between torch.nn's
+// calls in benchmarks/suite.py, LSTM training at (100, 32, 256, 256), 13 MB, took 52 ms in stretches of 512 rows and 76
+// in one.
 constexpr int64_t kWholeBytes = 4 << 20;
-// Above, a stretch has this many bytes of gates, and this many rows, whichever is more. Of 512, 1024, 2048 and all rows,
-// 1024 did best for LSTM at (100, 64, 512, 512) and (50, 128, 1024, 1024): 1.01-1.03 times as fast as 512, where 2048
-// were worth 0.96-1.05 and all 0.88-0.97. (The suite's cases, two threads, 2026-11-23, by changing the constants.)
+// Above, a stretch has this many bytes of gates, and this many rows, whichever is more. Of 512, 1024, 2048 and all
+// rows, 1024 did best for LSTM at (100, 64, 512, 512) and (50, 128, 1024, 1024): 1.01-1.03 times as fast as 512, where
+// 2048 were worth 0.96-1.05 and all 0.88-0.97. (The suite's cases, two threads, 2026-11-23, by changing the constants.)
 constexpr int64_t kStretchBytes = 4 << 20;
 constexpr int64_t kStretchRows = 1024;
 // If not 0, the rows of a stretch: tests want several in a short call.
