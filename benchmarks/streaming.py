@@ -63,23 +63,23 @@ def main() -> None:
     parser.add_argument("--hidden-sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024], help="I is the same")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each comparison (default: 0.5)")
     args = machine.begin(parser, threads=1)
+    measured = {
+        (cell, size): measure(cell, size, args.seconds) for cell, size in itertools.product(CELLS, args.hidden_sizes)
+    }
+    comparisons = next(iter(measured.values()))
+    table = Table(
+        f"One step, T = B = 1, {args.threads} thread(s): ours in us, and times as fast as torch.nn's",
+        ["", "H", *(f"our {kind}" for kind in KINDS), *(f"{ours} / {other}" for ours, other in comparisons)],
+    )
     rows = []
-    table: Table | None = None
-    for cell, size in itertools.product(CELLS, args.hidden_sizes):
-        pairs = measure(cell, size, args.seconds)
-        if table is None:
-            table = Table(
-                f"One step, T = B = 1, {args.threads} thread(s): ours in us, and times as fast as torch.nn's",
-                ["", "H", *(f"our {kind}" for kind in KINDS), *(f"{ours} / {theirs}" for ours, theirs in pairs)],
-            )
+    for (cell, size), pairs in measured.items():
         microseconds = (f"{pairs[kind, kind].ours / STEPS * 1e6:.1f}" for kind in KINDS)
         table.rows.append([cell, str(size), *microseconds, *map(times_as_fast, pairs.values())])
         rows += [
             {"cell": cell, "hidden_size": size, "steps": STEPS, "ours": ours, "other": other, "pair": asdict(pair)}
             for (ours, other), pair in pairs.items()
         ]
-    if table is not None:
-        table.show()
+    table.show()
     machine.save(args, threads=args.threads, rows=rows)
 
 

@@ -62,11 +62,15 @@ def run_step(
 
 def _is_plain_inference(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
     """Whether a call is neither differentiated nor transformed nor traced."""
+    return _is_plain(input, states, weights) and not _is_tracing()
+
+
+def _is_plain(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    """Whether a call is neither differentiated nor transformed."""
     return (
         not (torch.is_grad_enabled() and _any_requires_grad(input, states, weights))
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
-        and not _is_tracing()
     )
 
 
@@ -88,9 +92,7 @@ def reads_bfloat16(input: Tensor, states: Sequence[Tensor], weights: Sequence[Te
         input.dtype == torch.bfloat16
         and input.is_cpu
         and not torch._C._is_any_autocast_enabled()
-        and not (torch.is_grad_enabled() and _any_requires_grad(input, states, weights))
-        and forward_ad._current_level < 0
-        and not torch._C._are_functorch_transforms_active()
+        and _is_plain(input, states, weights)
         and (torch.compiler.is_compiling() or not torch._C._is_tracing())
         and not torch.compiler.is_exporting()
     )

@@ -95,8 +95,7 @@ class CpuDevice {
                 bool accumulate = false) const {
     const int64_t size = out.rows * out.columns * a.columns;
     if (out.rows <= kFewRows && !accumulate && a.column_stride == 1 && b.row_stride == 1 && b.column_stride == b.rows) {
-      cpu::dtype_kernels<T>(cpu::kernels())
-          .multiply_rows(out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows);
+      multiply_few_rows(out, a, b);
       return;
     }
     if (size <= kTinyProduct) {
@@ -107,7 +106,7 @@ class CpuDevice {
       multiply_by_torch(out, a, b, accumulate);
       return;
     }
-    check_finished(!cpu::interrupt_requested || !cpu::interrupt_requested());
+    check_not_interrupted();
     // Halve the longer of the two: the rows of out, or the sums.
     if (out.rows >= a.columns) {
       const int64_t half = out.rows / 2;
@@ -123,13 +122,12 @@ class CpuDevice {
   // out = a b, with b the transpose of weights whose rows lie one after the other.
   void multiply(const Matrix<float>& out, const Matrix<const float>& a, const Matrix<const cpu::Bf16>& b) const {
     if (out.rows <= kFewRows) {
-      cpu::dtype_kernels<float, cpu::Bf16>(cpu::kernels())
-          .multiply_rows(out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows);
+      multiply_few_rows(out, a, b);
       return;
     }
     const int64_t macs = out.rows * out.columns * b.rows;
     if (macs > kUninterrupted) {
-      check_finished(!cpu::interrupt_requested || !cpu::interrupt_requested());
+      check_not_interrupted();
       const int64_t half = out.rows / 2;
       multiply(out.row_range(0, half), a.row_range(0, half), b);
       multiply(out.row_range(half, out.rows), a.row_range(half, out.rows), b);
@@ -174,6 +172,15 @@ class CpuDevice {
   }
 
  private:
+  static void check_not_interrupted() { check_finished(!cpu::interrupt_requested || !cpu::interrupt_requested()); }
+
+  // b as multiply() takes it: the transpose of weights whose rows lie one after the other.
+  template <class T, class W>
+  static void multiply_few_rows(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const W>& b) {
+    cpu::dtype_kernels<T, W>(cpu::kernels())
+        .multiply_rows(out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows);
+  }
+
   template <class T>
   void multiply_tiny(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b, bool accumulate) const {
     for (int64_t i = 0; i < out.rows; ++i) {
@@ -210,8 +217,7 @@ class CpuLoops {
       : device_(device),
         kernels_(cpu::cell_kernels<T, W>(cpu::kernels(), args.cell)),
         dims_(shape.dims),
-        plan_(plan_pass(shape, cell_facts(args.cell).gates, sizeof(T), backward, sizeof(W)).plan),
-        scratch_(static_cast<size_t>(at_once())) {}
+        plan_(plan_pass(shape, cell_facts(args.cell).gates, sizeof(T), backward, sizeof(W)).plan) {}
 
   // How many directions run() takes; those that run one after the other share what the caller makes for one.
   int64_t at_once() const { return plan_.split == cpu::Split::kDirections ? 2 : 1; }
@@ -233,8 +239,8 @@ class CpuLoops {
   template <class Loop, class Call>
   void run(Loop loop, int64_t (*scratch_size)(const Dims&, const cpu::Plan&), std::vector<Call>& calls) {
     for (size_t i = 0; i < calls.size(); ++i) {
-      if (!scratch_[i].defined()) scratch_[i] = device_.empty({scratch_size(dims_, plan_)}, scalar_type_of<T>);
-      calls[i].params.scratch = data<T>(scratch_[i]);
+      if (!scratch_[i]) scratch_[i].emplace(device_, scratch_size(dims_, plan_));
+      calls[i].params.scratch = scratch_[i]->data();
     }
     check_finished(cpu::run_loops<Call>(loop, plan_, calls) && !interrupt_.requested());
   }
@@ -243,7 +249,7 @@ class CpuLoops {
   const typename cpu::DtypeKernels<T, W>::Cell& kernels_;
   const Dims dims_;
   const cpu::Plan plan_;
-  std::vector<Tensor> scratch_;
+  std::optional<CpuDevice::Workspace<T>> scratch_[2];  // at_once() of them
   cpu::InterruptPoll interrupt_;
 };
 
