@@ -65,9 +65,12 @@ WeightSource choose_weights(const Workload& work) {
   return work.steps * work.batch > rows_in_place(work) ? WeightSource::kPacked : WeightSource::kInPlace;
 }
 // Rows of a thread in a product with bfloat16 weights beside which the time to widen all of them is nothing: then rows
-// are dealt, which come out even, and not panels.
+// are dealt, which come out even, and not panels. RNN inference of bfloat16 layers, the time with rows dealt over that
+// with panels, by changing this: at 16 to 32 rows a thread 0.93-1.16, at 64 0.85-1.01, at 128 0.86-1.04, at 150 and
+// more 0.72-1.03 but for one.
 constexpr int64_t kWorthWideningTwice = 128;
-// Batch rows that a thread should have for itself: fewer leave the register tile half empty.
+// Batch rows that a thread should have for itself: fewer leave the register tile half empty. With 2 in its place, the
+// batch dealt takes 0.95-1.09 times as long at B = 4 to 6 and H = 32 to 64, 1.31-1.53 times at H = 128 to 256.
 constexpr int64_t kRowsPerThread = 4;
 
 }  // namespace
