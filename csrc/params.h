@@ -55,25 +55,55 @@ struct Dims {
   bool projected;
 };
 
+// What comes between a row's step and the one it ran before: its state goes on; goes on, but no gradient flows back;
+// or is replaced by the reset state.
+enum Cut : uint8_t { kNoCut, kCutGradient, kCutState };
+
+// What a call adds to the plain recurrence of a direction; what is null or 0 adds nothing.
+template <class T, class A = T>
+struct Extras {
+  const uint8_t* cuts;  // (N): what comes before the row's step. A row that joins late has none before its first
+  const T* reset_h;     // (B, K), where states are cut
+  const A* reset_c;     // (B, H), where states are cut and there is a c
+  const T* h_mask;      // (B, K): factors of h_{t-1} on its way to w_hh
+  // Zoneout: the share of its old value that each unit keeps, (N, K) and (N, H), or one share for all.
+  const T *kept_h, *kept_c;
+  T share_h, share_c;
+
+  FASTRNN_INLINE bool zones_h() const { return kept_h || share_h != T(0); }
+  FASTRNN_INLINE bool zones_c() const { return kept_c || share_c != T(0); }
+};
+
+// What backward does beside that.
+template <class T, class A = T>
+struct ExtraGrads {
+  A* reset_h;            // (B, K) and
+  A* reset_c;            // (B, H): gradients are added; null without a reset state
+  const T* cells;        // (N, cells_stride): gradient of every step's c, or null
+  int64_t cells_stride;  // H times the number of directions
+  A clip;                // a state's gradient stays within -clip..clip from a step to the one before; infinite
+};
+
 template <class T, class A = T, class W = T>
 struct ForwardParams {
   Steps steps;
   Dims dims;
-  T* channels;             // (N, channel_stride): in x W_ih^T in the first G*H columns; out, if keep, the channels
-  int64_t channel_stride;  // C*H if keep, else G*H
-  bool keep;               // backward will want channels and cells
-  const W* w_hh;           // (G*H, K)
-  const W* w_hr;           // (P, H) or null
-  const T* b_ih;           // (G*H) or null
-  const T* b_hh;           // (G*H) or null
-  const T* hx;             // (B, K)
-  T* output;               // (N, output_stride), K columns written
-  int64_t output_stride;   // K times the number of directions
-  T* hy;                   // (B, K) out; on a GPU it holds hx when the call begins
-  A* cell;                 // (B, H): in cx, out cy; null without a cell state
-  A* cells;                // (N, H): every step's c if keep, else null
-  T* scratch;              // forward_scratch() values
-  T* frozen;               // frozen_size() values that freeze() wrote, or null
+  T* channels;                 // (N, channel_stride): in x W_ih^T in the first G*H columns; out, if keep, the channels
+  int64_t channel_stride;      // C*H if keep, else G*H
+  bool keep;                   // backward will want channels and cells
+  const W* w_hh;               // (G*H, K)
+  const W* w_hr;               // (P, H) or null
+  const T* b_ih;               // (G*H) or null
+  const T* b_hh;               // (G*H) or null
+  const T* hx;                 // (B, K)
+  T* output;                   // (N, output_stride), K columns written
+  int64_t output_stride;       // K times the number of directions
+  T* hy;                       // (B, K) out; on a GPU it holds hx when the call begins
+  A* cell;                     // (B, H): in cx, out cy; null without a cell state
+  A* cells;                    // (N, H): every step's c if keep, else null
+  T* scratch;                  // forward_scratch() values
+  T* frozen;                   // frozen_size() values that freeze() wrote, or null
+  const Extras<T, A>* extras;  // null in a plain recurrence
 };
 
 template <class T, class A = T>
@@ -90,12 +120,14 @@ struct BackwardParams {
   int64_t output_stride;
   const T* grad_output;  // (N, grad_output_stride) or null for zeros
   int64_t grad_output_stride;
-  A* grad_h;          // (B, K): in grad_hy, out grad_hx
-  A* grad_c;          // (B, H): in grad_cy, out grad_cx; null without a cell state
-  T* grad_channels;   // (N, C*H) out
-  T* grad_projected;  // (N, P) out: the whole gradient of h_t; null without a projection
-  T* hidden;          // (N, H) out: h before the projection; null without a projection
-  T* scratch;         // backward_scratch() values
+  A* grad_h;                   // (B, K): in grad_hy, out grad_hx
+  A* grad_c;                   // (B, H): in grad_cy, out grad_cx; null without a cell state
+  T* grad_channels;            // (N, C*H) out
+  T* grad_projected;           // (N, P) out: the whole gradient of h_t; null without a projection
+  T* hidden;                   // (N, H) out: h before the projection; null without a projection
+  T* scratch;                  // backward_scratch() values
+  const Extras<T, A>* extras;  // null in a plain recurrence, as is
+  const ExtraGrads<T, A>* extra_grads;
 };
 
 // A stretch of one direction, as a time loop runs it. params.channels, in backward params.grad_channels, begins with

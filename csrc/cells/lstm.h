@@ -43,6 +43,12 @@ struct Lstm {
     grad.c = dc * gate[kForget];
   }
 
+  // c_t before anything is done to it, computed again from what the reserve holds.
+  template <class V>
+  static FASTRNN_INLINE V candidate_c(const Step<V, kChannels>& step) {
+    return step.channels[kForget] * step.c_prev + step.channels[kInput] * step.channels[kCandidate];
+  }
+
   // The h that a projection would see, computed again from what the reserve holds.
   template <class V>
   static FASTRNN_INLINE V hidden(const Step<V, kChannels>& step) {

@@ -4,14 +4,18 @@
 #pragma once
 
 #include "../params.h"
+#include "extras.h"
 #include "weights.h"
 
 namespace fastrnn::cpu {
 
-template <class Isa, class Cell, class T>
+// kExtended: there may be extras. Plain recurrences are compiled without a trace of them.
+template <class Isa, class Cell, class T, bool kExtended = false>
 class BackwardLoop {
   using S = Simd<Isa, T>;
   using V = typename S::V;
+  struct NoExtras {};
+  using AtStep = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
 
  public:
   static int64_t scratch_size(const Dims& dims, const Plan& plan) {
@@ -71,6 +75,7 @@ class BackwardLoop {
     int64_t first, first_before;            // rows of the data that batch row 0 has at this step and the one before
     T* grad_channels;                       // (B, C*H)
     bool prefetch;
+    AtStep extras;
   };
 
   FASTRNN_INLINE Now at_step(int64_t s) const {
@@ -85,7 +90,16 @@ class BackwardLoop {
             steps.offset(s),
             steps.offset(s - 1),
             p_->grad_channels + (steps.offset(s) - stretch_.first_row) * Cell::kChannels * dims_.hidden_size,
-            worth_prefetching<T>(rows_, Cell::kChannels * dims_.hidden_size)};
+            worth_prefetching<T>(rows_, Cell::kChannels * dims_.hidden_size),
+            extras_at(s)};
+  }
+
+  FASTRNN_INLINE AtStep extras_at(int64_t s) const {
+    if constexpr (kExtended) {
+      return {*p_->extras, p_->steps, s, dims_, p_->hx, p_->output, p_->output_stride};
+    } else {
+      return {};
+    }
   }
 
   // dh_t, from step s + 1 through w_hh and from the output, then the cell (or, with a projection, the way to it).
@@ -126,18 +140,47 @@ class BackwardLoop {
   static FASTRNN_INLINE void finish_recurrent(const Now& now, int64_t row, int64_t unit, int lanes, V dh) {
     const BackwardParams<T>& p = now.p;
     T* grad_h = p.grad_h + row * now.recurrent + unit;
-    if (Cell::kCarriesH || row >= now.rows_after) dh += S::load(grad_h, lanes);
+    if constexpr (kExtended) {
+      dh = pass_back_h(now, row, unit, lanes, dh);
+    } else {
+      if (Cell::kCarriesH || row >= now.rows_after) dh += S::load(grad_h, lanes);
+    }
     if (row >= now.rows) {
       S::store(grad_h, dh, lanes);
       return;
     }
     const int64_t at = now.first + row;
     if (p.grad_output) dh += S::load(p.grad_output + at * p.grad_output_stride + unit, lanes);
+    if constexpr (kExtended) {
+      if (now.extras.extras.zones_h()) {
+        const V kept = now.extras.kept_h(row, unit, lanes) * dh;
+        S::store(grad_h, kept, lanes);
+        dh -= kept;
+      }
+    }
     if (now.projected) {
       S::store(p.grad_projected + at * now.recurrent + unit, dh, lanes);
     } else {
       finish_cell(now, row, unit, lanes, dh);
     }
+  }
+
+  // What arrives at h_t: from the next step, through w_hh and past it, or from hy.
+  static FASTRNN_INLINE V pass_back_h(const Now& now, int64_t row, int64_t unit, int lanes, V through_w_hh) {
+    const StepExtras<Isa, T>& extras = now.extras;
+    const ExtraGrads<T>& grads = *now.p.extra_grads;
+    const V carried = S::load(now.p.grad_h + row * now.recurrent + unit, lanes);
+    if (row >= now.rows_after) return through_w_hh + carried;
+    V dh = extras.masked(row, unit, lanes, through_w_hh);
+    if (Cell::kCarriesH || extras.extras.zones_h()) dh += carried;
+    return pass_back(grads.clip, extras.cut_after(row), grads.reset_h, row * now.recurrent + unit, lanes, dh);
+  }
+
+  // What goes on of a state's gradient to the step before; behind a cut it is the reset state's.
+  static FASTRNN_INLINE V pass_back(T clip, Cut cut, T* reset, int64_t at, int lanes, V grad) {
+    grad = Isa::at_most(Isa::at_least(grad, S::broadcast(-clip)), S::broadcast(clip));
+    if (cut == kCutState) S::store(reset + at, S::load(reset + at, lanes) + grad, lanes);
+    return cut == kNoCut ? grad : V{};
   }
 
   void run_projected(int64_t s) {
@@ -185,21 +228,47 @@ class BackwardLoop {
       const T* channels = p.channels + at * Cell::kChannels * hidden + unit;
       for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = S::load(channels + c * hidden, lanes);
     }
-    if constexpr (Cell::kReadsH) step.h = S::load(p.output + at * p.output_stride + unit, lanes);
+    if constexpr (Cell::kReadsH) {
+      step.h = S::load(p.output + at * p.output_stride + unit, lanes);
+      if constexpr (kExtended) step.h = now.extras.candidate_h(row, unit, lanes, step.h);
+    }
     if constexpr (Cell::kReadsPreviousH) {
       const T* h_prev = from_start ? p.hx + row * hidden : p.output + before * p.output_stride;
+      if constexpr (kExtended) h_prev = now.extras.previous_h(row);
       step.h_prev = S::load(h_prev + unit, lanes);
     }
+    V kept_grad_c{};  // of what zoneout keeps of c
     if constexpr (Cell::kHasCellState) {
       const T* c_prev = from_start ? p.cx + row * hidden : p.cells + before * hidden;
+      if constexpr (kExtended) {
+        if (now.extras.cut_before(row) == kCutState) c_prev = now.extras.extras.reset_c + row * hidden;
+      }
       step.c_prev = S::load(c_prev + unit, lanes);
       step.c = S::load(p.cells + at * hidden + unit, lanes);
       grad.c = S::load(p.grad_c + row * hidden + unit, lanes);
+      if constexpr (kExtended) {
+        const ExtraGrads<T>& grads = *p.extra_grads;
+        if (grads.cells) grad.c += S::load(grads.cells + at * grads.cells_stride + unit, lanes);
+        if (now.extras.extras.zones_c()) {
+          step.c = Cell::candidate_c(step);
+          kept_grad_c = now.extras.kept_c(row, unit, lanes) * grad.c;
+          grad.c -= kept_grad_c;
+        }
+      }
       if (now.projected) S::store(p.hidden + at * hidden + unit, Cell::hidden(step), lanes);
     }
     Cell::backward(step, grad);
     T* channels = now.grad_channels + row * Cell::kChannels * hidden + unit;
     for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * hidden, grad.channels[c], lanes);
+    if constexpr (kExtended) {
+      const StepExtras<Isa, T>& extras = now.extras;
+      const ExtraGrads<T>& grads = *p.extra_grads;
+      const int64_t state = row * hidden + unit;
+      if (Cell::kCarriesH && extras.extras.zones_h()) grad.h += S::load(p.grad_h + state, lanes);
+      if constexpr (Cell::kHasCellState) {
+        grad.c = pass_back(grads.clip, extras.cut_before(row), grads.reset_c, state, lanes, grad.c + kept_grad_c);
+      }
+    }
     if constexpr (Cell::kCarriesH) S::store(p.grad_h + row * hidden + unit, grad.h, lanes);
     if constexpr (Cell::kHasCellState) S::store(p.grad_c + row * hidden + unit, grad.c, lanes);
   }

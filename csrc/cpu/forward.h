@@ -2,15 +2,19 @@
 #pragma once
 
 #include "../params.h"
+#include "extras.h"
 #include "weights.h"
 
 namespace fastrnn::cpu {
 
-template <class Isa, class Cell, class T, class W = T>
+// kExtended: there may be extras. Plain recurrences are compiled without a trace of them.
+template <class Isa, class Cell, class T, class W = T, bool kExtended = false>
 class ForwardLoop {
   using S = Simd<Isa, T>;
   using V = typename S::V;
   using Params = ForwardParams<T, T, W>;
+  struct NoExtras {};
+  using AtStep = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
 
  public:
   static int64_t scratch_size(const Dims& dims, const Plan& plan) {
@@ -91,7 +95,28 @@ class ForwardLoop {
     weights_.prepare(member);
     const Range fill = share(dims_.batch * dims_.recurrent_size, member.index, member.count);
     for (int64_t k = fill.begin; k < fill.end; ++k) state_[0][k] = state_[1][k] = p_->hy[k] = p_->hx[k];
+    if constexpr (kExtended) prepare_extras(fill);
     portion_->member.barrier();
+  }
+
+  // The states that the first step starts from, where they are not hx and cx.
+  void prepare_extras(const Range& fill) {
+    const Extras<T>& extras = *p_->extras;
+    const int64_t recurrent = dims_.recurrent_size, rows = p_->steps.rows(0), first = p_->steps.offset(0);
+    const auto replaced = [&](int64_t row) {
+      return extras.cuts && row < rows && extras.cuts[first + row] == kCutState;
+    };
+    for (int64_t k = fill.begin; k < fill.end; ++k) {
+      if (replaced(k / recurrent)) state_[0][k] = state_[1][k] = extras.reset_h[k];
+      if (extras.h_mask) state_[0][k] = state_[1][k] = state_[0][k] * extras.h_mask[k];
+    }
+    if constexpr (Cell::kHasCellState) {
+      const Member& member = portion_->member;
+      const Range cells = share(dims_.batch * dims_.hidden_size, member.index, member.count);
+      for (int64_t k = cells.begin; k < cells.end; ++k) {
+        if (replaced(k / dims_.hidden_size)) p_->cell[k] = extras.reset_c[k];
+      }
+    }
   }
 
   // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
@@ -107,6 +132,7 @@ class ForwardLoop {
     T* h;                // (B, K)
     T* unprojected;      // (B, H)
     bool prefetch;
+    AtStep extras;
   };
 
   FASTRNN_INLINE Now at_step(int64_t s) const {
@@ -123,7 +149,16 @@ class ForwardLoop {
             state_[s % 2],
             state_[(s + 1) % 2],
             unprojected_,
-            worth_prefetching<T>(rows, p_->channel_stride)};
+            worth_prefetching<T>(rows, p_->channel_stride),
+            extras_at(s)};
+  }
+
+  FASTRNN_INLINE AtStep extras_at(int64_t s) const {
+    if constexpr (kExtended) {
+      return {*p_->extras, p_->steps, s, dims_, p_->hx, p_->output, p_->output_stride};
+    } else {
+      return {};
+    }
   }
 
   void run_cell(int64_t s) {
@@ -163,15 +198,25 @@ class ForwardLoop {
       if (gate == Cell::kApartBias && p.b_ih) x[gate] += S::load(p.b_ih + gate * now.hidden + unit, lanes);
     }
     Step<V, Cell::kChannels> step;
-    if constexpr (Cell::kReadsPreviousH) step.h_prev = S::load(now.h_prev + row * now.hidden + unit, lanes);
+    if constexpr (Cell::kReadsPreviousH) {
+      const T* h_prev = now.h_prev + row * now.hidden;
+      if constexpr (kExtended) h_prev = now.extras.previous_h(row);
+      step.h_prev = S::load(h_prev + unit, lanes);
+    }
     if constexpr (Cell::kHasCellState) step.c_prev = S::load(p.cell + row * now.hidden + unit, lanes);
     Cell::forward(x, r, step);
     if (Cell::kKeepsChannels && p.keep) {
       for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * now.hidden, step.channels[c], lanes);
     }
     if constexpr (Cell::kHasCellState) {
-      S::store(p.cell + row * now.hidden + unit, step.c, lanes);
+      if constexpr (kExtended) step.c = now.extras.zoned_c(row, unit, lanes, step.c, step.c_prev);
       if (p.keep) S::store(p.cells + at * now.hidden + unit, step.c, lanes);
+      if constexpr (kExtended) {
+        if (now.extras.cut_after(row) == kCutState) {
+          step.c = S::load(now.extras.extras.reset_c + row * now.hidden + unit, lanes);
+        }
+      }
+      S::store(p.cell + row * now.hidden + unit, step.c, lanes);
     }
     if (now.projected) {
       S::store(now.unprojected + row * now.hidden + unit, step.h, lanes);
@@ -201,7 +246,15 @@ class ForwardLoop {
   };
 
   static FASTRNN_INLINE void finish_h(const Now& now, int64_t row, int64_t unit, int lanes, V h) {
+    if constexpr (kExtended) h = now.extras.zoned_h(row, unit, lanes, h);
     S::store(now.p.output + (now.first + row) * now.p.output_stride + unit, h, lanes);
+    if constexpr (kExtended) {
+      if (row < now.rows_after) {
+        const bool cut = now.extras.cut_after(row) == kCutState;
+        if (cut) h = S::load(now.extras.extras.reset_h + row * now.recurrent + unit, lanes);
+        h = now.extras.masked(row, unit, lanes, h);
+      }
+    }
     S::store((row < now.rows_after ? now.h : now.p.hy) + row * now.recurrent + unit, h, lanes);
   }
 

@@ -27,7 +27,8 @@ constexpr CellKernels<T> instantiate_cell() {
   return {instantiate_forward<Isa, Cell, T>(),
           &BackwardLoop<Isa, Cell, T>::run,
           &BackwardLoop<Isa, Cell, T>::scratch_size,
-          {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors}};
+          {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors},
+          {&ForwardLoop<Isa, Cell, T, T, true>::run, &BackwardLoop<Isa, Cell, T, true>::run}};
 }
 
 template <class Isa, class T>

@@ -24,11 +24,19 @@ struct ForwardKernels {
   int forward_tile[2];  // rows and vectors of the register tile
 };
 
+// The same time loops for calls with extras (params.h).
+template <class T>
+struct ExtendedKernels {
+  void (*forward)(const ForwardCall<T>& call, const Portion& portion);
+  void (*backward)(const BackwardCall<T>& call, const Portion& portion);
+};
+
 template <class T>
 struct CellKernels : ForwardKernels<T> {
   void (*backward)(const BackwardCall<T>& call, const Portion& portion);
   int64_t (*backward_scratch)(const Dims& dims, const Plan& plan);
   int backward_tile[2];
+  ExtendedKernels<T> extended;
 };
 
 // Of one dtype, or forward alone of one whose weights are stored as W.

@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 
+#include "../cells/facts.h"
 #include "layer.h"
 
 namespace fastrnn::ops {
@@ -32,14 +33,37 @@ inline std::string backward_schema(const std::string& name, bool has_cell_state)
          (has_cell_state ? "Tensor grad_cx, " : "") + "Tensor[] grad_weights)";
 }
 
+// Extras as ops take them, behind batch_sizes. state_grad_clip has no part in forward, but in its derivative.
+inline const std::string kExtraArguments =
+    "Tensor? cuts, Tensor? h_mask, Tensor? kept_h, Tensor? kept_c, float share_h, float share_c, bool bidirectional, "
+    "bool allow_tf32, float? state_grad_clip, bool return_cells";
+
+inline std::string extended_forward_schema(const std::string& name, bool infer) {
+  return name + "(Tensor input, Tensor[] states, Tensor[] reset_states, Tensor[] weights, Tensor? batch_sizes, " +
+         kExtraArguments + ") -> (Tensor output, Tensor[] final_states, Tensor cells" +
+         (infer ? ")" : ", Tensor reserve)");
+}
+
+inline std::string extended_backward_schema(const std::string& name) {
+  return name +
+         "(Tensor? grad_output, Tensor? grad_hy, Tensor? grad_cy, Tensor? grad_cells, Tensor input, Tensor[] states, "
+         "Tensor[] reset_states, Tensor[] weights, Tensor output, Tensor reserve, Tensor? batch_sizes, " +
+         kExtraArguments +
+         ", bool input_grad, bool weight_grads, int groups) -> (Tensor grad_input, Tensor[] grad_states, "
+         "Tensor[] grad_reset_states, Tensor[] grad_weights)";
+}
+
 inline void define_ops(torch::stable::detail::StableLibrary& library) {
   for (const std::string cell : {"rnn_tanh", "rnn_relu", "lstm", "gru"}) {
     const bool has_cell_state = cell == "lstm";
     for (const std::string& name : {cell, "_" + cell}) {
       library.def(forward_schema(name + "_forward", has_cell_state, false).c_str());
       library.def(backward_schema(name + "_backward", has_cell_state).c_str());
+      library.def(extended_forward_schema(name + "_extended_forward", false).c_str());
+      library.def(extended_backward_schema(name + "_extended_backward").c_str());
     }
     library.def(forward_schema("_" + cell + "_infer", has_cell_state, true).c_str());
+    library.def(extended_forward_schema("_" + cell + "_extended_infer", true).c_str());
     library.def(("_" + cell + "_freeze(Tensor[] weights, bool bidirectional) -> Tensor").c_str());
   }
 }
@@ -102,14 +126,93 @@ struct CellOps<Layer, CellKind::kLstm> {
   }
 };
 
+// The ops of a cell with extras.
+template <class Layer, CellKind kCell>
+struct ExtendedOps {
+  static std::tuple<Tensor, Tensors, Tensor, Tensor> forward(
+      Tensor input, Tensors states, Tensors reset_states, Tensors weights, OptionalTensor batch_sizes,
+      OptionalTensor cuts, OptionalTensor h_mask, OptionalTensor kept_h, OptionalTensor kept_c, double share_h,
+      double share_c, bool bidirectional, bool allow_tf32, std::optional<double> state_grad_clip, bool return_cells) {
+    const LayerExtras extras =
+        make(reset_states, {cuts, {}, {}, h_mask, kept_h, kept_c, share_h, share_c, state_grad_clip, return_cells});
+    LayerOutputs out =
+        Layer::forward(arguments(input, states, weights, batch_sizes, bidirectional, allow_tf32, extras), true);
+    return {out.output, final_states(out), cells(out), *out.reserve};
+  }
+
+  static std::tuple<Tensor, Tensors, Tensor> infer(Tensor input, Tensors states, Tensors reset_states, Tensors weights,
+                                                   OptionalTensor batch_sizes, OptionalTensor cuts,
+                                                   OptionalTensor h_mask, OptionalTensor kept_h, OptionalTensor kept_c,
+                                                   double share_h, double share_c, bool bidirectional, bool allow_tf32,
+                                                   std::optional<double> state_grad_clip, bool return_cells) {
+    const LayerExtras extras =
+        make(reset_states, {cuts, {}, {}, h_mask, kept_h, kept_c, share_h, share_c, state_grad_clip, return_cells});
+    LayerOutputs out =
+        Layer::forward(arguments(input, states, weights, batch_sizes, bidirectional, allow_tf32, extras), false);
+    return {out.output, final_states(out), cells(out)};
+  }
+
+  static std::tuple<Tensor, Tensors, Tensors, Tensors> backward(
+      OptionalTensor grad_output, OptionalTensor grad_hy, OptionalTensor grad_cy, OptionalTensor grad_cells,
+      Tensor input, Tensors states, Tensors reset_states, Tensors weights, Tensor output, Tensor reserve,
+      OptionalTensor batch_sizes, OptionalTensor cuts, OptionalTensor h_mask, OptionalTensor kept_h,
+      OptionalTensor kept_c, double share_h, double share_c, bool bidirectional, bool allow_tf32,
+      std::optional<double> state_grad_clip, bool return_cells, bool input_grad, bool weight_grads, int64_t groups) {
+    const LayerExtras extras =
+        make(reset_states, {cuts, {}, {}, h_mask, kept_h, kept_c, share_h, share_c, state_grad_clip, return_cells});
+    LayerInputGrads grads = Layer::backward(
+        arguments(input, states, weights, batch_sizes, bidirectional, allow_tf32, extras),
+        {grad_output, grad_hy, grad_cy, grad_cells}, output, reserve, {input_grad, weight_grads, groups});
+    Tensors state_grads{grads.hx}, reset_grads;
+    if (grads.cx) state_grads.push_back(*grads.cx);
+    if (grads.reset_h) reset_grads.push_back(*grads.reset_h);
+    if (grads.reset_c) reset_grads.push_back(*grads.reset_c);
+    return {grads.input, state_grads, reset_grads, grads.weights};
+  }
+
+ private:
+  static constexpr size_t kStates = cell_facts(kCell).has_cell_state ? 2 : 1;
+
+  static LayerExtras make(const Tensors& reset_states, LayerExtras extras) {
+    STD_TORCH_CHECK(reset_states.empty() || reset_states.size() == kStates,
+                    "fastrnn: reset_states must be as many as states, or none");
+    if (!reset_states.empty()) extras.reset_h = reset_states[0];
+    if (reset_states.size() > 1) extras.reset_c = reset_states[1];
+    return extras;
+  }
+
+  static LayerArgs arguments(const Tensor& input, const Tensors& states, const Tensors& weights,
+                             const OptionalTensor& batch_sizes, bool bidirectional, bool allow_tf32,
+                             const LayerExtras& extras) {
+    STD_TORCH_CHECK(states.size() == kStates, "fastrnn: states must be hx, or hx and cx");
+    OptionalTensor cx;
+    if (kStates > 1) cx = states[1];
+    return {kCell, input, states[0], cx, weights, batch_sizes, bidirectional, allow_tf32, {}, extras};
+  }
+
+  static Tensors final_states(const LayerOutputs& out) {
+    Tensors states{out.hy};
+    if (out.cy) states.push_back(*out.cy);
+    return states;
+  }
+
+  static Tensor cells(const LayerOutputs& out) {
+    return out.cells ? *out.cells : empty({0}, out.output.scalar_type(), Place(out.output));
+  }
+};
+
 template <class Layer, CellKind kCell>
 void implement_cell(torch::stable::detail::StableLibrary& library, const std::string& cell) {
   using Ops = CellOps<Layer, kCell>;
+  using Extended = ExtendedOps<Layer, kCell>;
   for (const std::string& name : {cell, "_" + cell}) {
     library.impl((name + "_forward").c_str(), TORCH_BOX(&Ops::forward));
     library.impl((name + "_backward").c_str(), TORCH_BOX(&Ops::backward));
+    library.impl((name + "_extended_forward").c_str(), TORCH_BOX(&Extended::forward));
+    library.impl((name + "_extended_backward").c_str(), TORCH_BOX(&Extended::backward));
   }
   library.impl(("_" + cell + "_infer").c_str(), TORCH_BOX(&Ops::infer));
+  library.impl(("_" + cell + "_extended_infer").c_str(), TORCH_BOX(&Extended::infer));
 }
 
 template <class Layer>

@@ -160,15 +160,22 @@ class CpuDevice {
     copy(out, data<const T>(sums), matrix.columns);
   }
 
-  // out (N, K): h_{t-1} of every row of a ragged batch. Rows that do not run are left alone.
+  // out (N, K): h_{t-1} of every row as w_hh multiplies it. Rows that do not run are left alone.
   template <class T>
-  void gather_previous_h(T* out, const Steps& steps, const Matrix<const T>& output, const T* hx) const {
+  void gather_previous_h(T* out, const Steps& steps, const Matrix<const T>& output, const T* hx,
+                         const Extras<T>* extras) const {
     const int64_t size = output.columns;
     for (int64_t s = 0; s < steps.steps; ++s) {
       for (int64_t row = 0; row < steps.rows(s); ++row) {
-        const T* from =
-            row < steps.rows(s - 1) ? output.data + (steps.offset(s - 1) + row) * output.row_stride : hx + row * size;
-        copy(out + (steps.offset(s) + row) * size, from, size);
+        const bool ran_before = row < steps.rows(s - 1);
+        const int64_t at = steps.offset(s) + row;
+        const T* from = ran_before ? output.data + (steps.offset(s - 1) + row) * output.row_stride : hx + row * size;
+        if (extras && extras->cuts && (ran_before || s == 0) && extras->cuts[at] == kCutState) {
+          from = extras->reset_h + row * size;
+        }
+        copy(out + at * size, from, size);
+        if (!extras || !extras->h_mask) continue;
+        for (int64_t k = 0; k < size; ++k) out[at * size + k] *= extras->h_mask[row * size + k];
       }
     }
   }
@@ -233,8 +240,15 @@ class CpuLoops {
     return cpu::larger(kStretchBytes / row_bytes, kStretchRows);
   }
 
-  void run(std::vector<ForwardCall<T, T, W>>& calls) { run(kernels_.forward, kernels_.forward_scratch, calls); }
-  void run(std::vector<BackwardCall<T>>& calls) { run(kernels_.backward, kernels_.backward_scratch, calls); }
+  void run(std::vector<ForwardCall<T, T, W>>& calls) {
+    if constexpr (std::is_same_v<T, W>) {
+      if (calls[0].params.extras) return run(kernels_.extended.forward, kernels_.forward_scratch, calls);
+    }
+    run(kernels_.forward, kernels_.forward_scratch, calls);
+  }
+  void run(std::vector<BackwardCall<T>>& calls) {
+    run(calls[0].params.extras ? kernels_.extended.backward : kernels_.backward, kernels_.backward_scratch, calls);
+  }
 
  private:
   // Scratch is kept from stretch to stretch: each direction that runs at the same time has its own.

@@ -6,6 +6,17 @@
 
 namespace fastrnn::ops {
 
+// What a call adds to the plain recurrence; see Extras of params.h. N rows, or (T, B) of padded input.
+struct LayerExtras {
+  std::optional<Tensor> cuts;              // (D, N) uint8
+  std::optional<Tensor> reset_h, reset_c;  // as hx and cx
+  std::optional<Tensor> h_mask;            // as hx
+  std::optional<Tensor> kept_h, kept_c;    // (D, N, K), (D, N, H)
+  double share_h = 0, share_c = 0;         // where the two above are missing
+  std::optional<double> clip;              // of backward
+  bool cells = false;                      // every step's c is wanted
+};
+
 // A layer's arguments as every op receives them.
 struct LayerArgs {
   CellKind cell;
@@ -18,6 +29,7 @@ struct LayerArgs {
   bool bidirectional;
   bool allow_tf32;                 // on a GPU, products of float32 may round their factors to TF32
   std::optional<Tensor> frozen{};  // what CpuLayer::freeze() made of these weights; on the CPU, if nothing is kept
+  std::optional<LayerExtras> extras{};
 };
 
 struct LayerOutputs {
@@ -25,10 +37,12 @@ struct LayerOutputs {
   Tensor hy;                      // as hx
   std::optional<Tensor> cy;       // as cx
   std::optional<Tensor> reserve;  // what backward reads
+  std::optional<Tensor> cells{};  // as output, D*H columns: every step's c, if extras ask for it
 };
 
 struct LayerGrads {
   std::optional<Tensor> output, hy, cy;  // in
+  std::optional<Tensor> cells{};
 };
 
 // Which gradients are wanted beyond those of the states.
@@ -44,6 +58,7 @@ struct LayerInputGrads {
   Tensor hx;
   std::optional<Tensor> cx;
   std::vector<Tensor> weights;  // none unless asked for
+  std::optional<Tensor> reset_h{}, reset_c{};
 };
 
 // A layer on the CPU: float32 and float64. If nothing is kept, the weights of float32 data may be bfloat16: the kernels

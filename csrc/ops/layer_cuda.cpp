@@ -29,7 +29,7 @@ auto on_gpu(const LayerArgs& args, const Pass& pass) {
 LayerOutputs CudaLayer::forward(const LayerArgs& args, bool keep) {
   return on_gpu(args, [&](const CudaDevice& device, const LayerShape& shape, auto type) {
     using T = decltype(type);
-    return ForwardPass<T, T, CudaDevice, CudaLoops>(device, args, shape, keep).run();
+    return run_forward<T, CudaDevice, CudaLoops>(device, args, shape, keep);
   });
 }
 

@@ -6,6 +6,7 @@
 // Device::Accumulator<T> is A of params.h.
 #pragma once
 
+#include "extras.h"
 #include "stretches.h"
 #include "weight_grads.h"
 
@@ -22,10 +23,6 @@ std::vector<Tensor> all_dense(const Device& device, const std::vector<Tensor>& t
 inline std::vector<int64_t> sizes_like(const Tensor& input, int64_t columns) {
   if (input.dim() == 2) return {input.size(0), columns};
   return {input.size(0), input.size(1), columns};
-}
-
-inline Tensor converted(const Tensor& tensor, ScalarType dtype) {
-  return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
 }
 
 // The state that a kernel updates, held in A: a copy of what arrives in T, or zeros.
@@ -74,6 +71,7 @@ class ForwardPass {
         loops_(device, args, shape, false),
         stretches_(shape, loops_.stretch_rows(shape.rows, channel_columns_)),
         frozen_(args.frozen),
+        extras_(device, args, shape),
         projections_(device, keep_channels_ ? 0 : loops_.at_once() * stretches_.most_rows() * channel_columns_),
         output_(device.empty(sizes_like(input_, shape.directions * recurrent_), shape.dtype)),
         hy_(device.empty(shape.state_sizes(recurrent_), shape.dtype)) {
@@ -86,6 +84,19 @@ class ForwardPass {
     for (int64_t d = 0; d < shape_.directions; d += loops_.at_once()) run_from(d);
     LayerOutputs out{output_, hy_, {}, reserve_};
     if (cell_) out.cy = converted(*cell_, shape_.dtype);
+    return out;
+  }
+
+  // (rows as output, D*H): every step's c, of a cell that has one, if it was kept; zero where no row ran.
+  Tensor cells() const {
+    const Tensor out = device_.empty(sizes_like(input_, shape_.directions * hidden_), shape_.dtype);
+    for (int64_t d = 0; d < shape_.directions; ++d) {
+      const Matrix<T> to{data<T>(out) + d * hidden_, shape_.rows, hidden_, shape_.directions * hidden_};
+      const Matrix<const A> from{reinterpret_cast<const A*>(reserve(d) + layout_.channels), shape_.rows, hidden_,
+                                 hidden_};
+      Tensor view = as_tensor(to, Place(out));
+      torch::stable::copy_(view, as_tensor(from, Place(out)));
+    }
     return out;
   }
 
@@ -130,6 +141,9 @@ class ForwardPass {
     params.hy = data<T>(hy_) + d * state;
     params.cell = cell_ ? data<A>(*cell_) + d * cell_state : nullptr;
     params.cells = keep_ && facts_.has_cell_state ? reinterpret_cast<A*>(reserve(d) + layout_.channels) : nullptr;
+    // Rows that do not run have no c.
+    if (params.cells && extras_.any() && shape_.padded_ragged) device_.zero(params.cells, shape_.rows * hidden_);
+    params.extras = extras_.of(d);
     return params;
   }
 
@@ -148,11 +162,22 @@ class ForwardPass {
   Loops<T, W> loops_;
   const Stretches stretches_;
   const std::optional<Tensor> frozen_;
+  const CallExtras<T, Device> extras_;
   // Of one stretch of each direction that runs at the same time, where no reserve takes them.
   const typename Device::template Workspace<T> projections_;
   const Tensor output_, hy_;
   std::optional<Tensor> cell_, reserve_;
 };
+
+// The forward pass, where the weights are of the data's type. Every step's c, if it is wanted, comes from the reserve.
+template <class T, class Device, template <class, class> class Loops>
+LayerOutputs run_forward(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep) {
+  const bool wants_cells = args.extras && args.extras->cells;
+  ForwardPass<T, T, Device, Loops> pass(device, args, shape, keep || wants_cells);
+  LayerOutputs out = pass.run();
+  if (wants_cells) out.cells = pass.cells();
+  return out;
+}
 
 // Backward of one layer: the time loop of each direction, then one large product for each gradient that all steps
 // share.
@@ -180,7 +205,9 @@ class BackwardPass {
         loops_(device, args, shape, true),
         stretches_(shape, loops_.stretch_rows(shape.rows, channel_columns_)),
         halves_(stretches_.count() > 1 ? 2 : 1),
-        block_written_(stretches_.count(), false) {
+        block_written_(stretches_.count(), false),
+        extras_(device, args, shape),
+        extra_grads_(device, args, shape, grads.cells) {
     check_saved();
     grad_channels_ =
         device.empty({loops_.at_once() * halves_ * stretches_.most_rows() * channel_columns_}, shape.dtype);
@@ -205,6 +232,8 @@ class BackwardPass {
     for (int64_t d = 0; d < shape_.directions; d += loops_.at_once()) run_from(d, request, result);
     result.hx = converted(grad_h_, shape_.dtype);
     if (grad_c_) result.cx = converted(*grad_c_, shape_.dtype);
+    result.reset_h = extra_grads_.reset_h();
+    result.reset_c = extra_grads_.reset_c();
     return result;
   }
 
@@ -281,6 +310,8 @@ class BackwardPass {
     params.grad_output_stride = params.output_stride;
     params.grad_h = data<A>(grad_h_) + d * state;
     params.grad_c = grad_c_ ? data<A>(*grad_c_) + d * cell_state : nullptr;
+    params.extras = extras_.of(d);
+    params.extra_grads = extra_grads_.of(d);
     if (shape_.dims.projected) {
       params.grad_projected = data<T>(grad_projected_) + slot(d) * shape_.rows * recurrent_;
       params.hidden = data<T>(unprojected_) + slot(d) * shape_.rows * hidden_;
@@ -292,9 +323,9 @@ class BackwardPass {
     return params;
   }
 
-  DirectionRecord<T> record(const BackwardParams<T, A>& params) const {
+  DirectionRecord<T, A> record(const BackwardParams<T, A>& params) const {
     return {params.steps,  params.grad_projected, params.hidden, data<const T>(input_),
-            params.output, params.output_stride,  params.hx};
+            params.output, params.output_stride,  params.hx,     extras_.change_previous_h() ? params.extras : nullptr};
   }
 
   // Which of the buffers made for each direction that runs at the same time is this one's.
@@ -312,6 +343,8 @@ class BackwardPass {
   const Stretches stretches_;
   const int64_t halves_;
   std::vector<bool> block_written_;  // the gradient of the input, by one direction
+  const CallExtras<T, Device> extras_;
+  const CallExtraGrads<T, Device> extra_grads_;
   std::optional<Tensor> cx_, grad_output_, grad_c_;
   Tensor grad_h_, grad_channels_, grad_projected_, unprojected_;
 };

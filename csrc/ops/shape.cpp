@@ -56,6 +56,27 @@ void read_batch_sizes(const LayerArgs& args, bool by_host, LayerShape& shape) {
   }
 }
 
+void check_extras(const LayerExtras& extras, const Kind& kind, const LayerShape& shape, bool has_cell_state) {
+  check(!shape.single_step, "extras need the dimensions of steps and directions");
+  const int64_t hidden = shape.dims.hidden_size, recurrent = shape.dims.recurrent_size;
+  const auto check_if = [&](const std::optional<Tensor>& tensor, int64_t rows, int64_t columns, const char* what) {
+    if (tensor) check_tensor(*tensor, kind, {shape.directions, rows, columns}, what);
+  };
+  check_if(extras.reset_h, shape.batch, recurrent, "the reset state of h must have the shape of hx");
+  check_if(extras.reset_c, shape.batch, hidden, "the reset state of c must have the shape of cx");
+  check_if(extras.h_mask, shape.batch, recurrent, "h_mask must have the shape of hx");
+  check_if(extras.kept_h, shape.rows, recurrent, "kept_h must be (directions, rows, size of h)");
+  check_if(extras.kept_c, shape.rows, hidden, "kept_c must be (directions, rows, hidden_size)");
+  check(extras.reset_h.has_value() || !extras.reset_c, "a reset state of c needs one of h");
+  check(!extras.reset_h || extras.reset_c.has_value() == has_cell_state, "the reset state must have h, the LSTM's c");
+  check(has_cell_state || (!extras.kept_c && !extras.cells), "only the LSTM has a c");
+  if (!extras.cuts) return;
+  const Tensor& cuts = *extras.cuts;
+  check(Place(cuts) == kind.place && cuts.scalar_type() == ScalarType::Byte && cuts.dim() == 2 &&
+            cuts.size(0) == shape.directions && cuts.size(1) == shape.rows,
+        "cuts must be uint8, (directions, rows)");
+}
+
 }  // namespace
 
 LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16_weights) {
@@ -106,6 +127,7 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   check_tensor(args.hx, kind, shape.state_sizes(recurrent), "hx has the wrong shape");
   check(args.cx.has_value() == facts.has_cell_state, "cx belongs to the LSTM alone");
   if (args.cx) check_tensor(*args.cx, kind, shape.state_sizes(hidden), "cx has the wrong shape");
+  if (args.extras) check_extras(*args.extras, kind, shape, facts.has_cell_state);
   return shape;
 }
 

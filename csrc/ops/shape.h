@@ -6,6 +6,10 @@
 
 namespace fastrnn::ops {
 
+inline Tensor converted(const Tensor& tensor, ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
+}
+
 struct LayerShape {
   int64_t steps, batch, rows;  // T, B, N
   int64_t input_size;          // I

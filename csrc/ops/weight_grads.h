@@ -6,7 +6,7 @@
 namespace fastrnn::ops {
 
 // What forward and the time loop left behind for one direction.
-template <class T>
+template <class T, class A>
 struct DirectionRecord {
   Steps steps;
   const T* grad_projected;  // (N, P) or null
@@ -14,16 +14,18 @@ struct DirectionRecord {
   const T* input;           // (N, I)
   const T* output;          // (N, output_stride), K columns
   int64_t output_stride;
-  const T* hx;  // (B, K)
+  const T* hx;                 // (B, K)
+  const Extras<T, A>* extras;  // if they change h_{t-1} in the product with w_hh, else null
 };
 
 template <class T, class Device>
 class WeightGrads {
   using View = Matrix<const T>;
+  using Record = DirectionRecord<T, typename Device::template Accumulator<T>>;
 
  public:
   // The stretches that add() will be called for, in any order; none of it does anything unless weights are requested.
-  WeightGrads(const Device& device, const LayerShape& shape, const CellFacts& facts, const DirectionRecord<T>& record,
+  WeightGrads(const Device& device, const LayerShape& shape, const CellFacts& facts, const Record& record,
               const GradRequest& request, const std::vector<Stretch>& stretches)
       : device_(device),
         shape_(shape),
@@ -35,7 +37,7 @@ class WeightGrads {
         stretches_(stretches) {
     if (!wanted_) return;
     STD_TORCH_CHECK(shape.batch % groups_ == 0, "fastrnn: the batch must be a multiple of groups");
-    if (!shape.dense() || shape.rows == 0) gather_previous_h();
+    if (!shape.dense() || shape.rows == 0 || record.extras) gather_previous_h();
     w_ih_ = make({gate_columns(), shape.input_size});
     w_hh_ = make({gate_columns(), recurrent_size()});
     if (shape.dims.projected) w_hr_ = make({recurrent_size(), hidden()});
@@ -135,14 +137,14 @@ class WeightGrads {
     product(grads.row_range(begin, end), output.row_range(begin + shift, end + shift));
   }
 
-  // Ragged: row by row, since neighbouring steps have different numbers of rows.
+  // Row by row where neighbouring steps have different numbers of rows, or extras come between the steps.
   void gather_previous_h() {
     const int64_t size = recurrent_size();
     previous_h_ = device_.empty({shape_.rows, size}, shape_.dtype);
     T* out = data<T>(*previous_h_);
     if (shape_.padded_ragged) device_.zero(out, previous_h_->numel());
     device_.gather_previous_h(out, record_.steps, View{record_.output, shape_.rows, size, record_.output_stride},
-                              record_.hx);
+                              record_.hx, record_.extras);
   }
 
   void append_biases(std::vector<Tensor>& grads) const {
@@ -177,14 +179,14 @@ class WeightGrads {
   const Device& device_;
   const LayerShape& shape_;
   const CellFacts& facts_;
-  const DirectionRecord<T> record_;
+  const Record record_;
   const bool wanted_, stacked_;
   const int64_t groups_;
   const std::vector<Stretch>& stretches_;
   Tensor w_ih_, w_hh_, w_hr_;
   Tensor sums_;                       // (groups, stretches, C*H): each stretch's sums over its rows
   bool added_ = false;                // there is something to add to
-  std::optional<Tensor> previous_h_;  // (N, K) of ragged batches
+  std::optional<Tensor> previous_h_;  // (N, K) where it is not the output as it lies
 };
 
 }  // namespace fastrnn::ops
