@@ -9,7 +9,7 @@ print(fastrnn.explain(lstm, input))  # which kernel runs, and why
 
 import torch  # noqa: F401  (first: the extension links against libraries that torch loads)
 
-from . import functional
+from . import _public_ops, functional  # noqa: F401  (the first gives the ops their gradients)
 from .explain import Explanation, explain
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _checks, _precision, _ragged, autograd
+from . import _checks, _extended, _precision, _ragged, autograd
 from .reference import STATES, States
 
 
@@ -41,7 +41,9 @@ class Arguments(NamedTuple):
     states: States | None  # of all layers, (L*D, B, features) each, in the packed order; None for zeros
     batch_sizes: Tensor | None  # (T,), of packed and ragged input: rows that run at each step; on the CPU or as input
     batch: int
-    restore: Tensor | None = None  # (B,), undoes the permutation that sorted the rows by length
+    order: Tensor | None = None  # (B,), the permutation that sorted the rows by length
+    restore: Tensor | None = None  # (B,), undoes it
+    added: _extended.Added | None = None  # what is more than torch.nn's
 
 
 def run_stack(
@@ -51,23 +53,51 @@ def run_stack(
     weights: Sequence[Tensor],
     lengths: Tensor | None = None,
     frozen: Sequence[Tensor] = (),
-) -> tuple[Tensor | PackedSequence, States]:
+    request: _extended.Request | None = None,
+) -> tuple[Tensor | PackedSequence, tuple[Tensor | PackedSequence, ...]]:
     """The one road for layers: output and the final states, in the form in which input and hx came.
 
-    `frozen` are the weights as :class:`fastrnn._frozen.Frozen` packed them, one tensor a layer, or none.
+    `frozen` are the weights as :class:`fastrnn._frozen.Frozen` packed them, one tensor a layer, or none. `request` is
+    what the call is more than torch.nn's; if it is for every step's c, that comes behind the states, formed as output.
     """
     if isinstance(input, PackedSequence):
         arguments = packed_arguments(stack, input, hx, weights, lengths)
+        if request is not None:
+            arguments = _add(stack, arguments, request, stack.batch_first)
         output, finals = _run_layers(stack, arguments, weights, frozen)
-        packed = PackedSequence(output, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
-        return packed, _restore(arguments, finals)
+        finals, cells = _split_cells(arguments, finals)
+        packed = [PackedSequence(data, *input[1:]) for data in (output, *cells)]
+        return packed[0], (*_restore(arguments, finals), *packed[1:])
     if isinstance(input, Tensor) and input.is_nested:
-        return _run_jagged(stack, input, hx, weights, lengths, frozen)
+        return _run_jagged(stack, input, hx, weights, lengths, frozen, request)
 
-    output, finals = _run_padded(stack, padded_arguments(stack, input, hx, weights, lengths), weights, frozen)
+    arguments = padded_arguments(stack, input, hx, weights, lengths)
+    if request is not None:
+        arguments = _add(stack, arguments, request, stack.batch_first, batched=input.dim() == 3)
+    output, finals = _run_padded(stack, arguments, weights, frozen)
     if input.dim() == 2:
         return output.squeeze(1), tuple([state.squeeze(1) for state in finals])
-    return (output.transpose(0, 1) if stack.batch_first else output), finals
+    if not stack.batch_first:
+        return output, finals
+    finals, cells = _split_cells(arguments, finals)
+    return output.transpose(0, 1), (*finals, *[c.transpose(0, 1) for c in cells])
+
+
+def _add(
+    stack: Stack, arguments: Arguments, request: _extended.Request, batch_first: bool, batched: bool = True
+) -> Arguments:
+    """The arguments, with what the call is more than torch.nn's."""
+    input, _, batch_sizes, batch, order, *_ = arguments
+    steps = input.shape[0] if input.dim() == 3 or batch_sizes is None else batch_sizes.shape[0]
+    added = _extended.add(stack, request, (steps, batch), input, order, batch_first, batched)
+    return arguments._replace(added=added)
+
+
+def _split_cells(arguments: Arguments, finals: States) -> tuple[States, States]:
+    """The final states, and every step's c if the call asked for it."""
+    if arguments.added is None or not arguments.added.return_cells:
+        return finals, ()
+    return finals[:-1], finals[-1:]
 
 
 def _run_padded(
@@ -93,6 +123,7 @@ def _run_jagged(
     weights: Sequence[Tensor],
     lengths: Tensor | None,
     frozen: Sequence[Tensor],
+    request: _extended.Request | None,
 ) -> tuple[Tensor, States]:
     """A nested tensor (B, T, I) of layout torch.jagged; its batch is in front whatever batch_first says."""
     name = _checks.LAYER_NAMES[stack.mode.lower()]
@@ -100,8 +131,12 @@ def _run_jagged(
         _checks.refuse_lengths(name, "nested tensor")
     padded, lengths = _ragged.jagged_to_padded(name, input)
     arguments = padded_arguments(stack, padded, hx, weights, lengths, batch_first=True)
+    if request is not None:
+        arguments = _add(stack, arguments, request, batch_first=True)
     output, finals = _run_padded(stack, arguments, weights, frozen)
-    return _ragged.padded_to_jagged(output, input), finals
+    finals, cells = _split_cells(arguments, finals)
+    jagged = [_ragged.padded_to_jagged(padded, input) for padded in (output, *cells)]
+    return jagged[0], (*finals, *jagged[1:])
 
 
 def padded_arguments(
@@ -145,7 +180,7 @@ def padded_arguments(
 
 
 def _sorted_by_length(arguments: Arguments, lengths: Tensor) -> Arguments:
-    input, states, _, batch, _ = arguments
+    input, states, _, batch, *_ = arguments
     if not (input.is_cuda and lengths.is_cpu):  # there the host can tell the kernels which rows to leave out
         lengths = lengths.to(input.device)
     rows = _ragged.row_counts(lengths.reshape(batch), input.shape[0], input.device)
@@ -154,7 +189,7 @@ def _sorted_by_length(arguments: Arguments, lengths: Tensor) -> Arguments:
     # The weights' gradients are products over all steps, and 0 times a NaN left in the padding is NaN. In place: the
     # sorted input is nobody else's.
     input = input.index_select(1, rows.order).masked_fill_(rows.padding.unsqueeze(2), 0.0)
-    return Arguments(input, states, rows.batch_sizes, batch, rows.restore)
+    return Arguments(input, states, rows.batch_sizes, batch, rows.order, rows.restore)
 
 
 def packed_arguments(
@@ -182,7 +217,7 @@ def packed_arguments(
         _check_states(name, stack, states, (batch,))
         if sorted_indices is not None:
             states = tuple([state.index_select(1, sorted_indices) for state in states])
-    return Arguments(data, states, batch_sizes, batch, unsorted_indices)
+    return Arguments(data, states, batch_sizes, batch, sorted_indices, unsorted_indices)
 
 
 def _check_states(name: str, stack: Stack, states: States, batch: tuple[int, ...]) -> None:
@@ -208,6 +243,9 @@ def _run_layers(
     with _precision.without_autocast(input.device):
         if arguments.states is not None:
             arguments = arguments._replace(states=tuple(_precision.cast(arguments.states, computed)))
+        if arguments.added is not None:
+            resets = tuple(_precision.cast(arguments.added.reset_states, computed))
+            arguments = arguments._replace(added=arguments.added._replace(reset_states=resets))
         arguments = arguments._replace(input=input.to(computed))
         output, finals = _run_in_turn(stack, arguments, weights, frozen)
     return output.to(dtype), tuple([state.to(dtype) for state in finals])
@@ -218,9 +256,15 @@ def _run_in_turn(
 ) -> tuple[Tensor, States]:
     """The layers one on another, with dropout between them drawn as torch.nn draws it."""
     cell = stack.mode.lower()
-    input, states, batch_sizes, batch, _ = arguments
+    input, states, batch_sizes, batch, _, _, added = arguments
     num_layers, bidirectional = stack.num_layers, stack.bidirectional
     directions = 2 if bidirectional else 1
+    if added is not None:
+        if states is None:
+            sizes = (directions * num_layers, batch, stack.proj_size or stack.hidden_size)
+            states = _zeros(cell, input, sizes, stack.hidden_size)
+        data = _extended.Data.of(input, batch, batch_sizes)
+        return _extended.run_in_turn(stack, input, states, weights, data, added)
     if states is None:
         hidden_size = stack.hidden_size
         states = _zeros(cell, input, (directions, batch, stack.proj_size or hidden_size), hidden_size)
@@ -266,7 +310,7 @@ def run_cell(
     frozen: Sequence[Tensor] = (),
 ) -> States:
     """The one road for cells: the states after a step."""
-    step, states, _, batch, _ = cell_arguments(cell, input, hx, weights)
+    step, states, _, batch, *_ = cell_arguments(cell, input, hx, weights)
     if states is None:
         hidden_size = _checks.hidden_size_of(cell, weights)
         states = _zeros(cell, step, (batch, hidden_size), hidden_size)

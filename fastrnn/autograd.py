@@ -7,7 +7,7 @@ on the same kernels but for forward-mode AD.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import _native, _precision, derivatives
-from .derivatives import Call, MaybeTensors
+from ._calls import Call, MaybeTensors
 from .ops import CELLS, Cell, Request
+from .reference import Extras
 
 
 def run_layer(
@@ -36,17 +37,39 @@ def run_layer(
     op, allow_tf32 = CELLS[cell], _precision.allows_tf32(input)
     if _is_plain_inference(input, states, weights):
         return _infer(op, (input, *states), weights, batch_sizes, bidirectional, allow_tf32, frozen)
+    if _is_tracing() and weights[0].dtype != input.dtype and not takes_formula():  # see reads_bfloat16
+        return _infer(op, (input, *states), weights, batch_sizes, bidirectional, allow_tf32)
+    return _run(Call(op, bidirectional, batch_sizes, allow_tf32), (input, *states, *weights))
+
+
+def run_extended_layer(
+    cell: str,
+    input: Tensor,
+    states: Sequence[Tensor],
+    reset_states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bidirectional: bool,
+    batch_sizes: Tensor | None,
+    extras: Extras,
+) -> tuple[Tensor, ...]:
+    """One layer with extras: what :func:`fastrnn.reference.layer` returns."""
+    allow_tf32 = _precision.allows_tf32(input)
+    call = Call(CELLS[cell], bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states))
+    primals = (input, *states, *reset_states, *weights)
+    if _is_plain_inference(input, (*states, *reset_states), weights):
+        return _on_kernels(call.infer, primals)
+    return _run(call, primals)
+
+
+def _run(call: Call, primals: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A call that is differentiated, transformed or traced."""
     if takes_formula():
-        return derivatives.forward(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
+        return derivatives.forward(call, *primals)
     if _is_tracing():
-        if weights[0].dtype != input.dtype:  # see reads_bfloat16
-            return _infer(op, (input, *states), weights, batch_sizes, bidirectional, allow_tf32)
-        return tuple(op.forward(input, *states, weights, batch_sizes, bidirectional, allow_tf32)[:-1])
+        return call.forward(primals, raw=False)[:-1]
     if torch._C._are_functorch_transforms_active():
-        if batch_sizes is not None:
-            batch_sizes = derivatives.unwrapped(batch_sizes)
-        return TransformedLayer.apply(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
-    return FUNCTIONS[cell].apply(Call(op, bidirectional, batch_sizes, allow_tf32), input, *states, *weights)
+        return TransformedLayer.apply(call.unwrapped(), *primals)
+    return FUNCTIONS[call.cell.name].apply(call, *primals)
 
 
 def run_step(
@@ -121,8 +144,13 @@ def _infer(
     frozen: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Forward on the kernels, with nothing kept for backward. No Call: making one takes 0.8 us."""
+    return _on_kernels(op.infer, *data, weights, batch_sizes, bidirectional, allow_tf32, frozen)
+
+
+def _on_kernels(run: Callable[..., Any], *arguments: Any) -> Any:
+    """The call, during which a signal's handler may raise."""
     try:
-        return op.infer(*data, weights, batch_sizes, bidirectional, allow_tf32, frozen)
+        return run(*arguments)
     except RuntimeError:
         _native.reraise_interruption()
         raise
@@ -130,14 +158,7 @@ def _infer(
 
 def _raw_forward(call: Call, primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Forward on the kernels, with the reserve for backward behind its results."""
-    data = 1 + call.cell.states
-    try:
-        return call.cell.raw_forward(
-            *primals[:data], primals[data:], call.batch_sizes, call.bidirectional, call.allow_tf32
-        )
-    except RuntimeError:
-        _native.reraise_interruption()
-        raise
+    return _on_kernels(call.forward, primals, True)
 
 
 def _backward_on_kernels(
@@ -151,16 +172,7 @@ def _backward_on_kernels(
     """What :func:`derivatives.backward` computes, on the kernels; output and reserve are computed again if None."""
     if output is None or reserve is None:
         output, *_, reserve = _raw_forward(call, primals)
-    data = 1 + call.cell.states
-    settings = call.batch_sizes, call.bidirectional, call.allow_tf32
-    try:
-        input_grad, *rest = call.cell.raw_backward(
-            *grads, *primals[:data], primals[data:], output, reserve, *settings, *request
-        )
-    except RuntimeError:
-        _native.reraise_interruption()
-        raise
-    return (*((input_grad,) if request.input else ()), *rest[:-1], *rest[-1])
+    return _on_kernels(call.backward, request, grads, primals, output, reserve, True)
 
 
 class LayerFunction(torch.autograd.Function):
@@ -170,15 +182,16 @@ class LayerFunction(torch.autograd.Function):
     def forward(ctx: Any, call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
         *outputs, reserve = _raw_forward(call, primals)
         # All in save_for_backward: what else sits on ctx outlives backward, and an output there never dies.
-        ctx.save_for_backward(*primals, outputs[0], reserve)
-        ctx.call = call
+        ctx.save_for_backward(*primals, outputs[0], reserve, *call.masks())
+        ctx.call = call.without_masks()
         ctx.set_materialize_grads(False)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *primals, output, reserve = ctx.saved_tensors
-        return None, *_pull_back(ctx.call, ctx.needs_input_grad[1:], grads, primals, output, reserve)
+        needs = ctx.needs_input_grad[1:]
+        primals, (output, reserve, *masks) = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
+        return None, *_pull_back(ctx.call.with_masks(masks), needs, grads, primals, output, reserve)
 
 
 class RnnTanhFunction(LayerFunction):
@@ -216,7 +229,7 @@ def _pull_back(
     """Gradients of the primals, None where not needed, by kernels wherever their result will not be transformed."""
     if all(grad is None for grad in grads):
         return (None,) * len(primals)
-    data = 1 + call.cell.states
+    data = call.data
     request = Request(input=needs[0], weights=any(needs[data:]))
     if forward_ad._current_level >= 0 or any(map(_is_legacy_batched, grads)):
         results = derivatives.backward(call, request, grads, primals)
@@ -224,11 +237,7 @@ def _pull_back(
         results = LayerGradFunction.apply(call, request, *grads, *primals, output, reserve)
     else:
         results = _backward_on_kernels(call, request, grads, primals, output, reserve)
-    return (
-        *(() if request.input else (None,)),
-        *results,
-        *(() if request.weights else (None,) * (len(primals) - data)),
-    )
+    return derivatives.of_all_primals(call, request, results, len(primals))
 
 
 class LayerGradFunction(torch.autograd.Function):
@@ -257,7 +266,7 @@ class LayerGradFunction(torch.autograd.Function):
     def vmap(info: Any, in_dims: Any, call: Call, request: Request, *tensors: Tensor | None) -> Any:
         size, dims = info.batch_size, in_dims[2:]
         grads, primals, _, _ = _split_grad_arguments(call, tensors)
-        count, data = len(grads), 1 + call.cell.states
+        count, data = len(grads), call.data
         tensors, dims = (*grads, *primals), dims[:-2]
         if any(dim is not None for dim in dims[count + data :]):
             return _loop(lambda *one: LayerGradFunction.apply(call, request, *one, None, None), size, tensors, dims)
@@ -284,7 +293,7 @@ def _is_legacy_batched(tensor: Tensor | None) -> bool:
 def _split_grad_arguments(
     call: Call, tensors: Sequence[Tensor | None]
 ) -> tuple[MaybeTensors, Sequence[Tensor], Tensor | None, Tensor | None]:
-    count = 1 + call.cell.states
+    count = call.outputs
     return tensors[:count], tensors[count:-2], tensors[-2], tensors[-1]  # type: ignore[return-value]
 
 
@@ -293,9 +302,7 @@ class TransformedLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
-        data = 1 + call.cell.states
-        settings = call.batch_sizes, call.bidirectional, call.allow_tf32
-        return _infer(call.cell, primals[:data], primals[data:], *settings)
+        return _on_kernels(call.infer, primals)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -309,7 +316,7 @@ class TransformedLayer(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, call: Call, *primals: Tensor) -> Any:
-        size, dims, data = info.batch_size, in_dims[1:], 1 + call.cell.states
+        size, dims, data = info.batch_size, in_dims[1:], call.data
         if any(dim is not None for dim in dims[data:]):
             return _loop(lambda *one: TransformedLayer.apply(call, *one), size, primals, dims)
         folded = _fold(size, primals[:data], dims[:data])
@@ -347,58 +354,3 @@ def _loop(function: Any, size: int, tensors: MaybeTensors, dims: Sequence[int | 
         results.append(function(*one))
     stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
     return stacked, (0,) * len(stacked)
-
-
-def _register_autograd(cell: Cell) -> None:
-    """Gradients of the public ops, for torch.compile, torch.export and direct callers."""
-    states = cell.states
-
-    def forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        input, rest = inputs[0], inputs[1:]
-        weights, batch_sizes, *ctx.settings = rest[states:]
-        ctx.save_for_backward(batch_sizes, output[0], output[-1], input, *rest[:states], *weights)
-        ctx.set_materialize_grads(False)
-
-    def forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        batch_sizes, output, reserve, *primals = ctx.saved_tensors
-        weights = primals[1 + states :]
-        if all(grad is None for grad in grads[:-1]):
-            return (None,) * (1 + states) + ([None] * len(weights), None, None, None)
-        request = Request(input=ctx.needs_input_grad[0], weights=any(ctx.needs_input_grad[1 + states]))
-        input_grad, *state_grads, weight_grads = cell.backward(
-            *grads[:-1], *primals[: 1 + states], weights, output, reserve, batch_sizes, *ctx.settings, *request
-        )
-        return (
-            input_grad if request.input else None,
-            *state_grads,
-            weight_grads if request.weights else [None] * len(weights),
-            None,
-            None,
-            None,
-        )
-
-    def backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        grads, data = inputs[: 1 + states], inputs[1 + states : 2 + 2 * states]
-        weights, _output, _reserve, batch_sizes, bidirectional, allow_tf32, *request = inputs[2 + 2 * states :]
-        ctx.settings = bidirectional, allow_tf32
-        ctx.request = Request(*request)
-        ctx.save_for_backward(batch_sizes, *grads, *data, *weights)
-
-    def backward_backward(ctx: Any, *grad_grads: Any) -> tuple[Any, ...]:
-        batch_sizes, *tensors = ctx.saved_tensors
-        grads, primals = tensors[: 1 + states], tensors[1 + states :]
-        bidirectional, allow_tf32 = ctx.settings
-        call = Call(cell, bidirectional, batch_sizes, allow_tf32)
-        input_gg, *state_ggs, weight_ggs = grad_grads
-        given = derivatives.requested(call, ctx.request, [input_gg, *state_ggs, *weight_ggs])
-        results = derivatives.double_backward(call, ctx.request, grads, primals, given)
-        head, weight_results = results[: 2 + 2 * states], results[2 + 2 * states :]
-        return (*head, list(weight_results), *(None,) * (5 + len(ctx.request)))
-
-    name = f"fastrnn::{cell.name}_"
-    torch.library.register_autograd(name + "forward", forward_backward, setup_context=forward_context)
-    torch.library.register_autograd(name + "backward", backward_backward, setup_context=backward_context)
-
-
-for _cell in CELLS.values():
-    _register_autograd(_cell)

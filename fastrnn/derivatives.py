@@ -12,69 +12,42 @@ a GPU are waited for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from . import _precision, reference
-from .ops import Cell, Request
-
-MaybeTensors = Sequence[Tensor | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """What of a layer's call is not differentiated. Not a pytree, so that torch.func leaves it whole."""
-
-    cell: Cell
-    bidirectional: bool
-    batch_sizes: Tensor | None
-    allow_tf32: bool  # backward computes as forward did, whatever torch's switch says by then
-
-    def grouped(self, groups: int) -> Call:
-        """The same call for `groups` times the batch."""
-        if self.batch_sizes is None:
-            return self
-        return replace(self, batch_sizes=unwrapped(self.batch_sizes * groups))
-
-    def ungrouped(self, groups: int) -> Call:
-        """The same call for one of `groups` equal parts of the batch."""
-        if self.batch_sizes is None:
-            return self
-        return replace(self, batch_sizes=unwrapped(self.batch_sizes // groups))
-
-
-def unwrapped(batch_sizes: Tensor) -> Tensor:
-    """The tensor itself, without what torch.func wraps around all that is computed inside a transform.
-
-    A Call outlives the transform it was made in, and its wrappers are of no use then, or worse.
-    """
-    while torch._C._functorch.is_functorch_wrapped_tensor(batch_sizes):
-        if torch._C._functorch.is_batchedtensor(batch_sizes):
-            raise NotImplementedError("vmap over lengths or batch sizes: call once for each, or pad to common ones")
-        batch_sizes = torch._C._functorch.get_unwrapped(batch_sizes)
-    return batch_sizes
+from ._calls import Call, MaybeTensors
+from .ops import Request
 
 
 def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
-    """The layer itself: output and final states from (input, *states, *weights)."""
-    dtype, data = primals[0].dtype, 1 + call.cell.states
+    """The layer itself, from primals to outputs."""
+    dtype = primals[0].dtype
     if dtype in _precision.HALF_DTYPES:
         wide = _precision.cast(primals, torch.float32)
         return tuple(_precision.cast(forward(call, *wide), dtype))
+    input, states, resets, weights = call.split(primals)
     return reference.layer(
-        call.cell.name, primals[0], primals[1:data], primals[data:], call.bidirectional, call.batch_sizes
+        call.cell.name, input, states, weights, call.bidirectional, call.batch_sizes, call.extras, resets
     )
 
 
 def requested(call: Call, request: Request, grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Of the gradients of all primals those that `request` names: the states' always, input's and weights' perhaps."""
-    states = call.cell.states
     return (
         *(grads[:1] if request.input else ()),
-        *grads[1 : 1 + states],
-        *(grads[1 + states :] if request.weights else ()),
+        *grads[1 : call.data],
+        *(grads[call.data :] if request.weights else ()),
+    )
+
+
+def of_all_primals(call: Call, request: Request, grads: Sequence[Tensor], primals: int) -> tuple[Tensor | None, ...]:
+    """The other way: requested gradients in the places of their primals, None in the others'."""
+    return (
+        *(() if request.input else (None,)),
+        *grads,
+        *(() if request.weights else (None,) * (primals - call.data)),
     )
 
 
@@ -93,7 +66,7 @@ def backward(call: Call, request: Request, grads: MaybeTensors, primals: Sequenc
 def _backward_by_group(
     call: Call, request: Request, grads: MaybeTensors, primals: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    groups, data = request.groups, 1 + call.cell.states
+    groups, data = request.groups, call.data
     one = call.ungrouped(groups)
     plain = request._replace(groups=0)
 

@@ -148,7 +148,7 @@ def _shape(
     weights: list[Tensor],
     frozen: bool,
 ) -> tuple[_Shape, list[Tensor]]:
-    input, states, batch_sizes, batch, _ = arguments
+    input, states, batch_sizes, batch, *_ = arguments
     result = _precision.result_dtype(input)
     dtype = _precision.computed_dtype(input, result)
     reads_bfloat16 = autograd.reads_bfloat16(input, states or (), weights)

@@ -3,6 +3,7 @@
 For every cell there are a public pair `<cell>_forward`, `<cell>_backward`, which torch.compile and torch.export see,
 and a raw pair `_<cell>_forward`, `_<cell>_backward` on the same kernels, which `fastrnn.autograd` calls in eager mode.
 `_<cell>_infer` is forward that keeps nothing for backward; `_<cell>_freeze` packs weights for it, on the CPU.
+`<cell>_extended_forward` and so on do the same with extras (:class:`fastrnn.reference.Extras`).
 """
 
 from __future__ import annotations
@@ -29,20 +30,24 @@ class Cell:
     raw_backward: Any = field(init=False, repr=False)
     infer: Any = field(init=False, repr=False)
     freeze: Any = field(init=False, repr=False)
+    extended_forward: Any = field(init=False, repr=False)
+    extended_backward: Any = field(init=False, repr=False)
+    raw_extended_forward: Any = field(init=False, repr=False)
+    raw_extended_backward: Any = field(init=False, repr=False)
+    extended_infer: Any = field(init=False, repr=False)
     gates: int = field(init=False)
     states: int = field(init=False)  # 2 where there is a c beside h
 
     def __post_init__(self) -> None:
-        facts = {
-            "forward": getattr(torch.ops.fastrnn, f"{self.name}_forward").default,
-            "backward": getattr(torch.ops.fastrnn, f"{self.name}_backward").default,
-            "raw_forward": getattr(torch.ops.fastrnn, f"_{self.name}_forward").default,
-            "raw_backward": getattr(torch.ops.fastrnn, f"_{self.name}_backward").default,
-            "infer": getattr(torch.ops.fastrnn, f"_{self.name}_infer").default,
-            "freeze": getattr(torch.ops.fastrnn, f"_{self.name}_freeze").default,
-            "gates": GATES[self.name],
-            "states": STATES[self.name],
-        }
+        def op(name: str) -> Any:
+            return getattr(torch.ops.fastrnn, name).default
+
+        facts = {"freeze": op(f"_{self.name}_freeze"), "gates": GATES[self.name], "states": STATES[self.name]}
+        for kind in ("", "extended_"):
+            facts[f"{kind}infer"] = op(f"_{self.name}_{kind}infer")
+            for way in ("forward", "backward"):
+                facts[f"{kind}{way}"] = op(f"{self.name}_{kind}{way}")
+                facts[f"raw_{kind}{way}"] = op(f"_{self.name}_{kind}{way}")
         for name, value in facts.items():
             object.__setattr__(self, name, value)
 
@@ -89,6 +94,39 @@ def _fake_backward(
     )
 
 
+def _fake_extended_infer(
+    cell: Cell, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], settings: Sequence[Any]
+) -> tuple[Any, ...]:
+    *_, bidirectional, _allow_tf32, _clip, return_cells = settings
+    output, *finals = _fake_infer(input, states, bidirectional)
+    features = (2 if bidirectional else 1) * (weights[0].shape[0] // cell.gates)
+    cells = input.new_empty((*input.shape[:-1], features) if return_cells else (0,))
+    return output, finals, cells
+
+
+def _register_extended_fakes(cell: Cell) -> None:
+    def infer(
+        input: Tensor, states: Sequence[Tensor], _resets: Sequence[Tensor], weights: Sequence[Tensor], *settings: Any
+    ) -> tuple[Any, ...]:
+        return _fake_extended_infer(cell, input, states, weights, settings)
+
+    def forward(
+        input: Tensor, states: Sequence[Tensor], _resets: Sequence[Tensor], weights: Sequence[Tensor], *settings: Any
+    ) -> tuple[Any, ...]:
+        outputs = _fake_extended_infer(cell, input, states, weights, settings)
+        return *outputs, _fake_reserve(cell, input, weights, settings[-4])
+
+    def backward(*args: Any) -> tuple[Any, ...]:
+        input, states, resets, weights, *rest = args[4:]
+        grad_input, *grad_states, grad_weights = _fake_backward(input, states, weights, Request(*rest[-3:]))
+        return grad_input, grad_states, [_empty(reset) for reset in resets], grad_weights
+
+    torch.library.register_fake(f"fastrnn::_{cell.name}_extended_infer")(infer)
+    for name in (cell.name, f"_{cell.name}"):
+        torch.library.register_fake(f"fastrnn::{name}_extended_forward")(forward)
+        torch.library.register_fake(f"fastrnn::{name}_extended_backward")(backward)
+
+
 def _register_fakes(cell: Cell) -> None:
     states = cell.states
 
@@ -110,3 +148,4 @@ def _register_fakes(cell: Cell) -> None:
 
 for _cell in CELLS.values():
     _register_fakes(_cell)
+    _register_extended_fakes(_cell)

@@ -9,7 +9,10 @@ The order of a new recurrence: its cell here, a row in the tests' cases, the cel
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +24,34 @@ GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
 STATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 2, "gru": 1}
 
 States = tuple[Tensor, ...]
+
+# What comes between a row's step and the one it ran before, in `Extras.cuts`.
+CUT_GRADIENT, CUT_STATE = 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Extras:
+    """What a call of one layer adds to the plain recurrence, but for reset states, which are differentiated.
+
+    N counts the rows of the input as they lie: T * B of a padded one, sum(batch_sizes) of a packed one. K is the size
+    of h. None and 0 add nothing.
+    """
+
+    # (D, N) uint8. CUT_GRADIENT: no gradient flows back from the step to the one before; CUT_STATE: the reset state
+    # takes the place of what the step before left, or of hx. In each direction's own order of steps.
+    cuts: Tensor | None = None
+    h_mask: Tensor | None = None  # (D, B, K): factors of h_{t-1} on its way to w_hh
+    # Zoneout: the share of its old value that each unit keeps, (D, N, K) and (D, N, H), or one share for all.
+    kept_h: Tensor | None = None
+    kept_c: Tensor | None = None
+    share_h: float = 0.0
+    share_c: float = 0.0
+    # The gradient that arrives at a state from the step after it is clipped to [-clip, clip].
+    state_grad_clip: float | None = None
+    return_cells: bool = False  # every step's c is wanted, behind the final states
+
+
+PLAIN = Extras()
 
 
 def elman_cell(
@@ -73,7 +104,7 @@ def lstm_cell(
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
-def gru_cell(x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> Tensor:
+def gru_cell(x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, h_mask: Tensor | None = None) -> Tensor:
     """One step of the GRU, gates in the order r, z, n.
 
     ::
@@ -91,27 +122,37 @@ def gru_cell(x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> T
         h: (B, H).
         w_hh: (3H, H).
         b_hh: (3H,) or None.
+        h_mask: (B, H) factors of h where w_hh multiplies it, or None.
     Returns:
         (B, H).
     """
     x_r, x_z, x_n = x_gates.chunk(3, dim=-1)
-    h_r, h_z, h_n = F.linear(h, w_hh, b_hh).chunk(3, dim=-1)
+    h_r, h_z, h_n = F.linear(h if h_mask is None else h * h_mask, w_hh, b_hh).chunk(3, dim=-1)
     r = torch.sigmoid(x_r + h_r)
     z = torch.sigmoid(x_z + h_z)
     n = torch.tanh(x_n + r * h_n)
     return (1 - z) * n + z * h
 
 
-def step(cell: str, x_gates: Tensor, states: States, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None) -> States:
-    """One step of any cell: the states after it, h first."""
-    if cell == "lstm":
-        return lstm_cell(x_gates, states[0], states[1], w_hh, b_hh, w_hr)
+def step(
+    cell: str,
+    x_gates: Tensor,
+    states: States,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None,
+    h_mask: Tensor | None = None,
+) -> States:
+    """One step of any cell: the states after it, h first. h_mask (B, K): factors of h where w_hh multiplies it."""
     if cell == "gru":
-        return (gru_cell(x_gates, states[0], w_hh, b_hh),)
+        return (gru_cell(x_gates, states[0], w_hh, b_hh, h_mask),)
+    h = states[0] if h_mask is None else states[0] * h_mask
+    if cell == "lstm":
+        return lstm_cell(x_gates, h, states[1], w_hh, b_hh, w_hr)
     if cell == "rnn_tanh":
-        return (elman_cell(x_gates, states[0], w_hh, b_hh, torch.tanh),)
+        return (elman_cell(x_gates, h, w_hh, b_hh, torch.tanh),)
     if cell == "rnn_relu":
-        return (elman_cell(x_gates, states[0], w_hh, b_hh, torch.relu),)
+        return (elman_cell(x_gates, h, w_hh, b_hh, torch.relu),)
     raise ValueError(f"unknown cell {cell!r}: choose one of {', '.join(GATES)}")
 
 
@@ -122,6 +163,8 @@ def layer(
     weights: Sequence[Tensor],
     bidirectional: bool,
     batch_sizes: Tensor | None = None,
+    extras: Extras = PLAIN,
+    reset_states: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """One layer over a whole sequence, in one direction or both (D = 1 or 2).
 
@@ -133,9 +176,12 @@ def layer(
         bidirectional: whether there is a reverse direction.
         batch_sizes: (T,) integers, not increasing, none above B: at step t only the first ``batch_sizes[t]`` rows are
             there. The others keep their state, and of a padded input their output is zero. Read here, on the host.
+        extras: what is added to the plain recurrence.
+        reset_states: shaped as ``states``, what takes their place at ``CUT_STATE``.
 
     Returns:
-        output, (T, B, D*H) or (N, D*H), with P for H under a projection, then the final states, shaped as ``states``.
+        output, (T, B, D*H) or (N, D*H), with P for H under a projection, then the final states, shaped as ``states``,
+        then with ``extras.return_cells`` every step's c, (T, B, D*H) or (N, D*H).
     """
     directions = 2 if bidirectional else 1
     rows = None if batch_sizes is None else batch_sizes.tolist()
@@ -148,33 +194,105 @@ def layer(
             weights[d * per_direction : (d + 1) * per_direction],
             reverse=d == 1,
             rows=rows,
+            extras=DirectionExtras(extras, d, tuple(state[d] for state in reset_states)),
         )
         for d in range(directions)
     ]
-    output = results[0][0] if directions == 1 else torch.cat([r[0] for r in results], dim=-1)
     finals = (torch.stack([r[1][s] for r in results]) for s in range(len(states)))
-    return output, *finals
+    output, cells = (torch.cat(parts, dim=-1) for parts in zip(*((r[0], r[2]) for r in results), strict=True))
+    return (output, *finals, cells) if extras.return_cells else (output, *finals)
+
+
+class _ClipGradient(torch.autograd.Function):
+    """The identity, whose gradient is clipped to [-limit, limit]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor, limit: float) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.limit = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.clamp(-ctx.limit, ctx.limit), None
+
+
+class DirectionExtras:
+    """The extras of one direction, step by step."""
+
+    def __init__(self, extras: Extras, direction: int, reset_states: States) -> None:
+        def of_direction(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[direction]
+
+        self.cuts, self.h_mask = of_direction(extras.cuts), of_direction(extras.h_mask)
+        self.kept = (of_direction(extras.kept_h), of_direction(extras.kept_c))
+        self.shares = (extras.share_h, extras.share_c)
+        self.clip = extras.state_grad_clip
+        self.reset_states = reset_states
+
+    def start(self, states: States, at: int, ran_before: int) -> States:
+        """The states (n, .) that a step starts from, whose first row is row `at` of the data.
+
+        Of the rows, `ran_before` ran the step before; the others start from hx, and nothing cuts that.
+        """
+        n = states[0].shape[0]
+        if self.cuts is not None:
+            cuts = F.pad(self.cuts[at : at + ran_before], (0, n - ran_before)).unsqueeze(1)
+            states = tuple(torch.where(cuts == CUT_GRADIENT, s.detach(), s) for s in states)
+            if self.reset_states:
+                pairs = zip(states, self.reset_states, strict=True)
+                states = tuple(torch.where(cuts == CUT_STATE, reset[:n], s) for s, reset in pairs)
+        if self.clip is not None:
+            states = tuple(_ClipGradient.apply(state, self.clip) for state in states)
+        return states
+
+    def finish(self, old: States, new: States, at: int) -> States:
+        """The states after a step, given the cell's: zoneout."""
+        n = new[0].shape[0]
+        finished = []
+        for before, after, kept, share in zip(old, new, self.kept, self.shares, strict=False):
+            if kept is not None:
+                finished.append(after + kept[at : at + n] * (before - after))
+            else:
+                finished.append(after + share * (before - after) if share else after)
+        return tuple(finished)
 
 
 def _direction(
-    cell: str, input: Tensor, states: States, weights: Sequence[Tensor], reverse: bool, rows: list[int] | None
-) -> tuple[Tensor, States]:
-    """One direction: output (T, B, H) or (N, H), and the final states, each (B, H)."""
+    cell: str,
+    input: Tensor,
+    states: States,
+    weights: Sequence[Tensor],
+    reverse: bool,
+    rows: list[int] | None,
+    extras: DirectionExtras,
+) -> tuple[Tensor, States, Tensor]:
+    """One direction: output (T, B, H) or (N, H), the final states, each (B, H), and every step's last state."""
     w_ih, w_hh, b_ih, b_hh, w_hr = name_weights(weights)
     x_gates = F.linear(input, w_ih, b_ih)
     packed = input.dim() == 2
     by_step = x_gates.split(rows) if packed and rows is not None else x_gates.unbind(0)
     batch = states[0].shape[0]
-    outputs: list[Tensor] = []
+    offsets = [0, *itertools.accumulate(step_gates.shape[0] for step_gates in by_step)]
+    by_time: list[States] = []
+    ran_before = batch  # the first step is cut from hx as the others from the step before
     for t in reversed(range(len(by_step))) if reverse else range(len(by_step)):
         n = batch if rows is None else rows[t]
-        live = step(cell, by_step[t][:n], tuple(s[:n] for s in states), w_hh, b_hh, w_hr)
+        old = extras.start(tuple(s[:n] for s in states), offsets[t], min(n, ran_before))
+        h_mask = None if extras.h_mask is None else extras.h_mask[:n]
+        live = extras.finish(old, step(cell, by_step[t][:n], old, w_hh, b_hh, w_hr, h_mask), offsets[t])
         # Rows at or past n are beyond their sequence's end (or, in reverse, before its start): their state waits.
         states = live if n == batch else tuple(torch.cat([new, old[n:]]) for new, old in zip(live, states, strict=True))
-        outputs.append(live[0] if packed or n == batch else F.pad(live[0], (0, 0, 0, batch - n)))
+        by_time.append(live if packed or n == batch else tuple(F.pad(s, (0, 0, 0, batch - n)) for s in live))
+        ran_before = n
     if reverse:
-        outputs.reverse()
-    return (torch.cat(outputs) if packed else torch.stack(outputs)), states
+        by_time.reverse()
+    join = torch.cat if packed else torch.stack
+    return join([live[0] for live in by_time]), states, join([live[-1] for live in by_time])
 
 
 def name_weights(

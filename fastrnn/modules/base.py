@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .. import _checks
+from .._extended import Request
 from .._frozen import Frozen, can_freeze
+from .._options import Options
 from .._stack import run_cell, run_stack
 from ..reference import States
 
@@ -142,10 +145,29 @@ class Layer(Refusals, Freezing, nn.RNNBase):
 
     _flat_weights_names: list[str]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    # What the layer is more than torch.nn's; None if nothing. To change it, assign dataclasses.replace(options, ...).
+    options: Options | None = None
+
+    def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
+        name = _checks.LAYER_NAMES[mode.lower()]
+        options = Options.take(name, kwargs)
+        super().__init__(mode, *args, **kwargs)
         if not isinstance(self.bidirectional, bool):  # torch.nn finds out at the first call
             raise TypeError(f"bidirectional should be of type bool, got: {type(self.bidirectional).__name__}")
+        if options is not None:
+            options.check_sizes(name, self.hidden_size, self.proj_size)
+            self.options = options
+            self._keep_heads(options.num_heads)
+
+    def _keep_heads(self, heads: int) -> None:
+        """Of each w_hh the columns of one head."""
+        for name in self._flat_weights_names:
+            if heads > 1 and name.startswith("weight_hh"):
+                weight = getattr(self, name)
+                setattr(self, name, nn.Parameter(weight.detach()[:, : self.hidden_size // heads].clone()))
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", {self.options}" if self.options is not None else "")
 
     @property
     def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
@@ -171,11 +193,20 @@ class Layer(Refusals, Freezing, nn.RNNBase):
         return nn.Module._replicate_for_data_parallel(self)
 
     def _run(
-        self, input: Tensor | PackedSequence, hx: Tensor | Sequence[Tensor] | None, lengths: Tensor | None
-    ) -> tuple[Tensor | PackedSequence, States]:
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | Sequence[Tensor] | None,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        reset_state: Tensor | Sequence[Tensor] | None,
+        return_states: bool = False,
+    ) -> tuple[Tensor | PackedSequence, tuple[Tensor | PackedSequence, ...]]:
         # Not through the property: nn.Module would blame a missing weight's AttributeError on the property itself.
         weights = current_weights(self, self._flat_weights_names)
-        return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
+        if self.options is None and resets is None and reset_state is None and not return_states:
+            return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
+        request = Request(self.options or Options(), resets, reset_state, return_states)
+        return run_stack(self, input, hx, weights, lengths, request=request)
 
     def _freezing(self) -> tuple[str, Sequence[str], int, bool]:
         return self.mode.lower(), self._flat_weights_names, self.num_layers, self.bidirectional

@@ -113,9 +113,18 @@ class RNN(Layer):
     @overload
     def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
 
-    def forward(self, input: Any, hx: Any = None, *, lengths: Tensor | None = None) -> Any:
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_state: Tensor | None = None,
+        return_states: bool = False,
+    ) -> Any:
         """Run the sequence; see the class for shapes and errors."""
-        output, states = self._run(input, hx, lengths)
+        output, states = self._run(input, hx, lengths, resets, reset_state, return_states)
         return output, states[0]
 
 
@@ -219,9 +228,21 @@ class LSTM(Layer):
         self, input: PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[PackedSequence, tuple[Tensor, Tensor]]: ...
 
-    def forward(self, input: Any, hx: Any = None, *, lengths: Tensor | None = None) -> Any:
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_state: tuple[Tensor, Tensor] | None = None,
+        return_states: bool = False,
+    ) -> Any:
         """Run the sequence; see the class for shapes and errors."""
-        return self._run(input, hx, lengths)
+        output, states = self._run(input, hx, lengths, resets, reset_state, return_states)
+        if return_states:
+            return output, states[:2], states[2]
+        return output, states
 
 
 class GRU(Layer):
@@ -319,7 +340,16 @@ class GRU(Layer):
     @overload
     def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
 
-    def forward(self, input: Any, hx: Any = None, *, lengths: Tensor | None = None) -> Any:
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_state: Tensor | None = None,
+        return_states: bool = False,
+    ) -> Any:
         """Run the sequence; see the class for shapes and errors."""
-        output, states = self._run(input, hx, lengths)
+        output, states = self._run(input, hx, lengths, resets, reset_state, return_states)
         return output, states[0]

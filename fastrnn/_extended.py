@@ -1,0 +1,268 @@
+"""Layers that are more than torch.nn's: from a layer's options and a call's resets to what the kernels know of them
+(:class:`fastrnn.reference.Extras`).
+
+Nothing here looks at a tensor's values, so a compiled graph does not break, and the host waits for no GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import _checks, autograd
+from ._options import Options
+from .reference import CUT_GRADIENT, CUT_STATE, GATES, PLAIN, Extras, States
+
+
+class Request(NamedTuple):
+    """What one call asks of a layer beyond torch.nn's."""
+
+    options: Options
+    resets: Tensor | None = None
+    reset_state: Tensor | Sequence[Tensor] | None = None
+    return_states: bool = False
+
+
+class Added(NamedTuple):
+    """A request in the one form that layers take: rows in the order in which they run."""
+
+    options: Options
+    resets: Tensor | None  # (T, B) bool
+    reset_states: States  # of all layers, (L*D, B, features) each; none without resets
+    return_cells: bool
+
+
+class Stack(Protocol):
+    """What is read of a :class:`fastrnn._stack.Stack`."""
+
+    mode: str
+    hidden_size: int
+    num_layers: int
+    dropout: float
+    bidirectional: bool
+    proj_size: int
+    training: bool
+
+
+class Data(NamedTuple):
+    """Where the rows of a batch lie."""
+
+    steps: int
+    batch: int
+    batch_sizes: Tensor | None  # (T,), of a ragged batch
+    place: tuple[Tensor, Tensor] | None  # (N,) step and batch row of each row of packed data
+
+    @classmethod
+    def of(cls, input: Tensor, batch: int, batch_sizes: Tensor | None) -> Data:
+        if input.dim() == 3:
+            return cls(input.shape[0], batch, batch_sizes, None)
+        assert batch_sizes is not None
+        ends = batch_sizes.cumsum(0)
+        rows = torch.arange(input.shape[0], device=ends.device)
+        step = torch.searchsorted(ends, rows, right=True)
+        row = rows - (ends - batch_sizes).index_select(0, step)
+        place = step.to(input.device, non_blocking=True), row.to(input.device, non_blocking=True)
+        return cls(batch_sizes.shape[0], batch, batch_sizes, place)
+
+    def lengths(self, device: torch.device) -> Tensor:
+        """(B,), of a ragged batch."""
+        assert self.batch_sizes is not None
+        sizes = self.batch_sizes.to(device, non_blocking=True)
+        return (sizes.unsqueeze(1) > torch.arange(self.batch, device=device)).sum(0)
+
+    def as_rows(self, tensor: Tensor) -> Tensor:
+        """(T, B) to (N,): what belongs to each row of the data."""
+        return tensor.flatten() if self.place is None else tensor[self.place]
+
+    def by_sequence(self, tensor: Tensor) -> Tensor:
+        """(B, F) as a factor of input: (1, B, F), or (N, F) of packed data."""
+        return tensor.unsqueeze(0) if self.place is None else tensor.index_select(0, self.place[1])
+
+
+def add(
+    stack: Stack,
+    request: Request,
+    states_like: tuple[int, int],
+    input: Tensor,
+    order: Tensor | None,
+    batch_first: bool,
+    batched: bool,
+) -> Added:
+    """A call's request, checked, its rows put in `order` (B,).
+
+    `states_like` are T and B; `input` gives dtype and device; an input that is not `batched` is a single sequence.
+    """
+    name = _checks.LAYER_NAMES[stack.mode.lower()]
+    options, resets, reset_state, return_states = request
+    if return_states and name != "LSTM":
+        raise ValueError(
+            f"{name}: return_states returns every step's c, and only the LSTM has one. Its output is every h"
+        )
+    if resets is None:
+        if reset_state is not None:
+            raise ValueError(f"{name}: reset_state takes the place of a state where resets is True; pass resets, too")
+        return Added(options, None, (), return_states)
+    resets = _as_rows(name, resets, states_like, input.device, batch_first, batched)
+    if reset_state is None:
+        rows = stack.num_layers * (2 if stack.bidirectional else 1)
+        sizes = (stack.proj_size or stack.hidden_size, stack.hidden_size)[: 2 if name == "LSTM" else 1]
+        states = tuple([input.new_zeros(rows, states_like[1], size) for size in sizes])
+    else:
+        states = _reset_states(name, stack, reset_state, states_like[1], input, batched)
+    if order is not None:
+        resets = resets.index_select(1, order)
+        states = tuple([state.index_select(1, order) for state in states])
+    return Added(options, resets, states, return_states)
+
+
+def _as_rows(
+    name: str, resets: Tensor, shape: tuple[int, int], device: torch.device, batch_first: bool, batched: bool
+) -> Tensor:
+    """Resets as (T, B) on the input's device."""
+    if not isinstance(resets, Tensor) or resets.dtype != torch.bool:
+        kind = resets.dtype if isinstance(resets, Tensor) else type(resets).__name__
+        raise TypeError(f"{name}: resets must be a Tensor of bool, got {kind}. Convert: resets.bool()")
+    steps, batch = shape
+    expected = (steps,) if not batched else (batch, steps) if batch_first else (steps, batch)
+    if tuple(resets.shape) != expected:
+        raise ValueError(f"{name}: resets must have shape {expected}, one for each step, got {tuple(resets.shape)}")
+    resets = resets.to(device, non_blocking=True)
+    if not batched:
+        return resets.unsqueeze(1)
+    return resets.t() if batch_first else resets
+
+
+def _reset_states(
+    name: str, stack: Stack, given: Tensor | Sequence[Tensor], batch: int, input: Tensor, batched: bool
+) -> States:
+    """A reset state as (L*D, B, features), checked: it comes in hx's shape, or with one row for all."""
+    states = _checks.unpack_hx(stack.mode.lower(), name, given)
+    _checks.check_tensors(name, input, (), states, ValueError)
+    rows = stack.num_layers * (2 if stack.bidirectional else 1)
+    whole = []
+    for state, size in zip(states, (stack.proj_size or stack.hidden_size, stack.hidden_size), strict=False):
+        expected = (rows, batch, size) if batched else (rows, size)
+        if tuple(state.shape) not in (expected, (rows, 1, size)):
+            raise RuntimeError(
+                f"{name}: reset_state must have hx's shape {expected}, or {(rows, 1, size)} for all sequences, got "
+                f"{tuple(state.shape)}"
+            )
+        whole.append((state if state.dim() == 3 else state.unsqueeze(1)).expand(rows, batch, size))
+    return tuple(whole)
+
+
+def run_in_turn(
+    stack: Stack, input: Tensor, states: States, weights: Sequence[Tensor], data: Data, added: Added
+) -> tuple[Tensor, States]:
+    """The layers one on another: output, and the final states, behind which stands every step's c if it is wanted."""
+    cell, layers, directions = stack.mode.lower(), stack.num_layers, 2 if stack.bidirectional else 1
+    options, training = added.options, stack.training
+    by_layer = list(zip(*[state.split(directions) for state in states], strict=True))
+    resets_by_layer = list(zip(*[state.split(directions) for state in added.reset_states], strict=True))
+    cuts = _cuts(input, data, directions, options.tbptt_steps, added.resets)
+    per_layer = len(weights) // layers
+    finals, cells = [], ()
+    for index in range(layers):
+        if index > 0 and training and stack.dropout > 0:
+            input = torch.dropout(input, stack.dropout, True)
+        if training and options.variational_dropout > 0:
+            mask = input.new_ones(data.batch, input.shape[-1])
+            input = input * data.by_sequence(F.dropout(mask, options.variational_dropout, True))
+        own = list(weights[index * per_layer : (index + 1) * per_layer])
+        own = _effective_weights(cell, own, directions, options, training)
+        extras = _extras(stack, options, input, by_layer[index], added.return_cells and index == layers - 1, cuts)
+        resets = resets_by_layer[index] if resets_by_layer else ()
+        if extras is PLAIN:
+            results = autograd.run_layer(cell, input, by_layer[index], own, stack.bidirectional, data.batch_sizes)
+        else:
+            results = autograd.run_extended_layer(
+                cell, input, by_layer[index], resets, own, stack.bidirectional, data.batch_sizes, extras
+            )
+        input, results, cells = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
+        finals.append(_reset_at_end(results, resets, added.resets, data))
+    return input, (*(torch.cat(state) for state in zip(*finals, strict=True)), *cells)
+
+
+def _cuts(input: Tensor, data: Data, directions: int, tbptt_steps: int | None, resets: Tensor | None) -> Tensor | None:
+    """`Extras.cuts`, (D, N). The reverse direction is cut at the same places, so before its step t by resets[t + 1]."""
+    if tbptt_steps is None and resets is None:
+        return None
+    steps, device = torch.arange(data.steps, device=input.device), input.device
+    kinds = []
+    for reverse in range(directions):
+        kind = torch.zeros(data.steps, data.batch, dtype=torch.uint8, device=device)
+        if tbptt_steps is not None:
+            ran = steps.unsqueeze(1)
+            if reverse:
+                ends = data.steps if data.batch_sizes is None else data.lengths(device)
+                ran = ends - 1 - ran
+            kind = torch.where((ran > 0) & (ran % tbptt_steps == 0), CUT_GRADIENT, kind)
+        if resets is not None:
+            before = F.pad(resets[1:], (0, 0, 0, 1)) if reverse else resets
+            kind = torch.where(before, CUT_STATE, kind)
+        kinds.append(data.as_rows(kind))
+    return torch.stack(kinds)
+
+
+def _reset_at_end(finals: States, reset_states: States, resets: Tensor | None, data: Data) -> States:
+    """The final states: the reverse direction's is replaced if its last step, the first of the sequence, is cut off."""
+    if resets is None or finals[0].shape[0] == 1:
+        return finals
+    cut = resets[0] if data.batch_sizes is None else resets[0] & (data.lengths(resets.device) > 0)
+    return tuple(
+        torch.cat([final[:1], torch.where(cut.unsqueeze(1), reset[1:], final[1:])])
+        for final, reset in zip(finals, reset_states, strict=True)
+    )
+
+
+def _extras(
+    stack: Stack, options: Options, input: Tensor, states: States, return_cells: bool, cuts: Tensor | None
+) -> Extras:
+    """What the kernels add in one layer; :data:`PLAIN` if nothing."""
+    has_c, (p_h, p_c) = len(states) > 1, options.zoneouts
+    rows = input.shape[0] * input.shape[1] if input.dim() == 3 else input.shape[0]
+    h_mask = kept_h = kept_c = None
+    share_h, share_c = p_h, p_c if has_c else 0.0
+    if stack.training:
+
+        def kept(p: float, state: Tensor) -> Tensor | None:
+            return torch.bernoulli(state.new_full((state.shape[0], rows, state.shape[2]), p)) if p > 0 else None
+
+        kept_h, kept_c = kept(p_h, states[0]), kept(p_c, states[1]) if has_c else None
+        share_h = share_c = 0.0
+        if options.variational_dropout > 0:
+            h_mask = F.dropout(torch.ones_like(states[0]), options.variational_dropout, True)
+    extras = Extras(cuts, h_mask, kept_h, kept_c, share_h, share_c, options.state_grad_clip, return_cells)
+    return PLAIN if extras_are_plain(extras) else extras
+
+
+def extras_are_plain(extras: Extras) -> bool:
+    """Whether they add nothing."""
+    masks = (extras.cuts, extras.h_mask, extras.kept_h, extras.kept_c)
+    shares = extras.share_h == 0 and extras.share_c == 0
+    return all(mask is None for mask in masks) and shares and not extras.return_cells and extras.state_grad_clip is None
+
+
+def _effective_weights(
+    cell: str, weights: list[Tensor], directions: int, options: Options, training: bool
+) -> list[Tensor]:
+    """The weights that a layer's kernels multiply by: w_hh with its heads on the diagonal, and DropConnect's mask."""
+    for direction in range(directions):
+        at = direction * (len(weights) // directions) + 1  # w_hh: see reference.name_weights
+        if options.num_heads > 1:
+            weights[at] = block_diagonal(weights[at], GATES[cell], options.num_heads)
+        if training and options.weight_dropout > 0:
+            weights[at] = F.dropout(weights[at], options.weight_dropout, True)
+    return weights
+
+
+def block_diagonal(w_hh: Tensor, gates: int, heads: int) -> Tensor:
+    """(G*H, H) of which head k's rows read head k's part of h alone, from (G*H, H / heads)."""
+    size = w_hh.shape[1]
+    blocks = w_hh.view(gates, heads, size, 1, size)
+    diagonal = torch.eye(heads, dtype=w_hh.dtype, device=w_hh.device).view(1, heads, 1, heads, 1)
+    return (blocks * diagonal).view(gates * heads * size, heads * size)

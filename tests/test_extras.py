@@ -1,0 +1,198 @@
+"""What kernels add to the plain recurrence (reference.Extras), each by itself and all together, against the reference.
+
+The reference is held against loops that a user would write in test_recurrences.py.
+"""
+
+import itertools
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from cases import KERNELS
+from primals import RAGGED, LayerCase, assert_close_trees, loss_of
+from torch.autograd import gradcheck, gradgradcheck
+
+from fastrnn import reference
+from fastrnn.autograd import run_extended_layer, run_layer
+from fastrnn.reference import CUT_GRADIENT, CUT_STATE, Extras
+
+# What one call adds; "resets" and "zoneout" take several fields together.
+ADDED = ("cuts", "resets", "h_mask", "kept", "shares", "clip", "cells", "all")
+
+
+@dataclass(frozen=True)
+class ExtendedCase:
+    """A call of run_extended_layer in f64, of 4 rows with lengths 5, 5, 3, 2 where it is ragged."""
+
+    kernel: str
+    added: str
+    bidirectional: bool = False
+    ragged: str | None = None
+    hidden_size: int = 19  # a whole vector and a part of one
+    steps: int = 5
+
+    def __str__(self):
+        return "-".join([self.kernel, self.added, "bidirectional" * self.bidirectional, self.ragged or "dense"])
+
+    @property
+    def cell(self):
+        return self.kernel.removesuffix("_proj")
+
+    @property
+    def batch_sizes(self):
+        return None if self.ragged is None else torch.tensor([4, 4, 3, 2, 2])
+
+    @property
+    def rows(self):
+        return 15 if self.ragged == "packed" else self.steps * 4
+
+    @property
+    def has_resets(self):
+        return self.added in ("resets", "all")
+
+    def sizes(self):
+        projection = KERNELS[self.kernel][1].get("proj_size", 0)
+        return projection or self.hidden_size, self.hidden_size
+
+    def tensors(self):
+        """Input, states, reset states and weights, and the extras."""
+        directions = 2 if self.bidirectional else 1
+        hidden, gates = self.hidden_size, reference.GATES[self.cell]
+        sizes = self.sizes()[: reference.STATES[self.cell]]
+        projection = KERNELS[self.kernel][1].get("proj_size", 0)
+
+        def draw(*shape):
+            return torch.randn(shape, dtype=torch.float64)
+
+        input = draw(self.rows, 3) if self.ragged == "packed" else draw(self.steps, 4, 3)
+        states = [draw(directions, 4, size) for size in sizes]
+        resets = [draw(directions, 4, size) for size in sizes] if self.has_resets else []
+        shapes = [(gates * hidden, 3), (gates * hidden, projection or hidden), (gates * hidden,), (gates * hidden,)]
+        shapes += [(projection, hidden)] * bool(projection)
+        weights = [draw(*shape) / 3 for _ in range(directions) for shape in shapes]
+        return (input, states, resets, weights), self.extras(directions)
+
+    def extras(self, directions):
+        size_h, size_c = self.sizes()
+        has_c, everything = self.cell == "lstm", self.added == "all"
+
+        def keeps(size):
+            return (torch.rand(directions, self.rows, size) < 0.4).double()
+
+        extras = Extras()
+        if self.added == "cuts" or self.has_resets:
+            # What a row has before its first step has no meaning, unless that is the loop's first.
+            kinds = torch.tensor([0, 0, CUT_GRADIENT] + [CUT_STATE] * self.has_resets, dtype=torch.uint8)
+            extras = replace(extras, cuts=kinds[torch.randint(len(kinds), (directions, self.rows))])
+        if self.added == "h_mask" or everything:
+            extras = replace(extras, h_mask=(torch.rand(directions, 4, size_h) < 0.7) / 0.7)
+            extras = replace(extras, h_mask=extras.h_mask.double())
+        if self.added == "kept" or everything:
+            extras = replace(extras, kept_h=keeps(size_h), kept_c=keeps(size_c) if has_c else None)
+        if self.added == "shares":
+            extras = replace(extras, share_h=0.25, share_c=0.375 if has_c else 0.0)
+        if self.added == "clip" or everything:
+            extras = replace(extras, state_grad_clip=0.05)
+        if self.added == "cells" or everything:
+            extras = replace(extras, return_cells=has_c)
+        return extras
+
+    def functions(self, extras, resets):
+        """The layer as a function of its primals: on the kernels, and as torch ops."""
+        states = reference.STATES[self.cell]
+        data = 1 + states * (2 if resets else 1)
+
+        def split(primals):
+            return primals[0], primals[1 : 1 + states], primals[1 + states : data], primals[data:]
+
+        def ours(*primals):
+            input, states, resets, weights = split(primals)
+            settings = self.bidirectional, self.batch_sizes, extras
+            return run_extended_layer(self.cell, input, states, resets, weights, *settings)
+
+        def oracle(*primals):
+            input, states, resets, weights = split(primals)
+            settings = self.bidirectional, self.batch_sizes, extras
+            return reference.layer(self.cell, input, states, weights, *settings, resets)
+
+        return ours, oracle
+
+
+def draw(case):
+    """The primals of a case, and its two functions."""
+    (input, states, resets, weights), extras = case.tensors()
+    return (input, *states, *resets, *weights), *case.functions(extras, resets)
+
+
+def check(case):
+    primals, ours, oracle = draw(case)
+    with torch.no_grad():
+        assert_close_trees(ours(*primals), oracle(*primals))
+    leaves = [primal.requires_grad_() for primal in primals]
+    expected = torch.autograd.grad(loss_of(oracle)(*leaves), leaves)
+    assert_close_trees(torch.autograd.grad(loss_of(ours)(*leaves), leaves), expected)
+    assert any(grad.abs().max() > 0 for grad in expected)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ExtendedCase(kernel, added, bidirectional, ragged)
+        for kernel, added, bidirectional, ragged in itertools.product(KERNELS, ADDED, (False, True), RAGGED)
+        if added != "cells" or kernel.startswith("lstm")
+    ],
+    ids=str,
+)
+def test_kernels_equal_reference(case, threads):
+    check(case)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("ragged", RAGGED)
+def test_kernels_equal_reference_in_stretches(kernel, ragged, stretches):
+    stretches(3)
+    check(ExtendedCase(kernel, "all", bidirectional=True, ragged=ragged))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("added", ("resets", "h_mask", "kept", "shares", "cells"))
+def test_gradcheck(kernel, added):
+    if added == "cells" and not kernel.startswith("lstm"):
+        pytest.skip("only the LSTM has a c")
+    case = ExtendedCase(kernel, added, bidirectional=True, hidden_size=3)
+    if added == "resets":
+        case = replace(case, ragged="padded")
+    primals, ours, _ = draw(case)
+    primals = tuple(p.requires_grad_() for p in primals)
+    if added == "resets":  # cuts of the gradient alone are not the derivative of anything
+        (input, states, resets, weights), extras = case.tensors()
+        extras = replace(extras, cuts=torch.where(extras.cuts == CUT_GRADIENT, 0, extras.cuts))
+        ours, _ = case.functions(extras, resets)
+    assert gradcheck(ours, primals)
+    assert gradgradcheck(ours, primals)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_without_extras_results_are_the_plain_ones_to_the_bit(kernel):
+    case = ExtendedCase(kernel, "none")
+    (input, states, _, weights), extras = case.tensors()
+    primals = [p.requires_grad_() for p in (input, *states, *weights)]
+    plain = run_layer(case.cell, input, states, weights, False)
+    added = run_extended_layer(case.cell, input, states, (), weights, False, None, replace(extras, share_h=0.0))
+    for ours, theirs in zip(added, plain, strict=True):
+        assert torch.equal(ours, theirs)
+    ours, theirs = (torch.autograd.grad(sum(out.sin().sum() for out in outs), primals) for outs in (added, plain))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_bits_do_not_depend_on_threads(kernel):
+    primals, ours, _ = draw(ExtendedCase(kernel, "all", bidirectional=True, hidden_size=70))
+    results = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        with torch.no_grad():
+            results.append(ours(*primals))
+    for others in results[1:]:
+        assert all(map(torch.equal, results[0], others))
