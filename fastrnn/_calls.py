@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .ops import Cell, Request
-from .reference import PLAIN, Extras
+from .reference import Extras
 
 MaybeTensors = Sequence[Tensor | None]
 
@@ -33,8 +33,9 @@ class Call:
     bidirectional: bool
     batch_sizes: Tensor | None
     allow_tf32: bool  # backward computes as forward did, whatever torch's switch says by then
-    extras: Extras = PLAIN
+    extras: Extras | None = None
     resets: bool = False
+    recompute: bool = False  # keep nothing for backward but the primals, and run forward again then
 
     @property
     def data(self) -> int:
@@ -44,11 +45,15 @@ class Call:
     @property
     def outputs(self) -> int:
         """How many tensors come out: output, final states, perhaps every step's c."""
-        return 1 + self.cell.states + (1 if self.extras.return_cells else 0)
+        return 1 + self.cell.states + (1 if self.returns_cells else 0)
 
     @property
     def plain(self) -> bool:
-        return self.extras is PLAIN
+        return self.extras is None
+
+    @property
+    def returns_cells(self) -> bool:
+        return self.extras is not None and self.extras.return_cells
 
     def split(self, primals: Sequence[Any]) -> tuple[Any, Sequence[Any], Sequence[Any], Sequence[Any]]:
         """Input, states, reset states, weights."""
@@ -103,9 +108,9 @@ class Call:
 
     def settings(self) -> tuple[Any, ...]:
         """What else the op takes, from batch_sizes on."""
-        if self.plain:
-            return self.batch_sizes, self.bidirectional, self.allow_tf32
         e = self.extras
+        if e is None:
+            return self.batch_sizes, self.bidirectional, self.allow_tf32
         how = self.bidirectional, self.allow_tf32, e.state_grad_clip, e.return_cells
         return self.batch_sizes, *self.masks(), e.share_h, e.share_c, *how
 
@@ -113,7 +118,7 @@ class Call:
         """The outputs' gradients, or what there is one of for each, as a backward op's arguments lie."""
         if self.plain:
             return tuple(grads)
-        of_cells = grads[-1] if self.extras.return_cells else None
+        of_cells = grads[-1] if self.returns_cells else None
         return grads[0], grads[1], grads[2] if self.cell.states > 1 else None, of_cells
 
     def flat_primals(self, arguments: Sequence[Any]) -> list[Any]:
@@ -129,7 +134,7 @@ class Call:
         if self.plain:
             return list(results)
         output, finals, cells = results
-        return [output, *finals, cells] if self.extras.return_cells else [output, *finals]
+        return [output, *finals, cells] if self.returns_cells else [output, *finals]
 
     # The tensors that are not differentiated.
 
@@ -140,7 +145,7 @@ class Call:
         return self.with_masks([None] * len(_MASKS))
 
     def with_masks(self, masks: MaybeTensors) -> Call:
-        if self.plain:
+        if self.extras is None:
             return self
         return replace(self, extras=replace(self.extras, **dict(zip(_MASKS, masks, strict=True))))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import _checks, autograd
 from ._options import Options
-from .reference import CUT_GRADIENT, CUT_STATE, GATES, PLAIN, Extras, States
+from .reference import CUT_GRADIENT, CUT_STATE, GATES, Extras, States
 
 
 class Request(NamedTuple):
@@ -176,12 +176,12 @@ def run_in_turn(
         own = _effective_weights(cell, own, directions, options, training)
         extras = _extras(stack, options, input, by_layer[index], added.return_cells and index == layers - 1, cuts)
         resets = resets_by_layer[index] if resets_by_layer else ()
-        if extras is PLAIN:
-            results = autograd.run_layer(cell, input, by_layer[index], own, stack.bidirectional, data.batch_sizes)
+        if extras is None:
+            settings = stack.bidirectional, data.batch_sizes, None, options.recompute
+            results = autograd.run_layer(cell, input, by_layer[index], own, *settings)
         else:
-            results = autograd.run_extended_layer(
-                cell, input, by_layer[index], resets, own, stack.bidirectional, data.batch_sizes, extras
-            )
+            settings = stack.bidirectional, data.batch_sizes, extras, options.recompute
+            results = autograd.run_extended_layer(cell, input, by_layer[index], resets, own, *settings)
         input, results, cells = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
         finals.append(_reset_at_end(results, resets, added.resets, data))
     return input, (*(torch.cat(state) for state in zip(*finals, strict=True)), *cells)
@@ -221,8 +221,8 @@ def _reset_at_end(finals: States, reset_states: States, resets: Tensor | None, d
 
 def _extras(
     stack: Stack, options: Options, input: Tensor, states: States, return_cells: bool, cuts: Tensor | None
-) -> Extras:
-    """What the kernels add in one layer; :data:`PLAIN` if nothing."""
+) -> Extras | None:
+    """What the kernels add in one layer, if anything."""
     has_c, (p_h, p_c) = len(states) > 1, options.zoneouts
     rows = input.shape[0] * input.shape[1] if input.dim() == 3 else input.shape[0]
     h_mask = kept_h = kept_c = None
@@ -236,15 +236,10 @@ def _extras(
         share_h = share_c = 0.0
         if options.variational_dropout > 0:
             h_mask = F.dropout(torch.ones_like(states[0]), options.variational_dropout, True)
-    extras = Extras(cuts, h_mask, kept_h, kept_c, share_h, share_c, options.state_grad_clip, return_cells)
-    return PLAIN if extras_are_plain(extras) else extras
-
-
-def extras_are_plain(extras: Extras) -> bool:
-    """Whether they add nothing."""
-    masks = (extras.cuts, extras.h_mask, extras.kept_h, extras.kept_c)
-    shares = extras.share_h == 0 and extras.share_c == 0
-    return all(mask is None for mask in masks) and shares and not extras.return_cells and extras.state_grad_clip is None
+    masks, clip = (cuts, h_mask, kept_h, kept_c), options.state_grad_clip
+    if all(mask is None for mask in masks) and not (share_h or share_c or return_cells) and clip is None:
+        return None
+    return Extras(*masks, share_h, share_c, clip, return_cells)
 
 
 def _effective_weights(

@@ -22,11 +22,14 @@ class Options:
     weight_dropout: float = 0.0
     variational_dropout: float = 0.0
     num_heads: int = 1
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.tbptt_steps is not None:
             _check_count("tbptt_steps", self.tbptt_steps)
         _check_count("num_heads", self.num_heads)
+        if not isinstance(self.recompute, bool):
+            raise TypeError(f"recompute must be a bool, got {type(self.recompute).__name__}")
         clip = self.state_grad_clip
         if clip is not None and not (_is_number(clip) and 0 < clip < math.inf):
             raise ValueError(f"state_grad_clip must be a number above 0, got {clip!r}. Leave it out to clip nothing")
@@ -46,6 +49,8 @@ class Options:
         options = cls(**{name: kwargs.pop(name) for name in NAMES if name in kwargs})
         if isinstance(options.zoneout, tuple) and layer != "LSTM":
             raise ValueError(f"{layer}: zoneout must be one probability: only the LSTM has a c beside h")
+        if options.recompute and layer == "RNN":
+            raise ValueError("RNN: recompute saves the gates' memory, and an RNN keeps none. Leave it out")
         return None if options == cls() else options
 
     @property

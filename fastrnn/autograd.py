@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 from . import _native, _precision, derivatives
 from ._calls import Call, MaybeTensors
@@ -28,18 +29,20 @@ def run_layer(
     bidirectional: bool,
     batch_sizes: Tensor | None = None,
     frozen: Tensor | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, ...]:
     """One layer, in one direction or both: output and final states, as :func:`fastrnn.reference.layer` defines them.
 
     `frozen` is what the cell's `freeze` made of the weights; a call that records gradients or is transformed does
-    without.
+    without. With `recompute` such a call keeps nothing for backward but its arguments, and runs again then.
     """
     op, allow_tf32 = CELLS[cell], _precision.allows_tf32(input)
     if _is_plain_inference(input, states, weights):
         return _infer(op, (input, *states), weights, batch_sizes, bidirectional, allow_tf32, frozen)
     if _is_tracing() and weights[0].dtype != input.dtype and not takes_formula():  # see reads_bfloat16
         return _infer(op, (input, *states), weights, batch_sizes, bidirectional, allow_tf32)
-    return _run(Call(op, bidirectional, batch_sizes, allow_tf32), (input, *states, *weights))
+    call = Call(op, bidirectional, batch_sizes, allow_tf32, recompute=recompute)
+    return _run(call, (input, *states, *weights))
 
 
 def run_extended_layer(
@@ -51,10 +54,11 @@ def run_extended_layer(
     bidirectional: bool,
     batch_sizes: Tensor | None,
     extras: Extras,
+    recompute: bool = False,
 ) -> tuple[Tensor, ...]:
-    """One layer with extras: what :func:`fastrnn.reference.layer` returns."""
+    """One layer with extras: what :func:`fastrnn.reference.layer` returns. `recompute` as in :func:`run_layer`."""
     allow_tf32 = _precision.allows_tf32(input)
-    call = Call(CELLS[cell], bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states))
+    call = Call(CELLS[cell], bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states), recompute)
     primals = (input, *states, *reset_states, *weights)
     if _is_plain_inference(input, (*states, *reset_states), weights):
         return _on_kernels(call.infer, primals)
@@ -66,7 +70,11 @@ def _run(call: Call, primals: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if takes_formula():
         return derivatives.forward(call, *primals)
     if _is_tracing():
-        return call.forward(primals, raw=False)[:-1]
+
+        def traced(*primals: Tensor) -> tuple[Tensor, ...]:
+            return call.forward(primals, raw=False)[:-1]
+
+        return checkpoint(traced, *primals, use_reentrant=False) if call.recompute else traced(*primals)
     if torch._C._are_functorch_transforms_active():
         return TransformedLayer.apply(call.unwrapped(), *primals)
     return FUNCTIONS[call.cell.name].apply(call, *primals)
@@ -180,17 +188,22 @@ class LayerFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
-        *outputs, reserve = _raw_forward(call, primals)
+        output = reserve = None
+        if call.recompute:
+            outputs = _on_kernels(call.infer, primals)
+        else:
+            *outputs, reserve = _raw_forward(call, primals)
+            output = outputs[0]
         # All in save_for_backward: what else sits on ctx outlives backward, and an output there never dies.
-        ctx.save_for_backward(*primals, outputs[0], reserve, *call.masks())
+        ctx.save_for_backward(*primals, output, reserve, *call.masks())
         ctx.call = call.without_masks()
         ctx.set_materialize_grads(False)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[1:]
-        primals, (output, reserve, *masks) = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
+        needs, saved = ctx.needs_input_grad[1:], ctx.saved_tensors
+        primals, (output, reserve, *masks) = saved[: len(needs)], saved[len(needs) :]
         return None, *_pull_back(ctx.call.with_masks(masks), needs, grads, primals, output, reserve)
 
 

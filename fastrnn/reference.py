@@ -51,9 +51,6 @@ class Extras:
     return_cells: bool = False  # every step's c is wanted, behind the final states
 
 
-PLAIN = Extras()
-
-
 def elman_cell(
     x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, activation: Callable[[Tensor], Tensor] = torch.tanh
 ) -> Tensor:
@@ -163,7 +160,7 @@ def layer(
     weights: Sequence[Tensor],
     bidirectional: bool,
     batch_sizes: Tensor | None = None,
-    extras: Extras = PLAIN,
+    extras: Extras | None = None,
     reset_states: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """One layer over a whole sequence, in one direction or both (D = 1 or 2).
@@ -176,13 +173,14 @@ def layer(
         bidirectional: whether there is a reverse direction.
         batch_sizes: (T,) integers, not increasing, none above B: at step t only the first ``batch_sizes[t]`` rows are
             there. The others keep their state, and of a padded input their output is zero. Read here, on the host.
-        extras: what is added to the plain recurrence.
+        extras: what is added to the plain recurrence, if anything.
         reset_states: shaped as ``states``, what takes their place at ``CUT_STATE``.
 
     Returns:
         output, (T, B, D*H) or (N, D*H), with P for H under a projection, then the final states, shaped as ``states``,
         then with ``extras.return_cells`` every step's c, (T, B, D*H) or (N, D*H).
     """
+    extras = extras or Extras()
     directions = 2 if bidirectional else 1
     rows = None if batch_sizes is None else batch_sizes.tolist()
     per_direction = len(weights) // directions

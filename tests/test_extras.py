@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from cases import KERNELS
-from primals import RAGGED, LayerCase, assert_close_trees, loss_of
+from primals import RAGGED, assert_close_trees, loss_of
 from torch.autograd import gradcheck, gradgradcheck
 
 from fastrnn import reference
@@ -143,8 +143,14 @@ def check(case):
     ],
     ids=str,
 )
-def test_kernels_equal_reference(case, threads):
+def test_kernels_equal_reference(case):
     check(case)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("ragged", RAGGED)
+def test_kernels_equal_reference_on_threads(kernel, ragged, threads):
+    check(ExtendedCase(kernel, "all", bidirectional=True, ragged=ragged, hidden_size=70))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -165,9 +171,9 @@ def test_gradcheck(kernel, added):
     primals, ours, _ = draw(case)
     primals = tuple(p.requires_grad_() for p in primals)
     if added == "resets":  # cuts of the gradient alone are not the derivative of anything
-        (input, states, resets, weights), extras = case.tensors()
+        extras = case.extras(directions=2)
         extras = replace(extras, cuts=torch.where(extras.cuts == CUT_GRADIENT, 0, extras.cuts))
-        ours, _ = case.functions(extras, resets)
+        ours, _ = case.functions(extras, resets=True)
     assert gradcheck(ours, primals)
     assert gradgradcheck(ours, primals)
 
