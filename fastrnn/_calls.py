@@ -147,7 +147,7 @@ class Call:
     def with_masks(self, masks: MaybeTensors) -> Call:
         if self.extras is None:
             return self
-        return replace(self, extras=replace(self.extras, **dict(zip(_MASKS, masks, strict=True))))
+        return replace(self, extras=replace(self.extras, **dict[str, Any](zip(_MASKS, masks, strict=True))))
 
     def unwrapped(self) -> Call:
         """The same call, its tensors without what torch.func wraps around all that is computed in a transform."""
@@ -174,8 +174,9 @@ def call_of_forward(cell: Cell, plain: bool, arguments: Sequence[Any]) -> tuple[
         batch_sizes, bidirectional, allow_tf32 = arguments[-3:]
         call = Call(cell, bidirectional, batch_sizes, allow_tf32)
     else:
-        batch_sizes, *masks, share_h, share_c, bidirectional, allow_tf32, clip, return_cells = arguments[4:]
-        extras = Extras(*masks, share_h, share_c, clip, return_cells)
+        batch_sizes, cuts, h_mask, kept_h, kept_c, share_h, share_c, *how = arguments[4:]
+        bidirectional, allow_tf32, clip, return_cells = how
+        extras = Extras(cuts, h_mask, kept_h, kept_c, share_h, share_c, clip, return_cells)
         call = Call(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(arguments[2]))
     return call, call.flat_primals(arguments)
 

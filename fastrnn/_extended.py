@@ -165,7 +165,8 @@ def run_in_turn(
     resets_by_layer = list(zip(*[state.split(directions) for state in added.reset_states], strict=True))
     cuts = _cuts(input, data, directions, options.tbptt_steps, added.resets)
     per_layer = len(weights) // layers
-    finals, cells = [], ()
+    finals: list[States] = []
+    cells: States = ()
     for index in range(layers):
         if index > 0 and training and stack.dropout > 0:
             input = torch.dropout(input, stack.dropout, True)
@@ -176,12 +177,13 @@ def run_in_turn(
         own = _effective_weights(cell, own, directions, options, training)
         extras = _extras(stack, options, input, by_layer[index], added.return_cells and index == layers - 1, cuts)
         resets = resets_by_layer[index] if resets_by_layer else ()
+        settings = stack.bidirectional, data.batch_sizes
         if extras is None:
-            settings = stack.bidirectional, data.batch_sizes, None, options.recompute
-            results = autograd.run_layer(cell, input, by_layer[index], own, *settings)
+            results = autograd.run_layer(cell, input, by_layer[index], own, *settings, recompute=options.recompute)
         else:
-            settings = stack.bidirectional, data.batch_sizes, extras, options.recompute
-            results = autograd.run_extended_layer(cell, input, by_layer[index], resets, own, *settings)
+            results = autograd.run_extended_layer(
+                cell, input, by_layer[index], resets, own, *settings, extras, options.recompute
+            )
         input, results, cells = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
         finals.append(_reset_at_end(results, resets, added.resets, data))
     return input, (*(torch.cat(state) for state in zip(*finals, strict=True)), *cells)
@@ -223,6 +225,8 @@ def _extras(
     stack: Stack, options: Options, input: Tensor, states: States, return_cells: bool, cuts: Tensor | None
 ) -> Extras | None:
     """What the kernels add in one layer, if anything."""
+    if not needs_extras(options, stack.training, cuts is not None, return_cells):
+        return None
     has_c, (p_h, p_c) = len(states) > 1, options.zoneouts
     rows = input.shape[0] * input.shape[1] if input.dim() == 3 else input.shape[0]
     h_mask = kept_h = kept_c = None
@@ -236,10 +240,19 @@ def _extras(
         share_h = share_c = 0.0
         if options.variational_dropout > 0:
             h_mask = F.dropout(torch.ones_like(states[0]), options.variational_dropout, True)
-    masks, clip = (cuts, h_mask, kept_h, kept_c), options.state_grad_clip
-    if all(mask is None for mask in masks) and not (share_h or share_c or return_cells) and clip is None:
-        return None
-    return Extras(*masks, share_h, share_c, clip, return_cells)
+    return Extras(cuts, h_mask, kept_h, kept_c, share_h, share_c, options.state_grad_clip, return_cells)
+
+
+def needs_extras(options: Options, training: bool, resets: bool, return_cells: bool) -> bool:
+    """Whether a layer's kernels must add something to the plain recurrence."""
+    return (
+        resets
+        or return_cells
+        or options.tbptt_steps is not None
+        or options.state_grad_clip is not None
+        or any(options.zoneouts)
+        or (training and options.variational_dropout > 0)
+    )
 
 
 def _effective_weights(

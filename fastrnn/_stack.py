@@ -10,7 +10,7 @@ are not sliced, its results not joined) and asks a tensor for no attribute twice
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ def run_stack(
     lengths: Tensor | None = None,
     frozen: Sequence[Tensor] = (),
     request: _extended.Request | None = None,
-) -> tuple[Tensor | PackedSequence, tuple[Tensor | PackedSequence, ...]]:
+) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
     """The one road for layers: output and the final states, in the form in which input and hx came.
 
     `frozen` are the weights as :class:`fastrnn._frozen.Frozen` packed them, one tensor a layer, or none. `request` is

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
 
 from . import _native, _precision, autograd
+from ._extended import needs_extras
+from ._options import Options
 from ._stack import Arguments, cell_arguments, packed_arguments, padded_arguments
 from .modules.base import Cell, Layer
 
@@ -68,6 +71,9 @@ class _Shape:
     recurrent_size: int
     projected: bool
     frozen: bool
+    extended: bool = False  # it is more than the plain recurrence
+    last_extended: bool = False  # ... in the last layer
+    recompute: bool = False  # backward runs forward again, so that nothing is kept
 
 
 def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
@@ -97,12 +103,16 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
     records = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return Explanation(
         tuple(
-            _row(shape, layer, direction, backward, records)
+            _row(_of_layer(shape, layer == layers - 1), layer, direction, backward, records)
             for layer in range(layers)
             for direction in directions
             for backward in (False, True)
         )
     )
+
+
+def _of_layer(shape: _Shape, last: bool) -> _Shape:
+    return replace(shape, extended=shape.last_extended) if last else shape
 
 
 def _layer_shape(
@@ -111,6 +121,9 @@ def _layer_shape(
     hx: Tensor | Sequence[Tensor] | None = None,
     *,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_state: Tensor | Sequence[Tensor] | None = None,
+    return_states: bool = False,
 ) -> tuple[_Shape, list[Tensor]]:
     """The shape of a layer's call, and the tensors a gradient could flow to."""
     weights = module._flat_weights
@@ -123,8 +136,16 @@ def _layer_shape(
         rows = steps * arguments.batch
     recurrent_size = module.proj_size or module.hidden_size
     size, directions = module.hidden_size, 2 if module.bidirectional else 1
-    frozen = bool(module._frozen_weights(weights))
-    return _shape(module.mode.lower(), arguments, directions, steps, rows, size, recurrent_size, weights, frozen)
+    options = module.options or Options()
+    frozen = module.options is None and bool(module._frozen_weights(weights))
+    shape, tensors = _shape(
+        module.mode.lower(), arguments, directions, steps, rows, size, recurrent_size, weights, frozen
+    )
+    extended, last = (
+        needs_extras(options, module.training, resets is not None, cells) for cells in (False, return_states)
+    )
+    shape = replace(shape, extended=extended, last_extended=last, recompute=options.recompute)
+    return shape, [*tensors, *tree_leaves(reset_state)]
 
 
 def _cell_shape(
@@ -215,6 +236,7 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         allow_tf32=shape.allow_tf32,
         frozen=shape.frozen and not records,
     )
-    reserve = plan["reserve_bytes"] if records else 0
-    facts = plan["path"], plan["isa"], plan["tile"], plan.get("weights", ""), plan["threads"]
+    reserve = plan["reserve_bytes"] if records and not shape.recompute else 0
+    path = plan["path"] + " with extras" * shape.extended
+    facts = path, plan["isa"], plan["tile"], plan.get("weights", ""), plan["threads"]
     return Row(*where, *facts, precision, reserve, plan["reason"])

@@ -150,20 +150,20 @@ class Recorder:
             monkeypatch.setattr(autograd, name, self.recording(getattr(autograd, name), name == "run_layer"))
 
     def recording(self, function, plain):
-        def run(cell, input, states, *rest):
+        def run(cell, input, states, *rest, **keywords):
             weights, extras = (rest[0], None) if plain else (rest[1], rest[4])
             self.calls.append((input.detach(), [w.detach() for w in weights], extras))
-            return function(cell, input, states, *rest)
+            return function(cell, input, states, *rest, **keywords)
 
         return run
 
-    def drawn(self, inputs, place):
-        """By layer, given each layer's input before any mask (T, B, .) and the data row of (t, b)."""
+    def drawn(self, place):
+        """By layer, given the data row of (t, b)."""
         records = []
-        for index, (seen, weights, extras) in enumerate(self.calls):
+        for index, (_, weights, extras) in enumerate(self.calls):
             records.append(
                 {
-                    "input_factor": self.input_factor(inputs[index], seen, place) if inputs is not None else None,
+                    "input_factor": None,
                     "w_hh_factors": self.weight_factors(index, weights),
                     "h_mask": self.unsorted(extras.h_mask) if extras else None,
                     "keep": self.keeper(extras, place),
@@ -302,7 +302,7 @@ def test_equals_the_users_loop(layer, feature, layout, bidirectional, training, 
 
     recorder = Recorder(monkeypatch, module, order)
     actual = outputs_and_gradients(module, leaves, ours)
-    drawn = recorder.drawn(None, place)
+    drawn = recorder.drawn(place)
     inputs_seen = [call[0] for call in recorder.calls]
     monkeypatch.undo()
 

@@ -200,7 +200,7 @@ class Layer(Refusals, Freezing, nn.RNNBase):
         resets: Tensor | None,
         reset_state: Tensor | Sequence[Tensor] | None,
         return_states: bool = False,
-    ) -> tuple[Tensor | PackedSequence, tuple[Tensor | PackedSequence, ...]]:
+    ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
         # Not through the property: nn.Module would blame a missing weight's AttributeError on the property itself.
         weights = current_weights(self, self._flat_weights_names)
         if self.options is None and resets is None and reset_state is None and not return_states:

@@ -1,0 +1,237 @@
+"""Extras (fastrnn.reference.Extras) on the CUDA ops, whose kernels run on the emulated GPU (tests/cuda): op by op, each
+extra by itself and all together, against the CPU's ops on the same arguments.
+
+The CPU's are held against the reference in test_extras.py. What the kernels do to memory, and under every schedule, is
+tested without torch.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from cases import KERNELS, assert_same, exact_for_relu_, randn, tolerance
+from test_cuda_emulated_layers import PERSISTENT, STREAMED, library  # noqa: F401
+from torch import nn
+
+from fastrnn import reference
+from fastrnn.reference import CUT_GRADIENT, CUT_STATE
+
+ADDED = ("cuts", "resets", "h_mask", "kept", "shares", "clip", "cells", "all")
+LAYOUTS = ("dense", "packed", "padded", "sizes on the GPU")
+STEPS, BATCH, INPUT = 5, 5, 3  # of a ragged batch, one row never runs
+
+by_added = pytest.mark.parametrize("added", ADDED)
+by_kernel = pytest.mark.parametrize("kernel", KERNELS)
+
+pytestmark = pytest.mark.usefixtures("library")
+
+
+@dataclass
+class Call:
+    """What the extended ops take, and the gradients of what they return."""
+
+    cell: str
+    primals: list  # input, states, reset states, weights
+    batch_sizes: torch.Tensor | None
+    extras: list  # cuts, h_mask, kept_h, kept_c, share_h, share_c
+    how: list  # bidirectional, allow_tf32, state_grad_clip, return_cells
+    grads: list  # of output, hy, cy, cells
+
+    def to(self, dtype):
+        def cast(value):
+            if isinstance(value, list):
+                return [cast(v) for v in value]
+            return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+        fields = (self.primals, self.batch_sizes, self.extras, self.how, self.grads)
+        return Call(self.cell, *map(cast, fields))
+
+    def run(self, ops, groups=0):
+        """Everything that the ops of a library return, by name, but for the reserve."""
+        infer, forward, backward = (
+            getattr(ops, f"_{self.cell}_extended_{kind}") for kind in ("infer", "forward", "backward")
+        )
+        settings = [self.batch_sizes, *self.extras, *self.how]
+        inferred = infer(*self.primals, *settings)
+        *outputs, reserve = forward(*self.primals, *settings)
+        saved = [outputs[0], reserve]
+        gradients = backward(*self.grads, *self.primals, *saved, *settings, True, True, groups)
+        return (
+            named(("inferred output", "inferred final", "inferred cells"), inferred)
+            | named(("output", "final", "cells"), outputs)
+            | named(("grad_input", "grad_state", "grad_reset_state", "grad_weight"), gradients)
+        )
+
+
+def named(names, values):
+    results = {}
+    for name, value in zip(names, values, strict=True):
+        tensors = value if isinstance(value, (list, tuple)) else [value]
+        results |= {f"{name}[{i}]": tensor for i, tensor in enumerate(tensors)}
+    return results
+
+
+def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64, steps=STEPS, hidden=STREAMED):
+    """A call with what is added, in numbers of the dtype; with relu, f32 sums of them are exact in any order."""
+    cell, directions = kernel.removesuffix("_proj"), 1 + bidirectional
+    projection = KERNELS[kernel][1].get("proj_size", 0)
+    recurrent, gates = projection or hidden, reference.GATES[cell]
+    sizes = (recurrent, hidden)[: reference.STATES[cell]]
+    batch_sizes = draw_sizes(layout, steps)
+    rows = int(batch_sizes.sum()) if layout == "packed" else steps * BATCH
+    shape = (rows,) if layout == "packed" else (steps, BATCH)
+
+    shapes = [(gates * hidden, INPUT), (gates * hidden, recurrent), (gates * hidden,), (gates * hidden,)]
+    shapes += [(projection, hidden)] * bool(projection)
+    weights = [randn(*s, dtype=torch.float64) / s[-1] ** 0.5 for _ in range(directions) for s in shapes]
+    data = [randn(*shape, INPUT, dtype=torch.float64), *draw_states(directions, sizes)]
+    resets = draw_states(directions, sizes) if added in ("resets", "all") else []
+    if kernel == "rnn_relu":
+        exact_for_relu_(nn.ParameterList(weights))
+        data, resets = ([(4 * t).round() / 4 for t in tensors] for tensors in (data, resets))
+
+    returns_cells = cell == "lstm" and added in ("cells", "all")
+    grads = [randn(*shape, directions * recurrent, dtype=torch.float64), *draw_states(directions, sizes)]
+    grads += [None] * (3 - len(grads))
+    grads.append(randn(*shape, directions * hidden, dtype=torch.float64) if returns_cells else None)
+    clip = 0.25 if added in ("clip", "all") else None
+    primals = [data[0], data[1:], resets, weights]
+    extras = draw_extras(added, directions, rows, recurrent, hidden if cell == "lstm" else 0)
+    return Call(cell, primals, batch_sizes, extras, [bidirectional, False, clip, returns_cells], grads).to(dtype)
+
+
+def draw_sizes(layout, steps):
+    """Of a padded batch, at the last step nothing runs."""
+    if layout == "dense":
+        return None
+    last = 2 if layout == "packed" else 0
+    return torch.tensor([4, 4, 3, 2, last][-steps:])
+
+
+def draw_states(directions, sizes):
+    return [randn(directions, BATCH, size, dtype=torch.float64) for size in sizes]
+
+
+def draw_extras(added, directions, rows, size_h, size_c):
+    everything, has_c = added == "all", size_c > 0
+
+    def pick(values, *shape):
+        return torch.tensor(values, dtype=torch.float64)[torch.randint(len(values), (directions, *shape))]
+
+    cuts = h_mask = kept_h = kept_c = None
+    if added in ("cuts", "resets", "all"):
+        kinds = [0, 0, CUT_GRADIENT] + [CUT_STATE] * (added != "cuts")
+        cuts = pick(kinds, rows).to(torch.uint8)
+    if added == "h_mask" or everything:
+        h_mask = pick([0, 1.25, 1.25, 1.25], BATCH, size_h)
+    if added == "kept" or everything:
+        kept_h = pick([0, 0, 0.5, 1], rows, size_h)
+        kept_c = pick([0, 0, 0.5, 1], rows, size_c) if has_c else None
+    shares = (0.25, 0.375 * has_c) if added == "shares" else (0.0, 0.0)
+    return [cuts, h_mask, kept_h, kept_c, *shares]
+
+
+def both_devices(monkeypatch, call, layout="dense", expected_dtype=None, groups=0):
+    """The results of the CPU's ops and of CUDA's."""
+    expected = call.to(expected_dtype or call.primals[0].dtype).run(torch.ops.fastrnn, groups)
+    monkeypatch.setenv("FASTRNN_EMULATE_DEVICE_SIZES", str(int(layout == "sizes on the GPU")))
+    return expected, call.run(torch.ops.fastrnn_emulated, groups)
+
+
+def stored_tolerance(dtype, depth):
+    """The relative difference from exact results of a half type.
+
+    At each step half an ulp is lost in six places: x W_ih, h, the masked h, the channels that backward reads, what it
+    takes the candidate of h or c from, and the channels' gradients. That adds up as in cases.tolerance.
+    """
+    return 4 * torch.finfo(dtype).eps / 2 * (6 * 2 * depth) ** 0.5
+
+
+@by_kernel
+@by_added
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=("f32", "f64"))
+def test_equal_to_the_cpu(monkeypatch, kernel, added, layout, dtype):
+    if added == "cells" and not kernel.startswith("lstm"):
+        pytest.skip("only the LSTM has a c")
+    for bidirectional in (False, True):
+        call = draw(kernel, added, layout, bidirectional, dtype)
+        gates = reference.GATES[call.cell]
+        allowed = tolerance(dtype, STEPS, max(gates * STREAMED, STEPS * BATCH))
+        assert_same(*both_devices(monkeypatch, call, layout), allowed)
+
+
+HALVES = [(kernel, half) for kernel in KERNELS for half in (torch.float16, torch.bfloat16)]
+# Relu's derivative jumps: it is right where the sums are exact, which 8 bits don't hold.
+HALVES.remove(("rnn_relu", torch.bfloat16))
+
+
+@pytest.mark.parametrize("kernel, half", HALVES, ids=str)
+@by_added
+@pytest.mark.parametrize("layout", ("dense", "sizes on the GPU"))
+def test_half_types(monkeypatch, kernel, half, added, layout):
+    if added == "cells" and not kernel.startswith("lstm"):
+        pytest.skip("only the LSTM has a c")
+    steps = 2 if kernel == "rnn_relu" else STEPS
+    call = draw(kernel, added, layout, True, half, steps, hidden=PERSISTENT)
+    expected, actual = both_devices(monkeypatch, call, layout, torch.float64)
+    assert {value.dtype for value in actual.values()} == {half}
+    actual = {name: value.double() for name, value in actual.items()}
+    assert_same(expected, actual, stored_tolerance(half, steps))
+
+
+@by_kernel
+def test_gradients_of_groups(monkeypatch, kernel):
+    call = draw(kernel, "all", bidirectional=True)
+    expected, actual = both_devices(monkeypatch, call, groups=BATCH)
+    assert expected["grad_weight[0]"].shape[0] == BATCH
+    assert_same(expected, actual, 1e-12)
+
+
+@by_kernel
+def test_streamed(library, kernel):  # noqa: F811
+    """Where a plain call would take the persistent kernels."""
+    count = library.fastrnn_emulated_persistent_passes
+    before = count()
+    draw(kernel, "all", dtype=torch.float16, hidden=PERSISTENT).run(torch.ops.fastrnn_emulated)
+    assert count() == before
+
+
+@by_kernel
+def test_nothing_added_changes_nothing(kernel):
+    """Not by a bit."""
+    call = draw(kernel, "nothing", bidirectional=True)
+    extended = call.run(torch.ops.fastrnn_emulated)
+    input, states, _, weights = call.primals
+    plain, settings = getattr(torch.ops.fastrnn_emulated, f"_{call.cell}_forward"), (None, True, False)
+    *outputs, reserve = plain(input, *states, weights, *settings)
+    for ours, theirs in zip(outputs, (v for n, v in extended.items() if n.startswith(("output", "final"))), strict=True):
+        assert torch.equal(ours, theirs)
+    backward, grads = getattr(torch.ops.fastrnn_emulated, f"_{call.cell}_backward"), call.grads[: 1 + len(states)]
+    saved = weights, outputs[0], reserve
+    *data_grads, weight_grads = backward(*grads, input, *states, *saved, *settings, True, True, 0)
+    theirs = (v for n, v in extended.items() if n.startswith("grad"))
+    assert all(itertools.starmap(torch.equal, zip([*data_grads, *weight_grads], theirs, strict=True)))
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32, torch.float64), ids=str)
+def test_relu_of_a_unit_that_is_off_passes_nothing(dtype):
+    """Though its h is not 0: of the old value a share is left, whose rounding must not be taken for a candidate."""
+    share = torch.tensor(0.3).item()  # what float32 holds, and no short fraction
+    call = draw("rnn_relu", "nothing", dtype=dtype)
+    input, (hx,), _, weights = call.primals
+    weights[:2] = [randn(*w.shape, dtype=dtype) / 16 for w in weights[:2]]
+    weights[2] = torch.tensor([4, -4, 4, -4, -4], dtype=dtype)
+    call.extras[4] = share
+    actual = call.run(torch.ops.fastrnn_emulated)
+
+    leaves = [t.double().requires_grad_() for t in (input, hx.abs(), *weights)]
+    call.primals[1] = [hx.abs()]
+    actual = call.run(torch.ops.fastrnn_emulated)
+    layer = reference.layer("rnn_relu", leaves[0], leaves[1:2], leaves[2:], False, None, reference.Extras(share_h=share))
+    gradients = torch.autograd.grad(layer[:2], leaves, [g.double() for g in call.grads[:2]])
+    names = ["grad_input[0]", "grad_state[0]", *(f"grad_weight[{i}]" for i in range(4))]
+    expected = dict(zip(names, gradients, strict=True))
+    allowed = max(stored_tolerance(dtype, STEPS), tolerance(dtype, STEPS, STEPS * BATCH))
+    assert_same(expected, {name: actual[name].double() for name in names}, allowed)
