@@ -66,7 +66,7 @@ struct Extras {
   const T* reset_h;     // (B, K), where states are cut
   const A* reset_c;     // (B, H), where states are cut and there is a c
   const T* h_mask;      // (B, K): factors of h_{t-1} on its way to w_hh
-  // Zoneout: the share of its old value that each unit keeps, (N, K) and (N, H), or one share for all.
+  // Zoneout: which units keep their old value (1) or not (0), (N, K) and (N, H), or the share that all keep of it.
   const T *kept_h, *kept_c;
   T share_h, share_c;
 

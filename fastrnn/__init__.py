@@ -10,6 +10,7 @@ print(fastrnn.explain(lstm, input))  # which kernel runs, and why
 import torch  # noqa: F401  (first: the extension links against libraries that torch loads)
 
 from . import _public_ops, functional  # noqa: F401  (the first gives the ops their gradients)
+from ._options import Options
 from .explain import Explanation, explain
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
@@ -22,6 +23,7 @@ __all__ = [
     "Explanation",
     "GRUCell",
     "LSTMCell",
+    "Options",
     "RNNCell",
     "explain",
     "functional",

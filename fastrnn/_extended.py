@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _checks, autograd
+from . import _checks, _random, autograd
 from ._options import Options
 from .reference import CUT_GRADIENT, CUT_STATE, GATES, Extras, States
 
@@ -171,8 +171,8 @@ def run_in_turn(
         if index > 0 and training and stack.dropout > 0:
             input = torch.dropout(input, stack.dropout, True)
         if training and options.variational_dropout > 0:
-            mask = input.new_ones(data.batch, input.shape[-1])
-            input = input * data.by_sequence(F.dropout(mask, options.variational_dropout, True))
+            factors = _random.dropout_factors(options.variational_dropout, (data.batch, input.shape[-1]), input)
+            input = input * data.by_sequence(factors)
         own = list(weights[index * per_layer : (index + 1) * per_layer])
         own = _effective_weights(cell, own, directions, options, training)
         extras = _extras(stack, options, input, by_layer[index], added.return_cells and index == layers - 1, cuts)
@@ -234,12 +234,12 @@ def _extras(
     if stack.training:
 
         def kept(p: float, state: Tensor) -> Tensor | None:
-            return torch.bernoulli(state.new_full((state.shape[0], rows, state.shape[2]), p)) if p > 0 else None
+            return _random.mask(p, (state.shape[0], rows, state.shape[2]), state) if p > 0 else None
 
         kept_h, kept_c = kept(p_h, states[0]), kept(p_c, states[1]) if has_c else None
         share_h = share_c = 0.0
         if options.variational_dropout > 0:
-            h_mask = F.dropout(torch.ones_like(states[0]), options.variational_dropout, True)
+            h_mask = _random.dropout_factors(options.variational_dropout, states[0].shape, states[0])
     return Extras(cuts, h_mask, kept_h, kept_c, share_h, share_c, options.state_grad_clip, return_cells)
 
 
@@ -264,7 +264,7 @@ def _effective_weights(
         if options.num_heads > 1:
             weights[at] = block_diagonal(weights[at], GATES[cell], options.num_heads)
         if training and options.weight_dropout > 0:
-            weights[at] = F.dropout(weights[at], options.weight_dropout, True)
+            weights[at] = weights[at] * _random.dropout_factors(options.weight_dropout, weights[at].shape, weights[at])
     return weights
 
 

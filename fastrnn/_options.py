@@ -1,4 +1,4 @@
-"""What a layer's constructor takes beyond torch.nn's: checked here, run by `fastrnn/_extended.py`."""
+"""What a layer's constructor takes beyond torch.nn's: told and checked here, run by `fastrnn/_extended.py`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,39 @@ Probabilities = float | tuple[float, float]
 
 @dataclass(frozen=True)
 class Options:
-    """How a layer differs from torch.nn's; the defaults differ in nothing.
+    r"""How a layer differs from torch.nn's: keywords of RNN, LSTM and GRU. The defaults differ in nothing.
 
-    Raises ValueError for a value without a meaning, TypeError for one of the wrong type.
+    A layer holds those it was made with in ``layer.options``, None if none is set; to change them, assign
+    ``dataclasses.replace(layer.options, ...)``. States are h and, in the LSTM, c; masks follow ``torch.manual_seed``.
+
+    Args:
+        tbptt_steps: k for truncated backpropagation through time in one call (R. J. Williams and J. Peng, "An efficient
+            gradient-based algorithm for on-line training of recurrent network trajectories", 1990): no gradient flows
+            through the state into steps k, 2k, ..., counted from each direction's own first step. hx keeps its
+            gradient, and so does a reset state that takes the state's place there.
+        state_grad_clip: v; the gradient that arrives at :math:`h_{t-1}` and :math:`c_{t-1}` from step t is clipped to
+            [-v, v], element by element, before that of step t-1's own output is added (after A. Graves,
+            arXiv:1308.0850, who clips that of the gates' inputs).
+        zoneout: p, or in the LSTM (p_h, p_c): in training each unit keeps its old value with probability p (D. Krueger
+            et al., "Zoneout", arXiv:1606.01305), in eval mode it takes the mean of the two,
+
+            .. math:: s_t = m_t \odot s_{t-1} + (1 - m_t) \odot \tilde s_t, \quad m_t \sim B(p)
+                \text{ in training}, \ m_t = p \text{ in eval mode}
+
+            for s = h and c, where the tilde marks what the plain recurrence computes; that of h uses that of c.
+        weight_dropout: p; DropConnect on w_hh, one mask for each forward: every weight is dropped with probability p,
+            the others scaled by 1 / (1 - p) (S. Merity et al., arXiv:1708.02182). In training.
+        variational_dropout: p; masks drawn once for each sequence drop features of each layer's input, and units of
+            :math:`h_{t-1}` where w_hh multiplies it, and scale the others by 1 / (1 - p) (Y. Gal and Z. Ghahramani,
+            arXiv:1512.05287). In training. GRU's :math:`z \odot h_{t-1}` takes the whole :math:`h_{t-1}`.
+        num_heads: n; w_hh is block-diagonal: head k reads its own H / n units of h. ``weight_hh_l[k]`` is (G*H, H / n).
+            Not with ``proj_size``.
+        recompute: keep nothing for backward but the layer's arguments, and run forward again then, with the same masks
+            (T. Chen et al., arXiv:1604.06174). LSTM and GRU.
+
+    Raises:
+        ValueError: for a value or a combination without a meaning.
+        TypeError: for a value of the wrong type.
     """
 
     tbptt_steps: int | None = None

@@ -41,7 +41,8 @@ class Extras:
     # takes the place of what the step before left, or of hx. In each direction's own order of steps.
     cuts: Tensor | None = None
     h_mask: Tensor | None = None  # (D, B, K): factors of h_{t-1} on its way to w_hh
-    # Zoneout: the share of its old value that each unit keeps, (D, N, K) and (D, N, H), or one share for all.
+    # Zoneout: which units keep their old value (1) or not (0), (D, N, K) and (D, N, H), or the share of it that all
+    # keep.
     kept_h: Tensor | None = None
     kept_c: Tensor | None = None
     share_h: float = 0.0

@@ -266,15 +266,17 @@ def rows_of_data(layout, lengths):
     return order, place
 
 
+def has_feature(layer, feature):
+    return (feature != "states" or layer == "LSTM") and (feature != "recompute" or layer != "RNN")
+
+
 CASES = [
     (layer, feature, layout, bidirectional, training)
     for layer, feature, layout, bidirectional, training in itertools.product(
         LAYERS, FEATURES, LAYOUTS, (False, True), (True, False)
     )
     # Only dropout differs between training and eval.
-    if (training or "zoneout" in FEATURES[feature])
-    and (feature != "states" or layer == "LSTM")
-    and (feature != "recompute" or layer != "RNN")
+    if (training or "zoneout" in FEATURES[feature]) and has_feature(layer, feature)
 ]
 
 
@@ -444,6 +446,41 @@ def test_a_reset_at_the_first_step_leaves_hx_without_gradient():
     grad = torch.autograd.grad(output.sum(), hx)[0]
     assert (grad[0, 0] == 0).all()
     assert (grad[0, 1] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("layer", "feature"), [pair for pair in itertools.product(LAYERS, FEATURES) if has_feature(*pair)]
+)
+def test_compiles_without_graph_breaks(layer, feature):
+    torch._dynamo.reset()
+    module = build(layer, feature, True, bidirectional=True)
+    resets = torch.rand(STEPS, BATCH) < 0.4 if feature in ("resets", "everything") else None
+    leaves = leaves_of(module, layer, "batched", feature)
+    lengths = torch.tensor(LENGTHS)
+
+    def run(module, leaves):
+        torch.manual_seed(0)
+        keywords = {"lengths": lengths}
+        if resets is not None:
+            keywords |= {"resets": resets, "reset_state": as_called(states_of(leaves, "reset_"))}
+        if feature == "states":
+            keywords["return_states"] = True
+        return module(leaves["input"], as_called(states_of(leaves)), **keywords)
+
+    expected = outputs_and_gradients(module, leaves, run)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    actual = outputs_and_gradients(compiled, leaves, run)
+    assert_same(expected, {name.replace("_orig_mod.", ""): value for name, value in actual.items()}, 1e-12)
+
+
+def test_masks_follow_manual_seed():
+    module, input = build("LSTM", "everything", True), randn(STEPS, BATCH, INPUT, dtype=torch.float64)
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(module(input)[0])
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
 
 
 class SavedBytes:

@@ -73,10 +73,10 @@ struct StepExtras {
     return c + kept_c(row, unit, lanes) * (c_prev - c);
   }
   // The candidate of h_t, from h_t. Of a unit that keeps all of its old value any candidate will do: its gradient is 0.
+  // Masks keep all or nothing.
   FASTRNN_INLINE V candidate_h(int64_t row, int64_t unit, int lanes, V h) const {
-    if (!extras.zones_h()) return h;
-    const V kept = kept_h(row, unit, lanes), share = 1 - kept;
-    return share == 0 ? V{} : (h - kept * S::load(previous_h(row) + unit, lanes)) / (share == 0 ? V{} + 1 : share);
+    if (extras.kept_h || extras.share_h == T(0) || extras.share_h == T(1)) return h;
+    return (h - extras.share_h * S::load(previous_h(row) + unit, lanes)) * (T(1) / (T(1) - extras.share_h));
   }
 
   // What the next step's product takes of this step's h, or the first one's of hx.

@@ -8,6 +8,7 @@
 #include "forward.h"
 #include "kernels.h"
 #include "product.h"
+#include "random.h"
 #include "vector_math.h"
 
 namespace fastrnn::cpu {
@@ -35,14 +36,16 @@ template <class Isa, class T>
 constexpr DtypeKernels<T> instantiate_dtype() {
   return {&multiply_rows<Isa, T, T>,
           {instantiate_cell<Isa, Elman<Tanh>, T>(), instantiate_cell<Isa, Elman<Relu>, T>(),
-           instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>()}};
+           instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>()},
+          &fill_mask<Isa, T>};
 }
 
 template <class Isa, class T, class W>
 constexpr DtypeKernels<T, W> instantiate_stored_as() {
   return {&multiply_rows<Isa, T, W>,
           {instantiate_forward<Isa, Elman<Tanh>, T, W>(), instantiate_forward<Isa, Elman<Relu>, T, W>(),
-           instantiate_forward<Isa, Lstm, T, W>(), instantiate_forward<Isa, Gru, T, W>()}};
+           instantiate_forward<Isa, Lstm, T, W>(), instantiate_forward<Isa, Gru, T, W>()},
+          nullptr};
 }
 
 template <class Isa>

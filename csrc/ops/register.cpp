@@ -1,9 +1,30 @@
 // Registers torch.ops.fastrnn, and its kernels for the CPU.
+#include "../cpu/dispatch.h"
 #include "bindings.h"
 
 namespace fastrnn::ops {
 
-STABLE_TORCH_LIBRARY(fastrnn, m) { define_ops(m); }
+STABLE_TORCH_LIBRARY(fastrnn, m) {
+  define_ops(m);
+  m.def("_random_mask(Tensor seed, Tensor like, int count, float probability) -> Tensor");
+}
+
+// (count,) of like's dtype: 1 with the probability, else 0. Depends on nothing but the seed, one int64.
+Tensor random_mask(Tensor seed, Tensor like, int64_t count, double probability) {
+  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1, "fastrnn: seed must be one int64");
+  STD_TORCH_CHECK(count >= 0 && probability >= 0 && probability <= 1, "fastrnn: probability must lie within [0, 1]");
+  const ScalarType dtype = like.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                  "fastrnn: a mask on the CPU is float32 or float64");
+  const Tensor out = empty({count}, dtype, Place(like));
+  const auto number = static_cast<uint64_t>(*data<int64_t>(seed));
+  if (dtype == ScalarType::Float) {
+    cpu::kernels().f32.fill_mask(number, data<float>(out), count, probability);
+  } else {
+    cpu::kernels().f64.fill_mask(number, data<double>(out), count, probability);
+  }
+  return out;
+}
 
 template <CellKind kCell>
 Tensor freeze(Tensors weights, bool bidirectional) {
@@ -12,6 +33,7 @@ Tensor freeze(Tensors weights, bool bidirectional) {
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   implement_ops<CpuLayer>(m);
+  m.impl("_random_mask", TORCH_BOX(&random_mask));
   m.impl("_rnn_tanh_freeze", TORCH_BOX(&freeze<CellKind::kRnnTanh>));
   m.impl("_rnn_relu_freeze", TORCH_BOX(&freeze<CellKind::kRnnRelu>));
   m.impl("_lstm_freeze", TORCH_BOX(&freeze<CellKind::kLstm>));

@@ -5,7 +5,7 @@ Constructors take ``*args`` where torch.nn's do, to accept and refuse what those
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class RNN(Layer):
         dropout: probability of zeroing each output element of every layer but the last, in training. Default 0.
         bidirectional: a second direction (D = 2) runs from the last step to the first. Default False.
         device, dtype: of the parameters, as in torch.nn.
+        options: what is more than torch.nn's, by keyword: see :class:`fastrnn.Options`.
 
     Inputs: input, hx
         * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
@@ -42,6 +43,11 @@ class RNN(Layer):
         * **lengths**: (B,) integers within 0..T, in any order: the valid steps of each sequence in a padded batch.
           Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
           is that of the last valid step, hx where the length is 0.
+        * **resets**: bool, (T, B), (B, T) with ``batch_first`` or for a nested tensor, (T,) for one sequence; for a
+          ``PackedSequence`` as for the padded batch it was made from. True at t cuts the state between t-1 and t in
+          every layer: the forward direction replaces it before step t (at t = 0, hx), the reverse direction after
+          it. No gradient crosses a cut.
+        * **reset_state**: what replaces it: as hx, or with B = 1 for all sequences. Zeros by default.
 
     Outputs: output, hy
         * **output**: as input, with D*H features: the last layer's h_t for each t.
@@ -62,7 +68,8 @@ class RNN(Layer):
 
     Raises:
         ValueError: at construction for an unknown nonlinearity, a ``proj_size``, sizes below 1 or a dropout outside
-            [0, 1]; at a call for an input that is not 2-D or 3-D or has another dtype than the weights.
+            [0, 1]; at a call for an input that is not 2-D or 3-D or has another dtype than the weights, or resets of
+            the wrong shape.
         TypeError: at construction for a size that is not an int or a flag that is not a bool.
         RuntimeError: at a call for a wrong number of features, no steps, or an hx of the wrong shape, dtype or device.
         NotImplementedError: at a call for a device or dtype without kernels.
@@ -89,6 +96,12 @@ class RNN(Layer):
         *,
         device: Device = None,
         dtype: torch.dtype | None = None,
+        tbptt_steps: int | None = None,
+        state_grad_clip: float | None = None,
+        zoneout: float = 0.0,
+        weight_dropout: float = 0.0,
+        variational_dropout: float = 0.0,
+        num_heads: int = 1,
     ) -> None: ...
 
     @overload
@@ -107,11 +120,24 @@ class RNN(Layer):
 
     @overload
     def forward(
-        self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
     @overload
-    def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
+    def forward(
+        self,
+        input: PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        resets: Tensor | None = None,
+        reset_state: Tensor | None = None,
+    ) -> tuple[PackedSequence, Tensor]: ...
 
     def forward(
         self,
@@ -155,6 +181,7 @@ class LSTM(Layer):
         bidirectional: a second direction (D = 2) runs from the last step to the first. Default False.
         proj_size: features of h, P, below H; 0 (default) for no projection, and then P = H.
         device, dtype: of the parameters, as in torch.nn.
+        options: what is more than torch.nn's, by keyword: see :class:`fastrnn.Options`.
 
     Inputs: input, (hx, cx)
         * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
@@ -164,10 +191,17 @@ class LSTM(Layer):
         * **lengths**: (B,) integers within 0..T, in any order: the valid steps of each sequence in a padded batch.
           Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
           and cy are those of the last valid step, hx and cx where the length is 0.
+        * **resets**: bool, (T, B), (B, T) with ``batch_first`` or for a nested tensor, (T,) for one sequence; for a
+          ``PackedSequence`` as for the padded batch it was made from. True at t cuts the state between t-1 and t in
+          every layer: the forward direction replaces it before step t (at t = 0, hx), the reverse direction after
+          it. No gradient crosses a cut.
+        * **reset_state**: what replaces it: as (hx, cx), or with B = 1 for all sequences. Zeros by default.
+        * **return_states**: whether to return every step's c, too. Default False.
 
     Outputs: output, (hy, cy)
         * **output**: as input, with D*P features: the last layer's h_t for each t.
         * **hy**, **cy**: as hx and cx: each layer's and direction's states after its last step.
+        * with ``return_states`` also **c_all**: as output, with D*H features: the last layer's c_t for each t.
 
     Device and dtype: CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16. Input, states and weights
         share both; under autocast the results have its dtype. Half types are computed in float32 on the CPU, and as
@@ -185,7 +219,8 @@ class LSTM(Layer):
 
     Raises:
         ValueError: at construction for sizes below 1, a ``proj_size`` not below ``hidden_size`` or a dropout outside
-            [0, 1]; at a call for an input that is not 2-D or 3-D or has another dtype than the weights.
+            [0, 1]; at a call for an input that is not 2-D or 3-D or has another dtype than the weights, or resets of
+            the wrong shape.
         TypeError: at construction for a size that is not an int or a flag that is not a bool; at a call for an hx that
             is one tensor.
         RuntimeError: at a call for a wrong number of features, no steps, or states of the wrong shape, dtype or device.
@@ -210,6 +245,14 @@ class LSTM(Layer):
         proj_size: int = 0,
         device: Device = None,
         dtype: torch.dtype | None = None,
+        *,
+        tbptt_steps: int | None = None,
+        state_grad_clip: float | None = None,
+        zoneout: float | tuple[float, float] = 0.0,
+        weight_dropout: float = 0.0,
+        variational_dropout: float = 0.0,
+        num_heads: int = 1,
+        recompute: bool = False,
     ) -> None: ...
 
     @overload
@@ -220,13 +263,49 @@ class LSTM(Layer):
 
     @overload
     def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, *, lengths: Tensor | None = None
+        self,
+        input: Tensor,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_state: tuple[Tensor, Tensor] | None = None,
+        return_states: Literal[False] = False,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...
 
     @overload
     def forward(
-        self, input: PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+        self,
+        input: Tensor,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_state: tuple[Tensor, Tensor] | None = None,
+        return_states: Literal[True],
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]: ...
+
+    @overload
+    def forward(
+        self,
+        input: PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        resets: Tensor | None = None,
+        reset_state: tuple[Tensor, Tensor] | None = None,
+        return_states: Literal[False] = False,
     ) -> tuple[PackedSequence, tuple[Tensor, Tensor]]: ...
+
+    @overload
+    def forward(
+        self,
+        input: PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        resets: Tensor | None = None,
+        reset_state: tuple[Tensor, Tensor] | None = None,
+        return_states: Literal[True],
+    ) -> tuple[PackedSequence, tuple[Tensor, Tensor], PackedSequence]: ...
 
     def forward(
         self,
@@ -268,6 +347,7 @@ class GRU(Layer):
         dropout: probability of zeroing each output element of every layer but the last, in training. Default 0.
         bidirectional: a second direction (D = 2) runs from the last step to the first. Default False.
         device, dtype: of the parameters, as in torch.nn; by keyword.
+        options: what is more than torch.nn's, by keyword: see :class:`fastrnn.Options`.
 
     Inputs: input, hx
         * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
@@ -276,6 +356,11 @@ class GRU(Layer):
         * **lengths**: (B,) integers within 0..T, in any order: the valid steps of each sequence in a padded batch.
           Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
           is that of the last valid step, hx where the length is 0.
+        * **resets**: bool, (T, B), (B, T) with ``batch_first`` or for a nested tensor, (T,) for one sequence; for a
+          ``PackedSequence`` as for the padded batch it was made from. True at t cuts the state between t-1 and t in
+          every layer: the forward direction replaces it before step t (at t = 0, hx), the reverse direction after
+          it. No gradient crosses a cut.
+        * **reset_state**: what replaces it: as hx, or with B = 1 for all sequences. Zeros by default.
 
     Outputs: output, hy
         * **output**: as input, with D*H features: the last layer's h_t for each t.
@@ -296,7 +381,7 @@ class GRU(Layer):
 
     Raises:
         ValueError: at construction for a ``proj_size``, sizes below 1 or a dropout outside [0, 1]; at a call for an
-            input that is not 2-D or 3-D or has another dtype than the weights.
+            input that is not 2-D or 3-D or has another dtype than the weights, or resets of the wrong shape.
         TypeError: at construction for a size that is not an int or a flag that is not a bool.
         RuntimeError: at a call for a wrong number of features, no steps, or an hx of the wrong shape, dtype or device.
         NotImplementedError: at a call for a device or dtype without kernels.
@@ -320,6 +405,13 @@ class GRU(Layer):
         *,
         device: Device = None,
         dtype: torch.dtype | None = None,
+        tbptt_steps: int | None = None,
+        state_grad_clip: float | None = None,
+        zoneout: float = 0.0,
+        weight_dropout: float = 0.0,
+        variational_dropout: float = 0.0,
+        num_heads: int = 1,
+        recompute: bool = False,
     ) -> None: ...
 
     @overload
@@ -334,11 +426,24 @@ class GRU(Layer):
 
     @overload
     def forward(
-        self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
     @overload
-    def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
+    def forward(
+        self,
+        input: PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        resets: Tensor | None = None,
+        reset_state: Tensor | None = None,
+    ) -> tuple[PackedSequence, Tensor]: ...
 
     def forward(
         self,
