@@ -55,9 +55,9 @@ struct Dims {
   bool projected;
 };
 
-// What comes between a row's step and the one it ran before: its state goes on; goes on, but no gradient flows back;
-// or is replaced by the reset state.
-enum Cut : uint8_t { kNoCut, kCutGradient, kCutState };
+// What comes between a row's step and the one it ran before: its state goes on; is replaced by the reset state; or goes
+// on, but no gradient flows back.
+enum Cut : uint8_t { kNoCut, kCutState, kCutGradient };
 
 // What a call adds to the plain recurrence of a direction; what is null or 0 adds nothing.
 template <class T, class A = T>

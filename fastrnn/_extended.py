@@ -109,8 +109,10 @@ def add(
     resets = _as_rows(name, resets, states_like, input.device, batch_first, batched)
     if reset_state is None:
         rows = stack.num_layers * (2 if stack.bidirectional else 1)
-        sizes = (stack.proj_size or stack.hidden_size, stack.hidden_size)[: 2 if name == "LSTM" else 1]
-        states = tuple([input.new_zeros(rows, states_like[1], size) for size in sizes])
+        zeros = input.new_zeros(rows, states_like[1], stack.proj_size or stack.hidden_size)
+        states: States = (zeros,)
+        if name == "LSTM":  # c is as large as h but where h is projected; nothing writes to either
+            states = (zeros, zeros if not stack.proj_size else input.new_zeros(*zeros.shape[:2], stack.hidden_size))
     else:
         states = _reset_states(name, stack, reset_state, states_like[1], input, batched)
     if order is not None:
@@ -191,23 +193,28 @@ def run_in_turn(
 
 def _cuts(input: Tensor, data: Data, directions: int, tbptt_steps: int | None, resets: Tensor | None) -> Tensor | None:
     """`Extras.cuts`, (D, N). The reverse direction is cut at the same places, so before its step t by resets[t + 1]."""
-    if tbptt_steps is None and resets is None:
-        return None
-    steps, device = torch.arange(data.steps, device=input.device), input.device
     kinds = []
     for reverse in range(directions):
-        kind = torch.zeros(data.steps, data.batch, dtype=torch.uint8, device=device)
-        if tbptt_steps is not None:
-            ran = steps.unsqueeze(1)
-            if reverse:
-                ends = data.steps if data.batch_sizes is None else data.lengths(device)
-                ran = ends - 1 - ran
-            kind = torch.where((ran > 0) & (ran % tbptt_steps == 0), CUT_GRADIENT, kind)
+        kind = None
         if resets is not None:
             before = F.pad(resets[1:], (0, 0, 0, 1)) if reverse else resets
-            kind = torch.where(before, CUT_STATE, kind)
+            kind = before.view(torch.uint8)  # True is CUT_STATE
+        if tbptt_steps is not None:
+            truncated = _truncations(input.device, data, bool(reverse), tbptt_steps)
+            kind = truncated if kind is None else torch.where(before, CUT_STATE, truncated)
+        if kind is None:
+            return None
         kinds.append(data.as_rows(kind))
-    return torch.stack(kinds)
+    return torch.stack(kinds) if directions > 1 else kinds[0].unsqueeze(0)
+
+
+def _truncations(device: torch.device, data: Data, reverse: bool, tbptt_steps: int) -> Tensor:
+    """(T, B) of CUT_GRADIENT before every tbptt_steps-th step that a direction runs, else 0."""
+    ran = torch.arange(data.steps, device=device).unsqueeze(1)
+    if reverse:
+        ran = (data.steps if data.batch_sizes is None else data.lengths(device)) - 1 - ran
+    cut = ((ran > 0) & (ran % tbptt_steps == 0)).view(torch.uint8) * CUT_GRADIENT
+    return cut.expand(data.steps, data.batch)
 
 
 def _reset_at_end(finals: States, reset_states: States, resets: Tensor | None, data: Data) -> States:

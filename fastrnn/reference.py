@@ -26,7 +26,7 @@ STATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 2, "gru": 1}
 States = tuple[Tensor, ...]
 
 # What comes between a row's step and the one it ran before, in `Extras.cuts`.
-CUT_GRADIENT, CUT_STATE = 1, 2
+CUT_STATE, CUT_GRADIENT = 1, 2
 
 
 @dataclass(frozen=True, eq=False)
