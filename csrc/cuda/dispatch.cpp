@@ -55,6 +55,7 @@ Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
       return stream("persistent kernels compute float32 products in TF32, which is not allowed");
     }
     if (persistent_refused()) return stream("FASTRNN_CUDA_PATH=streamed");
+    if (work.extended) return stream("persistent kernels know nothing but the plain recurrence");
     if (work.dims.projected) return stream("persistent kernels have no projection");
     if (work.packed) return stream("persistent kernels take sequence lengths from the GPU alone");
     if (work.steps <= 1) return stream("a single step leaves nothing to keep on the chip");
@@ -73,19 +74,19 @@ Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
 }
 
 template <class T>
-int64_t forward_scratch(CellKind cell, const Dims& dims, const Plan& plan) {
+int64_t forward_scratch(CellKind cell, const Forward<T>& params, const Plan& plan) {
   if constexpr (kHasPersistent<T>) {
-    if (plan.path == Path::kPersistent) return persistent<T>(cell).forward.scratch(dims, plan.grid);
+    if (plan.path == Path::kPersistent) return persistent<T>(cell).forward.scratch(params.dims, plan.grid);
   }
-  return streamed<T>(cell).forward_scratch(dims);
+  return streamed<T>(cell).forward_scratch(params);
 }
 
 template <class T>
-int64_t backward_scratch(CellKind cell, const Dims& dims, const Plan& plan) {
+int64_t backward_scratch(CellKind cell, const Backward<T>& params, const Plan& plan) {
   if constexpr (kHasPersistent<T>) {
-    if (plan.path == Path::kPersistent) return persistent<T>(cell).backward.scratch(dims, plan.grid);
+    if (plan.path == Path::kPersistent) return persistent<T>(cell).backward.scratch(params.dims, plan.grid);
   }
-  return streamed<T>(cell).backward_scratch(dims);
+  return streamed<T>(cell).backward_scratch(params);
 }
 
 template <class T>
@@ -106,8 +107,8 @@ void run_backward(CellKind cell, const Backward<T>& params, const Plan& plan, co
 
 #define FASTRNN_INSTANTIATE(T)                                                          \
   template Choice choose_plan<T>(CellKind, const Workload&, bool);                      \
-  template int64_t forward_scratch<T>(CellKind, const Dims&, const Plan&);              \
-  template int64_t backward_scratch<T>(CellKind, const Dims&, const Plan&);             \
+  template int64_t forward_scratch<T>(CellKind, const Forward<T>&, const Plan&);        \
+  template int64_t backward_scratch<T>(CellKind, const Backward<T>&, const Plan&);      \
   template void run_forward<T>(CellKind, const Forward<T>&, const Plan&, const Queue&); \
   template void run_backward<T>(CellKind, const Backward<T>&, const Plan&, const Queue&);
 

@@ -23,17 +23,18 @@ struct Workload {
   Dims dims;
   bool packed;      // rows are known to the host alone
   bool allow_tf32;  // see Queue
+  bool extended;    // there are Extras
 };
 
 // Asks the current device what it can run at once.
 template <class T>
 Choice choose_plan(CellKind cell, const Workload& work, bool backward);
 
-// Scratch and launch of the pass that the plan names.
+// Scratch and launch of the pass that the plan names. How much scratch depends on dims and extras.
 template <class T>
-int64_t forward_scratch(CellKind cell, const Dims& dims, const Plan& plan);
+int64_t forward_scratch(CellKind cell, const Forward<T>& params, const Plan& plan);
 template <class T>
-int64_t backward_scratch(CellKind cell, const Dims& dims, const Plan& plan);
+int64_t backward_scratch(CellKind cell, const Backward<T>& params, const Plan& plan);
 template <class T>
 void run_forward(CellKind cell, const Forward<T>& params, const Plan& plan, const Queue& queue);
 template <class T>

@@ -32,8 +32,8 @@ template <class T>
 struct StreamedKernels {
   void (*forward)(const Forward<T>& params, const Queue& queue);
   void (*backward)(const Backward<T>& params, const Queue& queue);
-  int64_t (*forward_scratch)(const Dims& dims);  // values of T
-  int64_t (*backward_scratch)(const Dims& dims);
+  int64_t (*forward_scratch)(const Forward<T>& params);  // values of T
+  int64_t (*backward_scratch)(const Backward<T>& params);
 };
 
 // Blocks of a persistent kernel: each holds the weights of some hidden units, and runs one group of batch rows.

@@ -1,6 +1,8 @@
 // Numbers as tensors hold them, and as kernels compute with them.
 #pragma once
 
+#include <limits>
+
 #include "gpu.cuh"
 #include "kernels.h"
 
@@ -16,5 +18,19 @@ template <class T>
 __device__ __forceinline__ T narrow(Accumulator<T> value) {
   return static_cast<T>(value);
 }
+
+// The distance from 1 to the next number, and the least one with all of its digits.
+template <class T>
+constexpr double kEpsilon = std::numeric_limits<T>::epsilon();
+template <>
+inline constexpr double kEpsilon<__half> = 0x1p-10;
+template <>
+inline constexpr double kEpsilon<__nv_bfloat16> = 0x1p-7;
+template <class T>
+constexpr double kLeastNormal = std::numeric_limits<T>::min();
+template <>
+inline constexpr double kLeastNormal<__half> = 0x1p-14;
+template <>
+inline constexpr double kLeastNormal<__nv_bfloat16> = 0x1p-126;
 
 }  // namespace fastrnn::cuda

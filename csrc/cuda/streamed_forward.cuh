@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../cells/cell.h"
+#include "extras.cuh"
 #include "gemm.h"
 #include "numbers.cuh"
 #include "pointwise.cuh"
@@ -26,6 +27,7 @@ struct CellForwardParams {
   T* output;  // (rows, output_stride): h_t; null with a projection
   int64_t output_stride;
   T* unprojected;  // (rows, H): h_t before the projection, or null
+  Zoneout<T> zoneout;
 };
 
 template <class Cell, class T>
@@ -55,15 +57,15 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
     for (int c = 0; p.keep && c < Cell::kChannels; ++c) channels[c * hidden] = narrow<T>(step.channels[c]);
   }
   if constexpr (Cell::kHasCellState) {
+    if (p.zoneout.c.any()) step.c = p.zoneout.c.blend(state, step.c, step.c_prev);
     p.cell[state] = step.c;
     if (p.cells) p.cells[state] = step.c;
   }
-  const T h = narrow<T>(step.h);
   if (p.unprojected) {
-    p.unprojected[state] = h;
+    p.unprojected[state] = narrow<T>(step.h);
   } else {
-    p.h[state] = h;
-    p.output[row * p.output_stride + unit] = h;
+    if (p.zoneout.h.any()) step.h = p.zoneout.h.blend(state, step.h, widen(p.h[state]));
+    p.h[state] = p.output[row * p.output_stride + unit] = narrow<T>(step.h);
   }
 }
 
@@ -73,9 +75,10 @@ struct FinishProjectionParams {
   StepRows rows;
   int64_t columns;                // P
   const Accumulator<T>* product;  // (rows, P)
-  T* h;                           // (B, P)
+  T* h;                           // (B, P): in h_{t-1}, out h_t
   T* output;                      // (rows, output_stride)
   int64_t output_stride;
+  Kept<T> kept_h;
 };
 
 template <class T>
@@ -83,9 +86,9 @@ __global__ void finish_projection(const FinishProjectionParams<T> p) {
   const auto [row, column] = element_of_thread(p.columns);
   if (!p.rows.include(row)) return;
   const int64_t state = row * p.columns + column;
-  const T h = narrow<T>(p.product[state]);
-  p.h[state] = h;
-  p.output[row * p.output_stride + column] = h;
+  Accumulator<T> h = p.product[state];
+  if (p.kept_h.any()) h = p.kept_h.blend(state, h, widen(p.h[state]));
+  p.h[state] = p.output[row * p.output_stride + column] = narrow<T>(h);
 }
 
 template <class Cell, class T>
@@ -93,10 +96,11 @@ class StreamedForward {
   using A = Accumulator<T>;
 
  public:
-  static int64_t scratch_size(const Dims& dims) {
+  static int64_t scratch_size(const Forward<T>& params) {
+    const Dims& dims = params.dims;
     const int64_t product = dims.batch * Cell::kGates * dims.hidden_size;
-    const int64_t unprojected = dims.projected ? dims.batch * dims.hidden_size : 0;
-    return product * static_cast<int64_t>(sizeof(A) / sizeof(T)) + unprojected;
+    const int64_t masked = masks_h(params) ? dims.batch * dims.recurrent_size : 0;
+    return product * static_cast<int64_t>(sizeof(A) / sizeof(T)) + unprojected_size(dims) + masked;
   }
 
   static void run(const Forward<T>& params, const Queue& queue) {
@@ -113,14 +117,18 @@ class StreamedForward {
         hidden_(params.dims.hidden_size),
         recurrent_(params.dims.recurrent_size),
         product_(reinterpret_cast<A*>(params.scratch)),
-        unprojected_(params.dims.projected ? reinterpret_cast<T*>(product_ + params.dims.batch * Cell::kGates * hidden_)
-                                           : nullptr) {}
+        unprojected_(reinterpret_cast<T*>(product_ + params.dims.batch * Cell::kGates * hidden_)),
+        masked_(masks_h(params) ? unprojected_ + unprojected_size(params.dims) : nullptr) {}
+
+  static int64_t unprojected_size(const Dims& dims) { return dims.projected ? dims.batch * dims.hidden_size : 0; }
+  static bool masks_h(const Forward<T>& params) { return params.extras && params.extras->h_mask; }
 
   void run_step(int64_t s) const {
     const int64_t rows = p_.steps.rows(s), gate_columns = Cell::kGates * hidden_;
+    if (p_.extras && (p_.extras->reset_h || masked_)) enter(s);
+    const Matrix<const T> h{masked_ ? masked_ : p_.hy, rows, recurrent_, recurrent_};
     const Matrix<const T> w_hh{p_.w_hh, gate_columns, recurrent_, recurrent_};
-    gemm<T, A>({product_, rows, gate_columns, gate_columns}, {p_.hy, rows, recurrent_, recurrent_}, w_hh.transposed(),
-               false, queue_);
+    gemm<T, A>({product_, rows, gate_columns, gate_columns}, h, w_hh.transposed(), false, queue_);
     run_cell(s);
     if (!p_.dims.projected) return;
     // Takes the place of the first product, which the cells have read.
@@ -128,8 +136,25 @@ class StreamedForward {
     gemm<T, A>({product_, rows, recurrent_, recurrent_}, {unprojected_, rows, hidden_, hidden_}, w_hr.transposed(),
                false, queue_);
     launch_pointwise(finish_projection<T>, rows, recurrent_,
-                     {rows_of_step(p_.steps, s), recurrent_, product_, p_.hy, output(s), p_.output_stride},
+                     {rows_of_step(p_.steps, s), recurrent_, product_, p_.hy, output(s), p_.output_stride,
+                      zoneout_of_step(p_.extras, p_.steps, s, p_.dims).h},
                      queue_.stream);
+  }
+
+  void enter(int64_t s) const {
+    const Extras<T, A>& extras = *p_.extras;
+    const int64_t cell_size = extras.reset_c ? hidden_ : 0;
+    const EnterStepParams<T> params{rows_of_step(p_.steps, s),
+                                    cuts_of_step(p_.extras, p_.steps, s),
+                                    recurrent_,
+                                    cell_size,
+                                    extras.reset_h,
+                                    extras.reset_c,
+                                    extras.h_mask,
+                                    p_.hy,
+                                    p_.cell,
+                                    masked_};
+    launch_pointwise(enter_step<T>, p_.steps.rows(s), recurrent_ + cell_size, params, queue_.stream);
   }
 
   void run_cell(int64_t s) const {
@@ -149,7 +174,8 @@ class StreamedForward {
     params.h = projected ? nullptr : p_.hy;
     params.output = projected ? nullptr : output(s);
     params.output_stride = p_.output_stride;
-    params.unprojected = unprojected_;
+    params.unprojected = projected ? unprojected_ : nullptr;
+    params.zoneout = zoneout_of_step(p_.extras, p_.steps, s, p_.dims);
     launch_pointwise(cell_forward<Cell, T>, p_.steps.rows(s), hidden_, params, queue_.stream);
   }
 
@@ -159,7 +185,8 @@ class StreamedForward {
   const Queue& queue_;
   const int64_t hidden_, recurrent_;
   A* const product_;      // (B, G*H), then (B, P)
-  T* const unprojected_;  // (B, H) or null
+  T* const unprojected_;  // (B, H), with a projection
+  T* const masked_;       // (B, K) or null: see EnterStepParams
 };
 
 }  // namespace fastrnn::cuda

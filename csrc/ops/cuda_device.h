@@ -73,10 +73,11 @@ class CudaDevice {
     copy(out, data<const T>(sums), matrix.columns);
   }
 
-  // out (N, K): h_{t-1} of every row of a ragged batch. Rows that do not run are left alone.
+  // out (N, K): h_{t-1} of every row as w_hh multiplies it. Rows that do not run are left alone.
   template <class T>
-  void gather_previous_h(T* out, const Steps& steps, const Matrix<const T>& output, const T* hx) const {
-    cuda::gather_previous_h(out, steps, output, hx, queue());
+  void gather_previous_h(T* out, const Steps& steps, const Matrix<const T>& output, const T* hx,
+                         const Extras<T, Accumulator<T>>* extras) const {
+    cuda::gather_previous_h(out, steps, output, hx, extras, queue());
   }
 
  private:
@@ -86,8 +87,9 @@ class CudaDevice {
 
 // Which way a pass of a layer takes, on the current device.
 template <class T>
-cuda::Choice plan_pass(CellKind cell, const LayerShape& shape, bool allow_tf32, bool backward) {
-  return cuda::choose_plan<T>(cell, {shape.steps, shape.dims, !shape.sizes.empty(), allow_tf32}, backward);
+cuda::Choice plan_pass(const LayerArgs& args, const LayerShape& shape, bool allow_tf32, bool backward) {
+  const cuda::Workload work{shape.steps, shape.dims, !shape.sizes.empty(), allow_tf32, args.extras.has_value()};
+  return cuda::choose_plan<T>(args.cell, work, backward);
 }
 
 // The time loops of a pass. The weights are of T.
@@ -100,7 +102,7 @@ class CudaLoops {
       : device_(device),
         cell_(args.cell),
         shape_(shape),
-        plan_(plan_pass<T>(args.cell, shape, device.queue().allow_tf32, backward).plan) {}
+        plan_(plan_pass<T>(args, shape, device.queue().allow_tf32, backward).plan) {}
 
   // One direction after the other: each kernel fills the GPU, if it can.
   int64_t at_once() const { return 1; }
@@ -112,7 +114,7 @@ class CudaLoops {
     const ProfilerRange range(name("forward").c_str());
     for (auto& [params, stretch] : calls) {
       device_.copy(params.hy, params.hx, shape_.batch * shape_.dims.recurrent_size);
-      const Tensor scratch = device_.empty({cuda::forward_scratch<T>(cell_, shape_.dims, plan_)}, scalar_type_of<T>);
+      const Tensor scratch = device_.empty({cuda::forward_scratch<T>(cell_, params, plan_)}, scalar_type_of<T>);
       params.scratch = data<T>(scratch);
       cuda::run_forward(cell_, params, plan_, device_.queue());
     }
@@ -120,7 +122,7 @@ class CudaLoops {
   void run(std::vector<BackwardCall<T, A>>& calls) const {
     const ProfilerRange range(name("backward").c_str());
     for (auto& [params, stretch, after] : calls) {
-      const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, shape_.dims, plan_)}, scalar_type_of<T>);
+      const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, params, plan_)}, scalar_type_of<T>);
       params.scratch = data<T>(scratch);
       cuda::run_backward(cell_, params, plan_, device_.queue());
     }

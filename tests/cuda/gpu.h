@@ -102,10 +102,10 @@ class Gpu {
   }
 
   int64_t scratch(const Case& drawn, const cuda::Forward<T>& params, const GpuPlan& plan) const {
-    return cuda::forward_scratch<T>(drawn.cell, params.dims, plan.plan);
+    return cuda::forward_scratch<T>(drawn.cell, params, plan.plan);
   }
   int64_t scratch(const Case& drawn, const cuda::Backward<T>& params, const GpuPlan& plan) const {
-    return cuda::backward_scratch<T>(drawn.cell, params.dims, plan.plan);
+    return cuda::backward_scratch<T>(drawn.cell, params, plan.plan);
   }
   void run(const Case& drawn, const cuda::Forward<T>& params, const GpuPlan& plan) const {
     emulation::set_seed(plan.seed);

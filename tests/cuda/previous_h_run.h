@@ -5,6 +5,7 @@
 
 #include "cuda/previous_h.h"
 #include "gpu.h"
+#include "neutral_extras.h"
 
 namespace fastrnn::test {
 
@@ -19,16 +20,25 @@ struct PreviousHParams {
 
 template <class T>
 struct PreviousHGpu : Gpu<T> {
-  PreviousHGpu() : Gpu<T>(cuda::Path::kStreamed) {}
+  bool extended;
 
-  std::string name() const { return type_name<T>() + " previous_h"; }
+  explicit PreviousHGpu(bool extended) : Gpu<T>(cuda::Path::kStreamed), extended(extended) {}
+
+  std::string name() const { return type_name<T>() + " previous_h" + (extended ? " extended" : ""); }
   std::string describe(const GpuPlan& plan) const { return "order=" + std::to_string(plan.seed); }
   double tolerance(const Case&, double) const { return std::numeric_limits<double>::min(); }
 
   int64_t scratch(const Case&, const PreviousHParams<T>&, const GpuPlan&) const { return 0; }
-  void run(const Case&, const PreviousHParams<T>& params, const GpuPlan& plan) const {
+  void run(const Case& drawn, const PreviousHParams<T>& params, const GpuPlan& plan) const {
+    const int64_t columns = params.output.columns;
+    const Dims dims{drawn.batch, columns, columns, false};
+    const NeutralExtras<T> added(params.steps, dims, false);
+    const GpuMemory<T> hx(drawn.batch * columns);
+    std::copy_n(params.hx, hx.size(), hx.data());
+    if (extended) added.take_initial_states(hx.data(), nullptr);
     emulation::set_seed(plan.seed);
-    cuda::gather_previous_h(params.out, params.steps, params.output, params.hx, cuda::Queue{});
+    cuda::gather_previous_h(params.out, params.steps, params.output, hx.data(), extended ? added.extras() : nullptr,
+                            cuda::Queue{});
   }
 };
 

@@ -58,7 +58,7 @@ const Coverage kLargeCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 272 : 528
 // their shared memory.
 template <class T>
 std::vector<GpuPlan> persistent_plans(const Case& drawn, bool backward) {
-  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, false, true};
+  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, false, true, false};
   const auto [chosen, reason] = cuda::choose_plan<T>(drawn.cell, work, backward);
   if (chosen.path != cuda::Path::kPersistent) throw std::runtime_error(std::string("no persistent plan: ") + reason);
   cuda::Plan one_group = chosen, two_groups = chosen;
@@ -86,19 +86,29 @@ void test_cases(const std::string& name, const std::vector<Case>& cases, Report&
   total.add(report);
 }
 
-template <class T>
-void test_streamed(const Options& options, Report& report) {
-  if (!options.wants<T>("streamed")) return;
-  const std::vector<Case> cases = some_cases(kStreamedCoverage, options);
-  const Gpu<T> gpu(cuda::Path::kStreamed);
+template <class Machine>
+void test_passes(const Machine& gpu, const std::vector<Case>& cases, Report& report) {
   test_cases(gpu.name(), cases, report, [&](const Case& drawn, Report& of_gpu) {
     ForwardRun(gpu, drawn, of_gpu).run(streamed_plans(drawn));
     BackwardRun(gpu, drawn, of_gpu).run(streamed_plans(drawn));
   });
-  const PreviousHGpu<T> gather;
-  test_cases(gather.name(), cases, report, [&](const Case& drawn, Report& of_gather) {
-    PreviousHRun<T>(gather, drawn, of_gather).run(streamed_plans(drawn));
-  });
+}
+
+template <class T>
+void test_streamed(const Options& options, Report& report) {
+  if (!options.wants<T>("streamed")) return;
+  const std::vector<Case> cases = some_cases(kStreamedCoverage, options);
+  Options fewer = options;
+  fewer.every *= 2;
+  const std::vector<Case> extended_cases = some_cases(kStreamedCoverage, fewer);
+  test_passes(Gpu<T>(cuda::Path::kStreamed), cases, report);
+  test_passes(ExtendedGpu<T>(), extended_cases, report);
+  for (bool extended : {false, true}) {
+    const PreviousHGpu<T> gather(extended);
+    test_cases(gather.name(), extended ? extended_cases : cases, report, [&](const Case& drawn, Report& of_gather) {
+      PreviousHRun<T>(gather, drawn, of_gather).run(streamed_plans(drawn));
+    });
+  }
 }
 
 template <class T>

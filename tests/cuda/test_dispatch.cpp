@@ -17,7 +17,7 @@ using cuda::Path;
 using cuda::Workload;
 
 // What a persistent kernel takes.
-const Workload kPlain{100, {40, 64, 64, false}, false, true};
+const Workload kPlain{100, {40, 64, 64, false}, false, true, false};
 
 template <class Change>
 Workload changed(const Change& change) {
@@ -76,6 +76,7 @@ void test_type(Report& report) {
   emulation::device().capability_major = 7;
   expect_streamed<T>("compute capability", kPlain, report);
   emulation::device() = usual;
+  expect_streamed<T>("plain recurrence", changed([](Workload& work) { work.extended = true; }), report);
   expect_streamed<T>("projection", changed([](Workload& work) { work.dims.projected = true; }), report);
   expect_streamed<T>("lengths", changed([](Workload& work) { work.packed = true; }), report);
   expect_streamed<T>("single step", changed([](Workload& work) { work.steps = 1; }), report);
