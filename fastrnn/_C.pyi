@@ -34,4 +34,5 @@ def plan_cuda(  # only where cuda_built
     packed: bool,
     allow_tf32: bool,
     device: int,
+    extended: bool = False,
 ) -> dict[str, Any]: ...

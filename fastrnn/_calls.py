@@ -139,7 +139,8 @@ class Call:
     # The tensors that are not differentiated.
 
     def masks(self) -> tuple[Tensor | None, ...]:
-        return () if self.plain else tuple([getattr(self.extras, name) for name in _MASKS])
+        e = self.extras
+        return () if e is None else (e.cuts, e.h_mask, e.kept_h, e.kept_c)
 
     def without_masks(self) -> Call:
         return self.with_masks([None] * len(_MASKS))

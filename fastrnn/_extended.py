@@ -163,8 +163,7 @@ def run_in_turn(
     """The layers one on another: output, and the final states, behind which stands every step's c if it is wanted."""
     cell, layers, directions = stack.mode.lower(), stack.num_layers, 2 if stack.bidirectional else 1
     options, training = added.options, stack.training
-    by_layer = list(zip(*[state.split(directions) for state in states], strict=True))
-    resets_by_layer = list(zip(*[state.split(directions) for state in added.reset_states], strict=True))
+    by_layer, resets_by_layer = _by_layer(states, layers), _by_layer(added.reset_states, layers)
     cuts = _cuts(input, data, directions, options.tbptt_steps, added.resets)
     per_layer = len(weights) // layers
     finals: list[States] = []
@@ -178,7 +177,7 @@ def run_in_turn(
         own = list(weights[index * per_layer : (index + 1) * per_layer])
         own = _effective_weights(cell, own, directions, options, training)
         extras = _extras(stack, options, input, by_layer[index], added.return_cells and index == layers - 1, cuts)
-        resets = resets_by_layer[index] if resets_by_layer else ()
+        resets = resets_by_layer[index]
         settings = stack.bidirectional, data.batch_sizes
         if extras is None:
             results = autograd.run_layer(cell, input, by_layer[index], own, *settings, recompute=options.recompute)
@@ -188,7 +187,15 @@ def run_in_turn(
             )
         input, results, cells = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
         finals.append(_reset_at_end(results, resets, added.resets, data))
-    return input, (*(torch.cat(state) for state in zip(*finals, strict=True)), *cells)
+    joined = finals[0] if layers == 1 else tuple([torch.cat(state) for state in zip(*finals, strict=True)])
+    return input, (*joined, *cells)
+
+
+def _by_layer(states: States, layers: int) -> Sequence[States]:
+    """The states (L*D, B, .) of each layer."""
+    if layers == 1 or not states:
+        return [states] * layers
+    return list(zip(*[state.split(state.shape[0] // layers) for state in states], strict=True))
 
 
 def _cuts(input: Tensor, data: Data, directions: int, tbptt_steps: int | None, resets: Tensor | None) -> Tensor | None:

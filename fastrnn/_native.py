@@ -52,12 +52,14 @@ def plan(
     projected: bool,
     host_sizes: bool,
     allow_tf32: bool,
+    extended: bool,
     frozen: bool,
 ) -> dict[str, Any]:
     """How the kernels will run one direction of one layer: path, isa, tile, threads, reason and reserve_bytes.
 
     `dtype` is the one they compute in, `weights` the one in which they read the weights, `rows` the number of valid
-    (step, batch) pairs, and `host_sizes` says that the host knows how many run at each step.
+    (step, batch) pairs, and `host_sizes` says that the host knows how many run at each step,
+    `extended` that the call is more than the plain recurrence.
     """
     sizes: dict[str, Any] = {
         "cell": cell,
@@ -71,7 +73,14 @@ def plan(
     facts: dict[str, Any]
     if device.type == "cuda":
         name = str(dtype).removeprefix("torch.")
-        facts = _C.plan_cuda(**sizes, dtype=name, packed=host_sizes, allow_tf32=allow_tf32, device=device.index)
+        facts = _C.plan_cuda(
+            **sizes,
+            dtype=name,
+            packed=host_sizes,
+            allow_tf32=allow_tf32,
+            device=device.index,
+            extended=extended,
+        )
     else:
         name = str(weights).removeprefix("torch.")
         facts = _C.plan(**sizes, weights=name, directions=directions, rows=rows, frozen=frozen)

@@ -81,7 +81,7 @@ class Options:
             raise ValueError(f"{layer}: zoneout must be one probability: only the LSTM has a c beside h")
         if options.recompute and layer == "RNN":
             raise ValueError("RNN: recompute saves the gates' memory, and an RNN keeps none. Leave it out")
-        return None if options == cls() else options
+        return None if options == DEFAULTS else options
 
     @property
     def zoneouts(self) -> tuple[float, float]:
@@ -116,3 +116,6 @@ def _check_count(name: str, value: object) -> None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+DEFAULTS = Options()

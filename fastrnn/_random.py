@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 
-def mask(p: float, shape: Sequence[int], like: Tensor) -> Tensor:
-    """A tensor of 1 with probability p, else 0, of like's dtype and device. On the CPU p is rounded to 16 bits.
+def mask(p: float, shape: Sequence[int], like: Tensor, value: float = 1.0) -> Tensor:
+    """A tensor that is `value` with probability p, else 0, of like's dtype and device. On the CPU p has 16 bits.
 
     There torch.bernoulli takes 10 ns an element: torch's generator gives the seed alone.
     """
     if not like.is_cpu:
-        return torch.bernoulli(like.new_full(shape, p))
+        return torch.bernoulli(like.new_full(shape, p)) * value
     seed = torch.randint(2**63 - 1, (1,))
-    return torch.ops.fastrnn._random_mask.default(seed, like.new_empty(0), math.prod(shape), p).view(shape)
+    return torch.ops.fastrnn._random_mask.default(seed, like.detach(), math.prod(shape), p, value).view(shape)
 
 
 def dropout_factors(p: float, shape: Sequence[int], like: Tensor) -> Tensor:
     """Factors that drop with probability p and scale what stays by 1 / (1 - p)."""
-    return like.new_zeros(shape) if p == 1 else mask(1 - p, shape, like) * (1 / (1 - p))
+    return like.new_zeros(shape) if p == 1 else mask(1 - p, shape, like, 1 / (1 - p))
 
 
 @torch.library.register_fake("fastrnn::_random_mask")
-def _fake_mask(seed: Tensor, like: Tensor, count: int, probability: float) -> Tensor:
+def _fake_mask(seed: Tensor, like: Tensor, count: int, probability: float, value: float) -> Tensor:
     return like.new_empty((count,))

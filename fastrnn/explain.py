@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from . import _native, _precision, autograd
 from ._extended import needs_extras
-from ._options import Options
+from ._options import DEFAULTS
 from ._stack import Arguments, cell_arguments, packed_arguments, padded_arguments
 from .modules.base import Cell, Layer
 
@@ -136,7 +136,7 @@ def _layer_shape(
         rows = steps * arguments.batch
     recurrent_size = module.proj_size or module.hidden_size
     size, directions = module.hidden_size, 2 if module.bidirectional else 1
-    options = module.options or Options()
+    options = module.options or DEFAULTS
     frozen = module.options is None and bool(module._frozen_weights(weights))
     shape, tensors = _shape(
         module.mode.lower(), arguments, directions, steps, rows, size, recurrent_size, weights, frozen
@@ -145,7 +145,7 @@ def _layer_shape(
         needs_extras(options, module.training, resets is not None, cells) for cells in (False, return_states)
     )
     shape = replace(shape, extended=extended, last_extended=last, recompute=options.recompute)
-    return shape, [*tensors, *tree_leaves(reset_state)]
+    return shape, [*tensors, *(leaf for leaf in tree_leaves(reset_state) if leaf is not None)]
 
 
 def _cell_shape(
@@ -234,6 +234,7 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         projected=shape.projected,
         host_sizes=shape.host_sizes,
         allow_tf32=shape.allow_tf32,
+        extended=shape.extended,
         frozen=shape.frozen and not records,
     )
     reserve = plan["reserve_bytes"] if records and not shape.recompute else 0

@@ -90,7 +90,7 @@ class ExtendedCase:
         if self.added == "kept" or everything:
             extras = replace(extras, kept_h=keeps(size_h), kept_c=keeps(size_c) if has_c else None)
         if self.added == "shares":
-            extras = replace(extras, share_h=0.25, share_c=0.375 if has_c else 0.0)
+            extras = replace(extras, share_h=0.3, share_c=0.4 if has_c else 0.0)
         if self.added == "clip" or everything:
             extras = replace(extras, state_grad_clip=0.05)
         if self.added == "cells" or everything:

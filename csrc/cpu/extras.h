@@ -1,6 +1,8 @@
 // What extras (params.h) add to the cells of one step. Only the loops that are compiled for extras hold one.
 #pragma once
 
+#include <limits>
+
 #include "../params.h"
 #include "vector.h"
 
@@ -11,7 +13,7 @@ struct StepExtras {
   using S = Simd<Isa, T>;
   using V = typename S::V;
 
-  Extras<T> extras;
+  const Extras<T>& extras;
   int64_t s;                                 // -1 before the first step
   int64_t rows, rows_before, rows_after;     // that run at this step, the one before and the one after
   int64_t first, first_before, first_after;  // rows of the data that batch row 0 has then
@@ -73,10 +75,13 @@ struct StepExtras {
     return c + kept_c(row, unit, lanes) * (c_prev - c);
   }
   // The candidate of h_t, from h_t. Of a unit that keeps all of its old value any candidate will do: its gradient is 0.
-  // Masks keep all or nothing.
+  // Masks keep all or nothing. A candidate within h's rounding is 0: relu's derivative jumps there.
   FASTRNN_INLINE V candidate_h(int64_t row, int64_t unit, int lanes, V h) const {
     if (extras.kept_h || extras.share_h == T(0) || extras.share_h == T(1)) return h;
-    return (h - extras.share_h * S::load(previous_h(row) + unit, lanes)) * (T(1) / (T(1) - extras.share_h));
+    constexpr T kEpsilon = std::numeric_limits<T>::epsilon(), kLeast = std::numeric_limits<T>::min();
+    const V change = h - extras.share_h * S::load(previous_h(row) + unit, lanes), size = change < 0 ? -change : change;
+    const V most = kEpsilon * Isa::at_least(h < 0 ? -h : h, S::broadcast(kLeast));
+    return size <= most ? V{} : change * (T(1) / (T(1) - extras.share_h));
   }
 
   // What the next step's product takes of this step's h, or the first one's of hx.

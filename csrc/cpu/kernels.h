@@ -48,8 +48,8 @@ struct DtypeKernels {
   void (*multiply_rows)(T* out, int64_t out_stride, const T* a, int64_t a_stride, int64_t rows, const W* weights,
                         int64_t columns, int64_t depth);
   Cell cells[kCellKinds];  // in the order of CellKind
-  // out (count): 1 with the probability, else 0. Depends on nothing but the seed.
-  void (*fill_mask)(uint64_t seed, T* out, int64_t count, double probability);
+  // out (count): the value with the probability, else 0. Which is which depends on nothing but the seed.
+  void (*fill_mask)(uint64_t seed, T* out, int64_t count, double probability, T value);
 };
 
 // out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth).

@@ -1,4 +1,4 @@
-// Random masks: of each element 1 with a given probability, else 0.
+// Random masks: each element is a value with a given probability, else 0.
 //
 // xoshiro128+ (D. Blackman and S. Vigna, "Scrambled linear pseudorandom number generators", 2021), one generator in
 // each lane of a vector, seeded anew with splitmix64 for each block. torch's own bernoulli_ takes 10 ns an element,
@@ -16,13 +16,13 @@ class MaskGenerator {
   explicit MaskGenerator(uint64_t seed) : seed_(seed) {}
 
   template <class T>
-  void fill(T* out, int64_t count, double probability) {
-    // Of 16 bits; 1.0 gives 1 always.
+  void fill(T* out, int64_t count, double probability, T value) {
+    // Of 16 bits; 1.0 holds always.
     const auto below = static_cast<int32_t>(probability * (1 << 16) + 0.5);
     for (int64_t block = 0; block < count; block += kBlock) {
       start();
       const int64_t end = block + kBlock < count ? block + kBlock : count;
-      for (int64_t i = block; i < end; i += kElements) write(out + i, end - i, below);
+      for (int64_t i = block; i < end; i += kElements) write(out + i, end - i, below, value);
     }
   }
 
@@ -61,14 +61,14 @@ class MaskGenerator {
   }
 
   template <class T>
-  void write(T* out, int64_t room, int32_t below) {
+  void write(T* out, int64_t room, int32_t below, T value) {
     typedef int32_t Signed __attribute__((vector_size(sizeof(Lanes))));
     typedef T Values __attribute__((vector_size(kLanes * sizeof(T)), aligned(alignof(T)), may_alias));
     const Lanes bits = next();
     const Signed high = reinterpret_cast<Signed>(bits >> 16), low = reinterpret_cast<Signed>(bits & 0xffff);
     // A comparison gives -1 where it holds.
-    const Values first = __builtin_convertvector(-(high < below), Values);
-    const Values second = __builtin_convertvector(-(low < below), Values);
+    const Values first = __builtin_convertvector(-(high < below), Values) * value;
+    const Values second = __builtin_convertvector(-(low < below), Values) * value;
     if (room >= kElements) {
       *reinterpret_cast<Values*>(out) = first;
       *reinterpret_cast<Values*>(out + kLanes) = second;
@@ -81,10 +81,10 @@ class MaskGenerator {
   Lanes state_[4]{};
 };
 
-// out (count): 1 with the probability, else 0.
+// out (count): the value with the probability, else 0.
 template <class Isa, class T>
-void fill_mask(uint64_t seed, T* out, int64_t count, double probability) {
-  MaskGenerator<Isa>(seed).fill(out, count, probability);
+void fill_mask(uint64_t seed, T* out, int64_t count, double probability, T value) {
+  MaskGenerator<Isa>(seed).fill(out, count, probability, value);
 }
 
 }  // namespace fastrnn::cpu

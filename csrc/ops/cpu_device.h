@@ -166,21 +166,37 @@ class CpuDevice {
                          const Extras<T>* extras) const {
     const int64_t size = output.columns;
     for (int64_t s = 0; s < steps.steps; ++s) {
-      for (int64_t row = 0; row < steps.rows(s); ++row) {
-        const bool ran_before = row < steps.rows(s - 1);
-        const int64_t at = steps.offset(s) + row;
-        const T* from = ran_before ? output.data + (steps.offset(s - 1) + row) * output.row_stride : hx + row * size;
-        if (extras && extras->cuts && (ran_before || s == 0) && extras->cuts[at] == kCutState) {
-          from = extras->reset_h + row * size;
-        }
-        copy(out + at * size, from, size);
-        if (!extras || !extras->h_mask) continue;
-        for (int64_t k = 0; k < size; ++k) out[at * size + k] *= extras->h_mask[row * size + k];
-      }
+      const int64_t rows = steps.rows(s), ran_before = cpu::smaller(rows, steps.rows(s - 1)), first = steps.offset(s);
+      T* to = out + first * size;
+      copy_rows(
+          Matrix<T>{to, ran_before, size, size},
+          Matrix<const T>{output.data + steps.offset(s - 1) * output.row_stride, ran_before, size, output.row_stride});
+      copy(to + ran_before * size, hx + ran_before * size, (rows - ran_before) * size);
+      if (extras)
+        change_previous_h(to, *extras, extras->cuts ? extras->cuts + first : nullptr, s == 0 ? rows : ran_before, rows,
+                          size);
     }
   }
 
  private:
+  template <class T>
+  void copy_rows(const Matrix<T>& to, const Matrix<const T>& from) const {
+    if (from.row_stride == from.columns) return copy(to.data, from.data, to.rows * to.columns);
+    for (int64_t row = 0; row < to.rows; ++row) {
+      copy(to.data + row * to.row_stride, from.data + row * from.row_stride, to.columns);
+    }
+  }
+
+  // Resets and masks of the rows (rows, size) of one step, whose cuts are those of the first `cut` rows.
+  template <class T>
+  void change_previous_h(T* h, const Extras<T>& extras, const uint8_t* cuts, int64_t cut, int64_t rows,
+                         int64_t size) const {
+    for (int64_t row = 0; cuts && row < cut; ++row) {
+      if (cuts[row] == kCutState) copy(h + row * size, extras.reset_h + row * size, size);
+    }
+    for (int64_t k = 0; extras.h_mask && k < rows * size; ++k) h[k] *= extras.h_mask[k];
+  }
+
   static void check_not_interrupted() { check_finished(!cpu::interrupt_requested || !cpu::interrupt_requested()); }
 
   // b as multiply() takes it: the transpose of weights whose rows lie one after the other.

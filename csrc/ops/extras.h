@@ -49,8 +49,8 @@ class CallExtras {
     if (h_mask_) out.h_mask = data<const T>(*h_mask_) + d * batch * recurrent;
     if (kept_h_) out.kept_h = data<const T>(*kept_h_) + d * rows * recurrent;
     if (kept_c_) out.kept_c = data<const T>(*kept_c_) + d * rows * hidden;
-    out.share_h = static_cast<T>(static_cast<float>(extras.share_h));
-    out.share_c = static_cast<T>(static_cast<float>(extras.share_c));
+    out.share_h = static_cast<T>(static_cast<A>(extras.share_h));
+    out.share_c = static_cast<T>(static_cast<A>(extras.share_c));
     return out;
   }
 

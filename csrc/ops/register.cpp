@@ -6,11 +6,11 @@ namespace fastrnn::ops {
 
 STABLE_TORCH_LIBRARY(fastrnn, m) {
   define_ops(m);
-  m.def("_random_mask(Tensor seed, Tensor like, int count, float probability) -> Tensor");
+  m.def("_random_mask(Tensor seed, Tensor like, int count, float probability, float value) -> Tensor");
 }
 
-// (count,) of like's dtype: 1 with the probability, else 0. Depends on nothing but the seed, one int64.
-Tensor random_mask(Tensor seed, Tensor like, int64_t count, double probability) {
+// (count,) of like's dtype: the value with the probability, else 0. Depends on nothing but the seed, one int64.
+Tensor random_mask(Tensor seed, Tensor like, int64_t count, double probability, double value) {
   STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1, "fastrnn: seed must be one int64");
   STD_TORCH_CHECK(count >= 0 && probability >= 0 && probability <= 1, "fastrnn: probability must lie within [0, 1]");
   const ScalarType dtype = like.scalar_type();
@@ -19,9 +19,9 @@ Tensor random_mask(Tensor seed, Tensor like, int64_t count, double probability) 
   const Tensor out = empty({count}, dtype, Place(like));
   const auto number = static_cast<uint64_t>(*data<int64_t>(seed));
   if (dtype == ScalarType::Float) {
-    cpu::kernels().f32.fill_mask(number, data<float>(out), count, probability);
+    cpu::kernels().f32.fill_mask(number, data<float>(out), count, probability, static_cast<float>(value));
   } else {
-    cpu::kernels().f64.fill_mask(number, data<double>(out), count, probability);
+    cpu::kernels().f64.fill_mask(number, data<double>(out), count, probability, value);
   }
   return out;
 }

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import _checks
 from .._extended import Request
 from .._frozen import Frozen, can_freeze
-from .._options import Options
+from .._options import DEFAULTS, Options
 from .._stack import run_cell, run_stack
 from ..reference import States
 
@@ -205,7 +205,7 @@ class Layer(Refusals, Freezing, nn.RNNBase):
         weights = current_weights(self, self._flat_weights_names)
         if self.options is None and resets is None and reset_state is None and not return_states:
             return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
-        request = Request(self.options or Options(), resets, reset_state, return_states)
+        request = Request(self.options or DEFAULTS, resets, reset_state, return_states)
         return run_stack(self, input, hx, weights, lengths, request=request)
 
     def _freezing(self) -> tuple[str, Sequence[str], int, bool]:
