@@ -48,10 +48,6 @@ class Call:
         return 1 + self.cell.states + (1 if self.returns_cells else 0)
 
     @property
-    def plain(self) -> bool:
-        return self.extras is None
-
-    @property
     def returns_cells(self) -> bool:
         return self.extras is not None and self.extras.return_cells
 
@@ -64,14 +60,14 @@ class Call:
 
     def infer(self, primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The layer's outputs, with nothing kept for backward."""
-        if self.plain:
+        if self.extras is None:
             return self.cell.infer(*self._arguments(primals))
         return tuple(self.flat_outputs(self.cell.extended_infer(*self._arguments(primals))))
 
     def forward(self, primals: Sequence[Tensor], raw: bool) -> tuple[Tensor, ...]:
         """The layer's outputs and behind them the reserve for backward; by the bare op or the public one."""
         cell = self.cell
-        if self.plain:
+        if self.extras is None:
             return (cell.raw_forward if raw else cell.forward)(*self._arguments(primals))
         *results, reserve = (cell.raw_extended_forward if raw else cell.extended_forward)(*self._arguments(primals))
         return *self.flat_outputs(results), reserve
@@ -88,7 +84,7 @@ class Call:
         """The requested gradients of the primals, given those of the outputs; by the bare op or the public one."""
         cell = self.cell
         arguments, settings = self.primal_arguments(primals), self.settings()
-        if self.plain:
+        if self.extras is None:
             op = cell.raw_backward if raw else cell.backward
         else:
             op = cell.raw_extended_backward if raw else cell.extended_backward
@@ -101,8 +97,9 @@ class Call:
 
     def primal_arguments(self, primals: Sequence[Any]) -> tuple[Any, ...]:
         """The primals, or what there is one of for each, as an op's arguments lie."""
-        if self.plain:
-            return *primals[: self.data], list(primals[self.data :])
+        if self.extras is None:
+            data = 1 + self.cell.states
+            return *primals[:data], list(primals[data:])
         input, *lists = self.split(primals)
         return input, *map(list, lists)
 
@@ -116,22 +113,22 @@ class Call:
 
     def grad_arguments(self, grads: Sequence[Any]) -> tuple[Any, ...]:
         """The outputs' gradients, or what there is one of for each, as a backward op's arguments lie."""
-        if self.plain:
+        if self.extras is None:
             return tuple(grads)
         of_cells = grads[-1] if self.returns_cells else None
         return grads[0], grads[1], grads[2] if self.cell.states > 1 else None, of_cells
 
     def flat_primals(self, arguments: Sequence[Any]) -> list[Any]:
         """What a backward op returns, or a forward op's arguments, in the order of the primals."""
-        if self.plain:
-            data = self.data
+        if self.extras is None:
+            data = 1 + self.cell.states
             return [*arguments[:data], *arguments[data]]
         input, states, resets, weights = arguments[:4]
         return [input, *states, *resets, *weights]
 
     def flat_outputs(self, results: Sequence[Any]) -> list[Any]:
         """What a forward op returns, less the reserve, or gradients of that, in the order of the outputs."""
-        if self.plain:
+        if self.extras is None:
             return list(results)
         output, finals, cells = results
         return [output, *finals, cells] if self.returns_cells else [output, *finals]

@@ -151,8 +151,12 @@ def _infer(
     allow_tf32: bool,
     frozen: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Forward on the kernels, with nothing kept for backward. No Call: making one takes 0.8 us."""
-    return _on_kernels(op.infer, *data, weights, batch_sizes, bidirectional, allow_tf32, frozen)
+    """Forward on the kernels, with nothing kept for backward. No Call, and no detour: together they take 1 us."""
+    try:
+        return op.infer(*data, weights, batch_sizes, bidirectional, allow_tf32, frozen)
+    except RuntimeError:
+        _native.reraise_interruption()
+        raise
 
 
 def _on_kernels(run: Callable[..., Any], *arguments: Any) -> Any:
