@@ -215,13 +215,15 @@ def _cuts(input: Tensor, data: Data, directions: int, tbptt_steps: int | None, r
     return torch.stack(kinds) if directions > 1 else kinds[0].unsqueeze(0)
 
 
-def _truncations(device: torch.device, data: Data, reverse: bool, tbptt_steps: int) -> Tensor:
-    """(T, B) of CUT_GRADIENT before every tbptt_steps-th step that a direction runs, else 0."""
-    ran = torch.arange(data.steps, device=device).unsqueeze(1)
-    if reverse:
-        ran = (data.steps if data.batch_sizes is None else data.lengths(device)) - 1 - ran
-    cut = ((ran > 0) & (ran % tbptt_steps == 0)).view(torch.uint8) * CUT_GRADIENT
-    return cut.expand(data.steps, data.batch)
+def _truncations(device: torch.device, data: Data, reverse: bool, k: int) -> Tensor:
+    """(T, B) of CUT_GRADIENT before every k-th step that a direction runs, else 0."""
+    steps, batch, batch_sizes, _ = data
+    if not reverse or batch_sizes is None:
+        cut = torch.zeros(steps, batch, dtype=torch.uint8, device=device)
+        cut[slice((steps - 1) % k, steps - 1, k) if reverse else slice(k, None, k)] = CUT_GRADIENT
+        return cut
+    ran = data.lengths(device) - 1 - torch.arange(steps, device=device).unsqueeze(1)
+    return ((ran > 0) & (ran % k == 0)).view(torch.uint8) * CUT_GRADIENT
 
 
 def _reset_at_end(finals: States, reset_states: States, resets: Tensor | None, data: Data) -> States:

@@ -89,9 +89,13 @@ class BackwardLoop {
             steps.rows(s + 1),
             steps.offset(s),
             steps.offset(s - 1),
-            p_->grad_channels + (steps.offset(s) - stretch_.first_row) * Cell::kChannels * dims_.hidden_size,
+            grad_channels_of(s),
             worth_prefetching<T>(rows_, Cell::kChannels * dims_.hidden_size),
             extras_at(s)};
+  }
+
+  FASTRNN_INLINE T* grad_channels_of(int64_t s) const {
+    return p_->grad_channels + (p_->steps.offset(s) - stretch_.first_row) * Cell::kChannels * dims_.hidden_size;
   }
 
   FASTRNN_INLINE AtStep extras_at(int64_t s) const {
@@ -106,7 +110,7 @@ class BackwardLoop {
   // Rows that ran at s + 1 but not at s hand their gradient on to hx; rows that end at s bring that of hy.
   void run_recurrent(int64_t s) {
     const Now now = at_step(s);
-    const T* after = s + 1 == stretch_.end ? after_ : at_step(s + 1).grad_channels;
+    const T* after = s + 1 == stretch_.end ? after_ : grad_channels_of(s + 1);
     Operand<T> grads{after, Cell::kChannels * now.hidden, now.hidden, Cell::kGates, {}};
     for (int gate = 0; gate < Cell::kGates; ++gate) grads.starts[gate] = Cell::recurrent_channel(gate) * now.hidden;
     Operand<T> nothing = grads;
@@ -169,10 +173,10 @@ class BackwardLoop {
   static FASTRNN_INLINE V pass_back_h(const Now& now, int64_t row, int64_t unit, int lanes, V through_w_hh) {
     const StepExtras<Isa, T>& extras = now.extras;
     const ExtraGrads<T>& grads = *now.p.extra_grads;
-    const V carried = S::load(now.p.grad_h + row * now.recurrent + unit, lanes);
-    if (row >= now.rows_after) return through_w_hh + carried;
+    const T* carried = now.p.grad_h + row * now.recurrent + unit;
+    if (row >= now.rows_after) return through_w_hh + S::load(carried, lanes);
     V dh = extras.masked(row, unit, lanes, through_w_hh);
-    if (Cell::kCarriesH || extras.extras.zones_h()) dh += carried;
+    if (Cell::kCarriesH || extras.extras.zones_h()) dh += S::load(carried, lanes);
     return pass_back(grads.clip, extras.cut_after(row), grads.reset_h, row * now.recurrent + unit, lanes, dh);
   }
 
