@@ -238,7 +238,8 @@ def _run_layers(
     if _precision.computed_as_is(input, dtype):
         return _run_in_turn(stack, arguments, weights, frozen)
     computed = _precision.computed_dtype(input, dtype)
-    if not autograd.reads_bfloat16(input, arguments.states or (), weights):
+    # The kernels that know extras read weights of their data's type.
+    if arguments.added is not None or not autograd.reads_bfloat16(input, arguments.states or (), weights):
         weights, frozen = _precision.cast(weights, computed), ()
     with _precision.without_autocast(input.device):
         if arguments.states is not None:

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from . import _native, _precision, autograd
-from ._extended import needs_extras
+from ._extended import Request, add, needs_extras
 from ._options import DEFAULTS
 from ._stack import Arguments, cell_arguments, packed_arguments, padded_arguments
 from .modules.base import Cell, Layer
@@ -145,7 +145,15 @@ def _layer_shape(
         needs_extras(options, module.training, resets is not None, cells) for cells in (False, return_states)
     )
     shape = replace(shape, extended=extended, last_extended=last, recompute=options.recompute)
+    if module.options is not None or resets is not None or reset_state is not None or return_states:
+        shape = replace(shape, weights_dtype=shape.dtype)  # see _stack.py
+        request, batched = Request(options, resets, reset_state, return_states), not _is_single(input)
+        add(module, request, (steps, arguments.batch), arguments.input, None, module.batch_first, batched)
     return shape, [*tensors, *(leaf for leaf in tree_leaves(reset_state) if leaf is not None)]
+
+
+def _is_single(input: Tensor | PackedSequence) -> bool:
+    return isinstance(input, Tensor) and input.dim() == 2
 
 
 def _cell_shape(

@@ -189,3 +189,51 @@ def test_the_formula_shows():
     assert {row.path for row in rows} == {"formula"}
     assert all("forward-mode AD" in row.reason for row in rows)
     assert {row.path for row in fastrnn.explain(layer, x).rows} == {"fused"}
+
+
+class TestBeyondTorch:
+    """Extras run fused, too, and only where there are some."""
+
+    @pytest.mark.parametrize(
+        ("keywords", "training", "expected"),
+        [
+            ({"tbptt_steps": 2}, False, "fused with extras"),
+            ({"state_grad_clip": 1.0}, False, "fused with extras"),
+            ({"zoneout": 0.1}, False, "fused with extras"),
+            ({"variational_dropout": 0.1}, True, "fused with extras"),
+            ({"variational_dropout": 0.1}, False, "fused"),
+            ({"weight_dropout": 0.1}, True, "fused"),
+            ({"num_heads": 2}, True, "fused"),
+            ({"recompute": True}, True, "fused"),
+        ],
+        ids=str,
+    )
+    def test_options(self, keywords, training, expected):
+        layer = fastrnn.LSTM(4, 8, 2, bidirectional=True, **keywords).train(training)
+        rows = fastrnn.explain(layer, torch.randn(5, 3, 4)).rows
+        assert {row.path for row in rows} == {expected}
+        assert all((row.reserve_bytes == 0) == ("recompute" in keywords) for row in rows)
+
+    def test_calls(self):
+        layer, x, resets = fastrnn.LSTM(4, 8, 2), torch.randn(5, 3, 4), torch.zeros(5, 3, dtype=torch.bool)
+        assert {row.path for row in fastrnn.explain(layer, x, resets=resets).rows} == {"fused with extras"}
+        paths = [row.path for row in fastrnn.explain(layer, x, return_states=True).rows]
+        assert paths == ["fused"] * 2 + ["fused with extras"] * 2
+
+    def test_weights_of_bfloat16_are_widened(self):
+        layer, x = fastrnn.LSTM(4, 8, dtype=torch.bfloat16), torch.randn(5, 3, 4, dtype=torch.bfloat16)
+        with torch.no_grad():
+            rows = fastrnn.explain(layer, x, resets=torch.zeros(5, 3, dtype=torch.bool)).rows
+        assert rows[0].precision == "bfloat16 in float32"
+
+    def test_refuses_what_the_call_refuses(self):
+        x = torch.randn(5, 3, 4)
+        for layer, keywords, error in (
+            (fastrnn.GRU(4, 8), {"return_states": True}, ValueError),
+            (fastrnn.LSTM(4, 8), {"resets": torch.zeros(3, 5, dtype=torch.bool)}, ValueError),
+            (fastrnn.LSTM(4, 8), {"reset_state": (x, x)}, ValueError),
+        ):
+            with pytest.raises(error):
+                layer(x, **keywords)
+            with pytest.raises(error):
+                fastrnn.explain(layer, x, **keywords)

@@ -1,6 +1,7 @@
 """Layers that are more than torch.nn's, against the Python loop that a user writes without them: sequence by sequence,
 step by step, with detach(), register_hook() and the formulas of the papers."""
 
+import copy
 import itertools
 
 import pytest
@@ -25,6 +26,7 @@ from recurrence_loops import (
     states_of,
 )
 from torch import nn
+from torch.utils._pytree import tree_map
 
 import fastrnn
 
@@ -220,6 +222,29 @@ def test_compiles_without_graph_breaks(layer, feature):
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     actual = outputs_and_gradients(compiled, leaves, run)
     assert_same(expected, {name.replace("_orig_mod.", ""): value for name, value in actual.items()}, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("training", (True, False), ids=("train", "eval"))
+@pytest.mark.parametrize(
+    ("layer", "feature"), [pair for pair in itertools.product(LAYERS, FEATURES) if has_feature(*pair)]
+)
+def test_half_types_compute_in_float32(layer, feature, training, dtype):
+    """Every extra reaches the kernels, also where those without extras would read weights of bfloat16 as they are."""
+    half = build(layer, feature, training).to(dtype)
+    wide = copy.deepcopy(half).float()
+    leaves = {name: leaf.to(dtype) for name, leaf in leaves_of(half, layer, "batched", feature).items()}
+    resets = torch.rand(STEPS, BATCH) < 0.4 if feature in ("resets", "everything") else None
+    states = feature == "states"
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            torch.manual_seed(0)
+            actual = run_layer(half, leaves, "batched", LENGTHS, resets, states)
+            torch.manual_seed(0)
+            floats = {name: leaf.float() for name, leaf in leaves.items()}
+            expected = run_layer(wide, floats, "batched", LENGTHS, resets, states)
+        expected = tree_map(lambda tensor: tensor.to(dtype), expected)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 def test_masks_follow_manual_seed():

@@ -45,6 +45,7 @@ void widen_biases(std::vector<Tensor>& weights) {
 }
 
 LayerOutputs forward_with_bf16_weights(LayerArgs args) {
+  STD_TORCH_CHECK(!args.extras, "fastrnn: with extras the weights must have the input's dtype");
   const auto pass = [&](const CpuDevice& device, const LayerShape& shape, auto) {
     widen_biases(args.weights);
     return ForwardPass<float, cpu::Bf16, CpuDevice, CpuLoops>(device, args, shape, false).run();
