@@ -14,8 +14,10 @@
 
 namespace fastrnn {
 
-enum class CellKind { kRnnTanh, kRnnRelu, kLstm, kGru };
-constexpr int kCellKinds = 4;
+enum class CellKind { kRnnTanh, kRnnRelu, kLstm, kGru, kLstmPeephole, kLstmCoupled, kLstmCoupledPeephole };
+constexpr int kCellKinds = 7;
+// The first of them, which torch.nn has, too. The others run in the loops for extras alone.
+constexpr int kPlainCellKinds = 4;
 
 // Which batch rows run at which step, and where they lie. One direction of one layer counts its steps s = 0, 1, ... in
 // the order in which it runs them. Rows are sorted so that those running at a step are the first rows(s): that serves
@@ -95,6 +97,7 @@ struct ForwardParams {
   const W* w_hr;               // (P, H) or null
   const T* b_ih;               // (G*H) or null
   const T* b_hh;               // (G*H) or null
+  const T* unit_weights;       // (kUnitWeights, H), null where there are none
   const T* hx;                 // (B, K)
   T* output;                   // (N, output_stride), K columns written
   int64_t output_stride;       // K times the number of directions
@@ -114,15 +117,17 @@ struct BackwardParams {
   const A* cells;     // (N, H) or null
   const T* w_hh;      // (G*H, K)
   const T* w_hr;      // (P, H) or null
-  const T* hx;        // (B, K)
-  const A* cx;        // (B, H) or null
-  const T* output;    // (N, output_stride), K columns read
+  const T* unit_weights;
+  const T* hx;      // (B, K)
+  const A* cx;      // (B, H) or null
+  const T* output;  // (N, output_stride), K columns read
   int64_t output_stride;
   const T* grad_output;  // (N, grad_output_stride) or null for zeros
   int64_t grad_output_stride;
   A* grad_h;                   // (B, K): in grad_hy, out grad_hx
   A* grad_c;                   // (B, H): in grad_cy, out grad_cx; null without a cell state
   T* grad_channels;            // (N, C*H) out
+  A* grad_unit_weights;        // (B, kUnitWeights * H): gradients are added; null where there are none
   T* grad_projected;           // (N, P) out: the whole gradient of h_t; null without a projection
   T* hidden;                   // (N, H) out: h before the projection; null without a projection
   T* scratch;                  // backward_scratch() values

@@ -9,10 +9,9 @@
 namespace fastrnn {
 
 CellKind cell_named(const std::string& name) {
-  if (name == "rnn_tanh") return CellKind::kRnnTanh;
-  if (name == "rnn_relu") return CellKind::kRnnRelu;
-  if (name == "lstm") return CellKind::kLstm;
-  if (name == "gru") return CellKind::kGru;
+  for (int kind = 0; kind < kCellKinds; ++kind) {
+    if (name == kCellNames[kind]) return static_cast<CellKind>(kind);
+  }
   throw std::invalid_argument("unknown cell '" + name + "'");
 }
 

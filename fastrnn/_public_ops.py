@@ -12,6 +12,7 @@ from torch import Tensor
 from . import derivatives
 from ._calls import Call, call_of_backward, call_of_forward
 from .ops import CELLS, Cell, Request
+from .reference import PLAIN_CELLS
 
 
 def _save(ctx: Any, call: Call, tensors: Sequence[Tensor | None]) -> None:
@@ -64,5 +65,6 @@ def _register(cell: Cell, name: str, plain: bool) -> None:
 
 
 for _cell in CELLS.values():
-    _register(_cell, f"fastrnn::{_cell.name}", plain=True)
+    if _cell.name in PLAIN_CELLS:
+        _register(_cell, f"fastrnn::{_cell.name}", plain=True)
     _register(_cell, f"fastrnn::{_cell.name}_extended", plain=False)

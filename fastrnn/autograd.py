@@ -227,11 +227,10 @@ class GruFunction(LayerFunction):
     """:class:`LayerFunction` of the GRU."""
 
 
+_FAMILIES = {"rnn_tanh": RnnTanhFunction, "rnn_relu": RnnReluFunction, "lstm": LstmFunction, "gru": GruFunction}
+# By cell, variants with their family.
 FUNCTIONS: dict[str, type[LayerFunction]] = {
-    "rnn_tanh": RnnTanhFunction,
-    "rnn_relu": RnnReluFunction,
-    "lstm": LstmFunction,
-    "gru": GruFunction,
+    cell: function for cell in CELLS for family, function in _FAMILIES.items() if cell.startswith(family)
 }
 
 

@@ -3,7 +3,8 @@
 For every cell there are a public pair `<cell>_forward`, `<cell>_backward`, which torch.compile and torch.export see,
 and a raw pair `_<cell>_forward`, `_<cell>_backward` on the same kernels, which `fastrnn.autograd` calls in eager mode.
 `_<cell>_infer` is forward that keeps nothing for backward; `_<cell>_freeze` packs weights for it, on the CPU.
-`<cell>_extended_forward` and so on do the same with extras (:class:`fastrnn.reference.Extras`).
+`<cell>_extended_forward` and so on do the same with extras (:class:`fastrnn.reference.Extras`); cells that torch.nn
+does not have come with these alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import _native
-from .reference import GATES, STATES
+from .reference import GATES, PLAIN_CELLS, STATES
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +43,11 @@ class Cell:
         def op(name: str) -> Any:
             return getattr(torch.ops.fastrnn, name).default
 
-        facts = {"freeze": op(f"_{self.name}_freeze"), "gates": GATES[self.name], "states": STATES[self.name]}
-        for kind in ("", "extended_"):
+        facts = {"gates": GATES[self.name], "states": STATES[self.name]}
+        plain = self.name in PLAIN_CELLS
+        if plain:
+            facts["freeze"] = op(f"_{self.name}_freeze")
+        for kind in ("", "extended_") if plain else ("extended_",):
             facts[f"{kind}infer"] = op(f"_{self.name}_{kind}infer")
             for way in ("forward", "backward"):
                 facts[f"{kind}{way}"] = op(f"{self.name}_{kind}{way}")
@@ -147,5 +151,6 @@ def _register_fakes(cell: Cell) -> None:
 
 
 for _cell in CELLS.values():
-    _register_fakes(_cell)
+    if _cell.name in PLAIN_CELLS:
+        _register_fakes(_cell)
     _register_extended_fakes(_cell)

@@ -19,9 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Gates a cell computes at each step: the factor in w_ih's (gates * hidden_size, input_size).
-GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
+GATES = {
+    "rnn_tanh": 1,
+    "rnn_relu": 1,
+    "lstm": 4,
+    "gru": 3,
+    "lstm_peephole": 4,
+    "lstm_coupled": 3,
+    "lstm_coupled_peephole": 3,
+}
+# The cells that torch.nn has, too. The others always come with Extras.
+PLAIN_CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
+# Weights that a cell has for each unit beside its gates': (count, H), behind the others.
+UNIT_WEIGHTS = {"lstm_peephole": 3, "lstm_coupled_peephole": 2}
+
 # States a cell carries from step to step: (h,) or (h, c).
-STATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 2, "gru": 1}
+STATES = {cell: 2 if cell.startswith("lstm") else 1 for cell in GATES}
 
 States = tuple[Tensor, ...]
 
@@ -71,7 +84,14 @@ def elman_cell(
 
 
 def lstm_cell(
-    x_gates: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None = None
+    x_gates: Tensor,
+    h: Tensor,
+    c: Tensor,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None = None,
+    w_c: Tensor | None = None,
+    coupled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One step of the LSTM, gates in the order i, f, g, o.
 
@@ -82,23 +102,37 @@ def lstm_cell(
         g =    tanh(W_ig x + b_ig + W_hg h + b_hg)      h' = W_hr (o * tanh(c'))     with w_hr
         o = sigmoid(W_io x + b_io + W_ho h + b_ho)
 
+    With w_c, peepholes: ``w_ci * c``, ``w_cf * c`` and ``w_co * c'`` are added within the sigmoids of i, f and o.
+    Coupled: ``f = 1 - i``, and the gates are i, g, o, the peepholes those of i and o.
+
     Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997), with the forget gate of F. Gers et al.
-    (2000); the projection is that of H. Sak et al., arXiv:1402.1128. The form is that of ``torch.nn.LSTM``.
+    (2000); the projection is that of H. Sak et al., arXiv:1402.1128. The form is that of ``torch.nn.LSTM``. Peepholes:
+    F. Gers and J. Schmidhuber, "Recurrent nets that time and count" (2000). Coupled gates: K. Greff et al., "LSTM: a
+    search space odyssey", arXiv:1503.04069.
 
     Args:
-        x_gates: (B, 4H), the input's share ``W_ih x + b_ih``.
+        x_gates: (B, G*H), the input's share ``W_ih x + b_ih``; G is 4, or 3 where coupled.
         h: (B, H), or (B, P) with a projection.
         c: (B, H).
-        w_hh: (4H, H), or (4H, P).
-        b_hh: (4H,) or None.
+        w_hh: (G*H, H), or (G*H, P).
+        b_hh: (G*H,) or None.
         w_hr: (P, H) or None.
+        w_c: (3, H) for i, f, o, where coupled (2, H) for i, o, or None.
+        coupled: whether the forget gate is 1 - i.
     Returns:
         h' of h's shape, c' of c's.
     """
-    gates = x_gates + F.linear(h, w_hh, b_hh)
-    i, f, g, o = gates.chunk(4, dim=-1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    h = torch.sigmoid(o) * torch.tanh(c)
+    gates = (x_gates + F.linear(h, w_hh, b_hh)).chunk(3 if coupled else 4, dim=-1)
+    i, g, o = gates[0], gates[-2], gates[-1]
+    if w_c is not None:
+        i = i + w_c[0] * c
+    i = torch.sigmoid(i)
+    if coupled:
+        f = 1 - i
+    else:
+        f = torch.sigmoid(gates[1] if w_c is None else gates[1] + w_c[1] * c)
+    c = f * c + i * torch.tanh(g)
+    h = torch.sigmoid(o if w_c is None else o + w_c[-1] * c) * torch.tanh(c)
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
@@ -140,13 +174,14 @@ def step(
     b_hh: Tensor | None,
     w_hr: Tensor | None,
     h_mask: Tensor | None = None,
+    unit_weights: Tensor | None = None,
 ) -> States:
     """One step of any cell: the states after it, h first. h_mask (B, K): factors of h where w_hh multiplies it."""
     if cell == "gru":
         return (gru_cell(x_gates, states[0], w_hh, b_hh, h_mask),)
     h = states[0] if h_mask is None else states[0] * h_mask
-    if cell == "lstm":
-        return lstm_cell(x_gates, h, states[1], w_hh, b_hh, w_hr)
+    if cell.startswith("lstm"):
+        return lstm_cell(x_gates, h, states[1], w_hh, b_hh, w_hr, unit_weights, coupled="coupled" in cell)
     if cell == "rnn_tanh":
         return (elman_cell(x_gates, h, w_hh, b_hh, torch.tanh),)
     if cell == "rnn_relu":
@@ -167,10 +202,11 @@ def layer(
     """One layer over a whole sequence, in one direction or both (D = 1 or 2).
 
     Args:
-        cell: "rnn_tanh", "rnn_relu", "lstm" or "gru".
+        cell: one of ``GATES``.
         input: (T, B, I). With ``batch_sizes`` also packed, (N, I) with N = sum(batch_sizes), as in ``PackedSequence``.
         states: (hx,) or, for the LSTM, (hx, cx); hx (D, B, H), or (D, B, P) with a projection, cx (D, B, H).
         weights: a direction's ``w_ih, w_hh, b_ih, b_hh, w_hr``, then the other's; biases and w_hr where there are any.
+            Behind them stand the unit weights of a cell that has some (``UNIT_WEIGHTS``).
         bidirectional: whether there is a reverse direction.
         batch_sizes: (T,) integers, not increasing, none above B: at step t only the first ``batch_sizes[t]`` rows are
             there. The others keep their state, and of a padded input their output is zero. Read here, on the host.
@@ -271,7 +307,8 @@ def _direction(
     extras: DirectionExtras,
 ) -> tuple[Tensor, States, Tensor]:
     """One direction: output (T, B, H) or (N, H), the final states, each (B, H), and every step's last state."""
-    w_ih, w_hh, b_ih, b_hh, w_hr = name_weights(weights)
+    unit_weights = weights[-1] if cell in UNIT_WEIGHTS else None
+    w_ih, w_hh, b_ih, b_hh, w_hr = name_weights(weights if unit_weights is None else weights[:-1])
     x_gates = F.linear(input, w_ih, b_ih)
     packed = input.dim() == 2
     by_step = x_gates.split(rows) if packed and rows is not None else x_gates.unbind(0)
@@ -283,7 +320,7 @@ def _direction(
         n = batch if rows is None else rows[t]
         old = extras.start(tuple(s[:n] for s in states), offsets[t], min(n, ran_before))
         h_mask = None if extras.h_mask is None else extras.h_mask[:n]
-        live = extras.finish(old, step(cell, by_step[t][:n], old, w_hh, b_hh, w_hr, h_mask), offsets[t])
+        live = extras.finish(old, step(cell, by_step[t][:n], old, w_hh, b_hh, w_hr, h_mask, unit_weights), offsets[t])
         # Rows at or past n are beyond their sequence's end (or, in reverse, before its start): their state waits.
         states = live if n == batch else tuple(torch.cat([new, old[n:]]) for new, old in zip(live, states, strict=True))
         by_time.append(live if packed or n == batch else tuple(F.pad(s, (0, 0, 0, batch - n)) for s in live))
@@ -298,6 +335,8 @@ def name_weights(
     weights: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """``w_ih, w_hh, b_ih, b_hh, w_hr`` of one direction, None for those it lacks; their number tells which are there.
+
+    Unit weights are not among them.
 
     2: no bias; 3: no bias, a projection; 4: biases; 5: biases and a projection.
     """

@@ -16,6 +16,9 @@ from fastrnn import reference
 from fastrnn.autograd import run_extended_layer, run_layer
 from fastrnn.reference import CUT_GRADIENT, CUT_STATE, Extras
 
+# Cells that torch.nn does not have, some with a projection.
+VARIANTS = ("lstm_peephole", "lstm_peephole_proj", "lstm_coupled", "lstm_coupled_peephole", "lstm_coupled_peephole_proj")
+
 # What one call adds; "resets" and "zoneout" take several fields together.
 ADDED = ("cuts", "resets", "h_mask", "kept", "shares", "clip", "cells", "all")
 
@@ -50,16 +53,19 @@ class ExtendedCase:
     def has_resets(self):
         return self.added in ("resets", "all")
 
+    @property
+    def projection(self):
+        return 2 if self.kernel.endswith("_proj") else 0
+
     def sizes(self):
-        projection = KERNELS[self.kernel][1].get("proj_size", 0)
-        return projection or self.hidden_size, self.hidden_size
+        return self.projection or self.hidden_size, self.hidden_size
 
     def tensors(self):
         """Input, states, reset states and weights, and the extras."""
         directions = 2 if self.bidirectional else 1
         hidden, gates = self.hidden_size, reference.GATES[self.cell]
         sizes = self.sizes()[: reference.STATES[self.cell]]
-        projection = KERNELS[self.kernel][1].get("proj_size", 0)
+        projection = self.projection
 
         def draw(*shape):
             return torch.randn(shape, dtype=torch.float64)
@@ -69,12 +75,14 @@ class ExtendedCase:
         resets = [draw(directions, 4, size) for size in sizes] if self.has_resets else []
         shapes = [(gates * hidden, 3), (gates * hidden, projection or hidden), (gates * hidden,), (gates * hidden,)]
         shapes += [(projection, hidden)] * bool(projection)
+        unit_weights = reference.UNIT_WEIGHTS.get(self.cell, 0)
+        shapes += [(unit_weights, hidden)] * bool(unit_weights)
         weights = [draw(*shape) / 3 for _ in range(directions) for shape in shapes]
         return (input, states, resets, weights), self.extras(directions)
 
     def extras(self, directions):
         size_h, size_c = self.sizes()
-        has_c, everything = self.cell == "lstm", self.added == "all"
+        has_c, everything = reference.STATES[self.cell] == 2, self.added == "all"
 
         def keeps(size):
             return (torch.rand(directions, self.rows, size) < 0.4).double()
@@ -140,6 +148,10 @@ def check(case):
         ExtendedCase(kernel, added, bidirectional=True, ragged=ragged)
         for kernel, added, ragged in itertools.product(KERNELS, ADDED, RAGGED)
         if added != "cells" or kernel.startswith("lstm")
+    ]
+    + [
+        ExtendedCase(kernel, added, bidirectional=True, ragged=ragged)
+        for kernel, added, ragged in itertools.product(VARIANTS, ("none", "shares", "all"), RAGGED)
     ],
     ids=str,
 )
@@ -147,18 +159,18 @@ def test_kernels_equal_reference(case):
     check(case)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))
 @pytest.mark.parametrize("ragged", RAGGED)
 def test_kernels_equal_reference_on_threads(kernel, ragged, threads):
     check(ExtendedCase(kernel, "all", bidirectional=True, ragged=ragged, hidden_size=70))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))
 def test_kernels_equal_reference_in_one_direction(kernel):
     check(ExtendedCase(kernel, "all"))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))
 @pytest.mark.parametrize("ragged", RAGGED)
 def test_kernels_equal_reference_in_stretches(kernel, ragged, stretches):
     stretches(3)
@@ -171,7 +183,8 @@ def test_kernels_equal_reference_in_stretches(kernel, ragged, stretches):
         (kernel, added)
         for kernel, added in itertools.product(KERNELS, ("resets", "h_mask", "kept", "shares", "cells"))
         if added != "cells" or kernel.startswith("lstm")
-    ],
+    ]
+    + [(kernel, "none") for kernel in VARIANTS],
 )
 def test_gradcheck(kernel, added):
     case = ExtendedCase(kernel, added, hidden_size=3, steps=3)
@@ -201,7 +214,7 @@ def test_without_extras_results_are_the_plain_ones_to_the_bit(kernel):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))
 def test_bits_do_not_depend_on_threads(kernel):
     primals, ours, _ = draw(ExtendedCase(kernel, "all", bidirectional=True, hidden_size=70))
     results = []

@@ -7,6 +7,7 @@
 //   kChannels           values per unit that backward is written in: the gates, and what else needs a gradient of its
 //                       own; the gradient of channel g < kGates multiplies the input
 //   recurrent_channel   channel whose gradient multiplies h_{t-1} through gate g of w_hh
+//   kUnitWeights        weights of which each unit has one, that multiply what the unit itself holds (peepholes)
 //   kApartBias          the gate whose two biases enter apart, or -1
 //   kHasCellState       there is a c beside h
 //   kKeepsChannels      backward reads the channels (else it makes do with h)
@@ -24,6 +25,7 @@ struct Step {
   V channels[kChannels];  // forward writes them, backward reads them
   V h_prev, c_prev;       // the state the step started from
   V h, c;                 // the state it ended with
+  const V* unit_weights;  // kUnitWeights of them
 };
 
 // Gradients that flow through one step: in, those of h_t and c_t; out, those of h_{t-1} and c_{t-1}.

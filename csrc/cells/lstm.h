@@ -1,16 +1,23 @@
 // LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000), gates in torch's order i, f, g, o:
 //   i, f, o = sigmoid(.), g = tanh(.), each of W_ih x_t + b_ih + W_hh h_{t-1} + b_hh
 //   c_t = f * c_{t-1} + i * g,   h_t = o * tanh(c_t)
+// Coupled (Greff et al. 2017), there is no f of its own: f = 1 - i, and the gates are i, g, o.
+// With peepholes (Gers and Schmidhuber 2000), the sums of i and f also see w_ci * c_{t-1} and w_cf * c_{t-1}, that of o
+// sees w_co * c_t.
 #pragma once
 
 #include "cell.h"
 
 namespace fastrnn {
 
-struct Lstm {
-  enum Gate { kInput, kForget, kCandidate, kOutput };
-  static constexpr int kGates = 4;
-  static constexpr int kChannels = 4;
+template <bool kCoupled, bool kPeepholes>
+struct LstmCell {
+  static constexpr int kInput = 0, kForget = 1;  // where there is one
+  static constexpr int kCandidate = kCoupled ? 1 : 2, kOutput = kCandidate + 1;
+  static constexpr int kGates = kOutput + 1;
+  static constexpr int kChannels = kGates;
+  static constexpr int kUnitWeights = kPeepholes ? kGates - 1 : 0;
+  static constexpr int kInputPeephole = 0, kForgetPeephole = 1, kOutputPeephole = kUnitWeights - 1;
   static constexpr int kApartBias = -1;
   static constexpr bool kHasCellState = true;
   static constexpr bool kKeepsChannels = true;
@@ -23,30 +30,59 @@ struct Lstm {
   template <class V>
   static FASTRNN_INLINE void forward(const V (&x)[kGates], const V (&r)[kGates], Step<V, kChannels>& step) {
     V(&gate)[kChannels] = step.channels;
-    gate[kInput] = sigmoid<V>(x[kInput] + r[kInput]);
-    gate[kForget] = sigmoid<V>(x[kForget] + r[kForget]);
-    gate[kCandidate] = Math<V>::tanh(x[kCandidate] + r[kCandidate]);
-    gate[kOutput] = sigmoid<V>(x[kOutput] + r[kOutput]);
-    step.c = gate[kForget] * step.c_prev + gate[kInput] * gate[kCandidate];
-    step.h = gate[kOutput] * Math<V>::tanh(step.c);
+    for (int g = 0; g < kGates; ++g) gate[g] = x[g] + r[g];
+    if constexpr (kPeepholes) {
+      gate[kInput] += step.unit_weights[kInputPeephole] * step.c_prev;
+      if constexpr (!kCoupled) gate[kForget] += step.unit_weights[kForgetPeephole] * step.c_prev;
+    }
+    gate[kInput] = sigmoid<V>(gate[kInput]);
+    if constexpr (!kCoupled) gate[kForget] = sigmoid<V>(gate[kForget]);
+    gate[kCandidate] = Math<V>::tanh(gate[kCandidate]);
+    step.c = candidate_c(step);
+    if constexpr (kPeepholes) gate[kOutput] += step.unit_weights[kOutputPeephole] * step.c;
+    gate[kOutput] = sigmoid<V>(gate[kOutput]);
+    step.h = hidden(step);
   }
 
   template <class V>
   static FASTRNN_INLINE void backward(const Step<V, kChannels>& step, StepGrad<V, kChannels>& grad) {
     const V(&gate)[kChannels] = step.channels;
     const V tanh_c = Math<V>::tanh(step.c);
-    const V dc = grad.c + grad.h * gate[kOutput] * tanh_grad(tanh_c);
-    grad.channels[kInput] = dc * gate[kCandidate] * sigmoid_grad(gate[kInput]);
-    grad.channels[kForget] = dc * step.c_prev * sigmoid_grad(gate[kForget]);
-    grad.channels[kCandidate] = dc * gate[kInput] * tanh_grad(gate[kCandidate]);
+    V dc = grad.c + grad.h * gate[kOutput] * tanh_grad(tanh_c);
     grad.channels[kOutput] = grad.h * tanh_c * sigmoid_grad(gate[kOutput]);
-    grad.c = dc * gate[kForget];
+    if constexpr (kPeepholes) dc += grad.channels[kOutput] * step.unit_weights[kOutputPeephole];
+    grad.channels[kCandidate] = dc * gate[kInput] * tanh_grad(gate[kCandidate]);
+    if constexpr (kCoupled) {
+      grad.channels[kInput] = dc * (gate[kCandidate] - step.c_prev) * sigmoid_grad(gate[kInput]);
+    } else {
+      grad.channels[kInput] = dc * gate[kCandidate] * sigmoid_grad(gate[kInput]);
+      grad.channels[kForget] = dc * step.c_prev * sigmoid_grad(gate[kForget]);
+    }
+    grad.c = dc * forget(step);
+    if constexpr (kPeepholes) {
+      grad.c += grad.channels[kInput] * step.unit_weights[kInputPeephole];
+      if constexpr (!kCoupled) grad.c += grad.channels[kForget] * step.unit_weights[kForgetPeephole];
+    }
+  }
+
+  // The step's part of the gradient of its unit_weights.
+  template <class V>
+  static FASTRNN_INLINE V unit_weight_grad(int weight, const Step<V, kChannels>& step,
+                                           const StepGrad<V, kChannels>& grad) {
+    if (weight == kOutputPeephole) return grad.channels[kOutput] * step.c;
+    return grad.channels[weight] * step.c_prev;
+  }
+
+  template <class V>
+  static FASTRNN_INLINE V forget(const Step<V, kChannels>& step) {
+    if constexpr (kCoupled) return 1 - step.channels[kInput];
+    return step.channels[kForget];
   }
 
   // c_t before anything is done to it, computed again from what the reserve holds.
   template <class V>
   static FASTRNN_INLINE V candidate_c(const Step<V, kChannels>& step) {
-    return step.channels[kForget] * step.c_prev + step.channels[kInput] * step.channels[kCandidate];
+    return forget(step) * step.c_prev + step.channels[kInput] * step.channels[kCandidate];
   }
 
   // The h that a projection would see, computed again from what the reserve holds.
@@ -55,5 +91,7 @@ struct Lstm {
     return step.channels[kOutput] * Math<V>::tanh(step.c);
   }
 };
+
+using Lstm = LstmCell<false, false>;
 
 }  // namespace fastrnn

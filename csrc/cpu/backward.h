@@ -228,6 +228,8 @@ class BackwardLoop {
     Step<V, Cell::kChannels> step;
     StepGrad<V, Cell::kChannels> grad;
     grad.h = dh;
+    const UnitWeights<Isa, Cell, T> unit_weights(p.unit_weights, hidden, unit, lanes);
+    step.unit_weights = unit_weights.values;
     if constexpr (Cell::kKeepsChannels) {
       const T* channels = p.channels + at * Cell::kChannels * hidden + unit;
       for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = S::load(channels + c * hidden, lanes);
@@ -264,6 +266,12 @@ class BackwardLoop {
     Cell::backward(step, grad);
     T* channels = now.grad_channels + row * Cell::kChannels * hidden + unit;
     for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * hidden, grad.channels[c], lanes);
+    if constexpr (Cell::kUnitWeights > 0) {
+      T* sums = p.grad_unit_weights + row * Cell::kUnitWeights * hidden + unit;
+      for (int w = 0; w < Cell::kUnitWeights; ++w, sums += hidden) {
+        S::store(sums, S::load(sums, lanes) + Cell::unit_weight_grad(w, step, grad), lanes);
+      }
+    }
     if constexpr (kExtended) {
       const StepExtras<Isa, T>& extras = now.extras;
       const ExtraGrads<T>& grads = *p.extra_grads;

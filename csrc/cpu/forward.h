@@ -204,6 +204,8 @@ class ForwardLoop {
       step.h_prev = S::load(h_prev + unit, lanes);
     }
     if constexpr (Cell::kHasCellState) step.c_prev = S::load(p.cell + row * now.hidden + unit, lanes);
+    const UnitWeights<Isa, Cell, T> unit_weights(p.unit_weights, now.hidden, unit, lanes);
+    step.unit_weights = unit_weights.values;
     Cell::forward(x, r, step);
     if (Cell::kKeepsChannels && p.keep) {
       for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * now.hidden, step.channels[c], lanes);

@@ -13,30 +13,46 @@
 
 namespace fastrnn::cpu {
 
-template <class Isa, class Cell, class T, class W = T>
+template <class Isa, class Cell, class T, class W = T, bool kExtended = false>
 constexpr ForwardKernels<T, W> instantiate_forward() {
   constexpr int vectors = kMaxPanelVectors / Cell::kGates * Cell::kGates;
-  return {&ForwardLoop<Isa, Cell, T, W>::run,
-          &ForwardLoop<Isa, Cell, T, W>::scratch_size,
-          &ForwardLoop<Isa, Cell, T, W>::freeze,
-          &ForwardLoop<Isa, Cell, T, W>::frozen_size,
-          {tile_rows<Isa>(vectors), vectors}};
+  using Loop = ForwardLoop<Isa, Cell, T, W, kExtended>;
+  return {&Loop::run, &Loop::scratch_size, &Loop::freeze, &Loop::frozen_size, {tile_rows<Isa>(vectors), vectors}};
+}
+
+template <class Isa, class Cell, class T, bool kExtended>
+constexpr CellKernels<T> instantiate_loops() {
+  using Loop = BackwardLoop<Isa, Cell, T, kExtended>;
+  return {instantiate_forward<Isa, Cell, T, T, kExtended>(),
+          &Loop::run,
+          &Loop::scratch_size,
+          {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors},
+          {}};
 }
 
 template <class Isa, class Cell, class T>
 constexpr CellKernels<T> instantiate_cell() {
-  return {instantiate_forward<Isa, Cell, T>(),
-          &BackwardLoop<Isa, Cell, T>::run,
-          &BackwardLoop<Isa, Cell, T>::scratch_size,
-          {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors},
-          {&ForwardLoop<Isa, Cell, T, T, true>::run, &BackwardLoop<Isa, Cell, T, true>::run}};
+  CellKernels<T> kernels = instantiate_loops<Isa, Cell, T, false>();
+  kernels.extended = {&ForwardLoop<Isa, Cell, T, T, true>::run, &BackwardLoop<Isa, Cell, T, true>::run};
+  return kernels;
+}
+
+// A cell that always has extras.
+template <class Isa, class Cell, class T>
+constexpr CellKernels<T> instantiate_extended_cell() {
+  CellKernels<T> kernels = instantiate_loops<Isa, Cell, T, true>();
+  kernels.extended = {kernels.forward, kernels.backward};
+  return kernels;
 }
 
 template <class Isa, class T>
 constexpr DtypeKernels<T> instantiate_dtype() {
   return {&multiply_rows<Isa, T, T>,
           {instantiate_cell<Isa, Elman<Tanh>, T>(), instantiate_cell<Isa, Elman<Relu>, T>(),
-           instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>()},
+           instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>(),
+           instantiate_extended_cell<Isa, LstmCell<false, true>, T>(),
+           instantiate_extended_cell<Isa, LstmCell<true, false>, T>(),
+           instantiate_extended_cell<Isa, LstmCell<true, true>, T>()},
           &fill_mask<Isa, T>};
 }
 

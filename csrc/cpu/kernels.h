@@ -24,7 +24,7 @@ struct ForwardKernels {
   int forward_tile[2];  // rows and vectors of the register tile
 };
 
-// The same time loops for calls with extras (params.h).
+// The same time loops for calls with extras (params.h). Cells that always have them have no others.
 template <class T>
 struct ExtendedKernels {
   void (*forward)(const ForwardCall<T>& call, const Portion& portion);
@@ -47,7 +47,8 @@ struct DtypeKernels {
   // out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth). For few rows.
   void (*multiply_rows)(T* out, int64_t out_stride, const T* a, int64_t a_stride, int64_t rows, const W* weights,
                         int64_t columns, int64_t depth);
-  Cell cells[kCellKinds];  // in the order of CellKind
+  // In the order of CellKind; where W is not T, there are the plain ones alone.
+  Cell cells[std::is_same_v<T, W> ? kCellKinds : kPlainCellKinds];
   // out (count): the value with the probability, else 0. Which is which depends on nothing but the seed.
   void (*fill_mask)(uint64_t seed, T* out, int64_t count, double probability, T value);
 };

@@ -1,5 +1,5 @@
-// The recurrent weights of a time loop: packed into panels, or read in place where the plan says so. Backward's are
-// never frozen.
+// The weights of a time loop: the recurrent ones packed into panels, or read in place where the plan says so.
+// Backward's are never frozen.
 #pragma once
 
 #include "in_place.h"
@@ -99,6 +99,18 @@ class BackwardWeights {
   Panels<Isa, T, T, 1> packed_;
   const T* weight_ = nullptr;
   T* narrow_ = nullptr;
+};
+
+// Step::unit_weights of a vector of units.
+template <class Isa, class Cell, class T>
+struct UnitWeights {
+  using S = Simd<Isa, T>;
+  typename S::V values[Cell::kUnitWeights > 0 ? Cell::kUnitWeights : 1];
+
+  // weights (kUnitWeights, H)
+  FASTRNN_INLINE UnitWeights(const T* weights, int64_t hidden, int64_t unit, int lanes) {
+    for (int w = 0; w < Cell::kUnitWeights; ++w) values[w] = S::load(weights + w * hidden + unit, lanes);
+  }
 };
 
 }  // namespace fastrnn::cpu

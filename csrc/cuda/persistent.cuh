@@ -56,7 +56,7 @@ constexpr PersistentKernels<T> persistent_kernels() {
 template <class T>
 const PersistentKernels<T>& persistent(CellKind cell) {
   // In the order of CellKind.
-  static constexpr PersistentKernels<T> kernels[kCellKinds] = {
+  static constexpr PersistentKernels<T> kernels[kPlainCellKinds] = {
       persistent_kernels<Elman<Tanh>, T>(), persistent_kernels<Elman<Relu>, T>(), persistent_kernels<Lstm, T>(),
       persistent_kernels<Gru, T>()};
   return kernels[static_cast<int>(cell)];

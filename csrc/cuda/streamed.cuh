@@ -20,7 +20,11 @@ const StreamedKernels<T>& streamed(CellKind cell) {
   // In the order of CellKind.
   static constexpr StreamedKernels<T> kernels[kCellKinds] = {streamed_kernels<Elman<Tanh>, T>(),
                                                              streamed_kernels<Elman<Relu>, T>(),
-                                                             streamed_kernels<Lstm, T>(), streamed_kernels<Gru, T>()};
+                                                             streamed_kernels<Lstm, T>(),
+                                                             streamed_kernels<Gru, T>(),
+                                                             streamed_kernels<LstmCell<false, true>, T>(),
+                                                             streamed_kernels<LstmCell<true, false>, T>(),
+                                                             streamed_kernels<LstmCell<true, true>, T>()};
   return kernels[static_cast<int>(cell)];
 }
 

@@ -31,7 +31,9 @@ struct CellBackwardParams {
   const A* grad_unprojected;  // (rows, H): dh_t before the projection; null without one
   A* grad_c;                  // (B, H): in dc_t, out dc_{t-1}; null without a cell state
   T* grad_channels;           // (rows, C*H)
-  T* unprojected;             // (rows, H): h_t before the projection, or null
+  const T* unit_weights;
+  A* grad_unit_weights;  // (B, kUnitWeights * H): gradients are added
+  T* unprojected;        // (rows, H): h_t before the projection, or null
   Zoneout<T> zoneout;
   StepCuts cuts;
   const T* reset_h;     // (B, H) and
@@ -51,6 +53,8 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   const int64_t state = row * hidden + unit, channel = row * Cell::kChannels * hidden + unit;
   Step<A, Cell::kChannels> step;
   StepGrad<A, Cell::kChannels> grad;
+  const UnitWeights<Cell, T> unit_weights(p.unit_weights, hidden, unit);
+  step.unit_weights = unit_weights.values;
   A kept_grad_h{}, kept_grad_c{};  // of what zoneout keeps of h and c
   if (p.grad_unprojected) {
     grad.h = p.grad_unprojected[state];
@@ -88,6 +92,10 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   }
   Cell::backward(step, grad);
   for (int c = 0; c < Cell::kChannels; ++c) p.grad_channels[channel + c * hidden] = narrow<T>(grad.channels[c]);
+  if constexpr (Cell::kUnitWeights > 0) {
+    A* sums = p.grad_unit_weights + row * Cell::kUnitWeights * hidden + unit;
+    for (int w = 0; w < Cell::kUnitWeights; ++w) sums[w * hidden] += Cell::unit_weight_grad(w, step, grad);
+  }
   if (p.grad_h) p.grad_h[state] = (Cell::kCarriesH ? grad.h : A{}) + kept_grad_h;
   if constexpr (Cell::kHasCellState) p.grad_c[state] = grad.c + kept_grad_c;
 }
@@ -190,6 +198,8 @@ class StreamedBackward {
     params.grad_h = projected ? nullptr : p_.grad_h;
     params.grad_unprojected = grad_unprojected_;
     params.grad_channels = grad_channels(s);
+    params.unit_weights = p_.unit_weights;
+    params.grad_unit_weights = p_.grad_unit_weights;
     params.unprojected = projected ? p_.hidden + first * hidden_ : nullptr;
     if (p_.extras) add_extras(s, params);
     launch_pointwise(cell_backward<Cell, T>, p_.steps.rows(s), hidden_, params, queue_.stream);

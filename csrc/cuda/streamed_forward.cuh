@@ -19,7 +19,8 @@ struct CellForwardParams {
   bool keep;             // see ForwardParams
   const A* product;      // (rows, G*H): h_{t-1} W_hh^T
   const T *b_ih, *b_hh;  // (G*H) or null
-  T* channels;           // (rows, channel_stride): in x W_ih^T, out the channels if keep
+  const T* unit_weights;
+  T* channels;  // (rows, channel_stride): in x W_ih^T, out the channels if keep
   int64_t channel_stride;
   A* cell;    // (B, H): in c_{t-1}, out c_t
   A* cells;   // (rows, H): c_t, or null
@@ -52,6 +53,8 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
   Step<A, Cell::kChannels> step;
   if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(p.h[state]);
   if constexpr (Cell::kHasCellState) step.c_prev = p.cell[state];
+  const UnitWeights<Cell, T> unit_weights(p.unit_weights, hidden, unit);
+  step.unit_weights = unit_weights.values;
   Cell::forward(x, r, step);
   if constexpr (Cell::kKeepsChannels) {
     for (int c = 0; p.keep && c < Cell::kChannels; ++c) channels[c * hidden] = narrow<T>(step.channels[c]);
@@ -167,6 +170,7 @@ class StreamedForward {
     params.product = product_;
     params.b_ih = p_.b_ih;
     params.b_hh = p_.b_hh;
+    params.unit_weights = p_.unit_weights;
     params.channels = p_.channels + first * p_.channel_stride;
     params.channel_stride = p_.channel_stride;
     params.cell = p_.cell;

@@ -7,6 +7,7 @@
 
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "../cells/facts.h"
 #include "layer.h"
@@ -54,17 +55,22 @@ inline std::string extended_backward_schema(const std::string& name) {
 }
 
 inline void define_ops(torch::stable::detail::StableLibrary& library) {
-  for (const std::string cell : {"rnn_tanh", "rnn_relu", "lstm", "gru"}) {
-    const bool has_cell_state = cell == "lstm";
-    for (const std::string& name : {cell, "_" + cell}) {
-      library.def(forward_schema(name + "_forward", has_cell_state, false).c_str());
-      library.def(backward_schema(name + "_backward", has_cell_state).c_str());
+  for (int kind = 0; kind < kCellKinds; ++kind) {
+    const std::string cell = kCellNames[kind], raw = "_" + cell;
+    const bool has_cell_state = kCellFacts[kind].has_cell_state, plain = kind < kPlainCellKinds;
+    for (const std::string& name : {cell, raw}) {
+      if (plain) {
+        library.def(forward_schema(name + "_forward", has_cell_state, false).c_str());
+        library.def(backward_schema(name + "_backward", has_cell_state).c_str());
+      }
       library.def(extended_forward_schema(name + "_extended_forward", false).c_str());
       library.def(extended_backward_schema(name + "_extended_backward").c_str());
     }
-    library.def(forward_schema("_" + cell + "_infer", has_cell_state, true).c_str());
-    library.def(extended_forward_schema("_" + cell + "_extended_infer", true).c_str());
-    library.def(("_" + cell + "_freeze(Tensor[] weights, bool bidirectional) -> Tensor").c_str());
+    library.def(extended_forward_schema(raw + "_extended_infer", true).c_str());
+    if (plain) {
+      library.def(forward_schema(raw + "_infer", has_cell_state, true).c_str());
+      library.def((raw + "_freeze(Tensor[] weights, bool bidirectional) -> Tensor").c_str());
+    }
   }
 }
 
@@ -202,25 +208,29 @@ struct ExtendedOps {
 };
 
 template <class Layer, CellKind kCell>
-void implement_cell(torch::stable::detail::StableLibrary& library, const std::string& cell) {
-  using Ops = CellOps<Layer, kCell>;
-  using Extended = ExtendedOps<Layer, kCell>;
+void implement_cell(torch::stable::detail::StableLibrary& library) {
+  const std::string cell = cell_name(kCell);
   for (const std::string& name : {cell, "_" + cell}) {
-    library.impl((name + "_forward").c_str(), TORCH_BOX(&Ops::forward));
-    library.impl((name + "_backward").c_str(), TORCH_BOX(&Ops::backward));
-    library.impl((name + "_extended_forward").c_str(), TORCH_BOX(&Extended::forward));
-    library.impl((name + "_extended_backward").c_str(), TORCH_BOX(&Extended::backward));
+    using Ops = ExtendedOps<Layer, kCell>;
+    library.impl((name + "_extended_forward").c_str(), TORCH_BOX(&Ops::forward));
+    library.impl((name + "_extended_backward").c_str(), TORCH_BOX(&Ops::backward));
   }
-  library.impl(("_" + cell + "_infer").c_str(), TORCH_BOX(&Ops::infer));
-  library.impl(("_" + cell + "_extended_infer").c_str(), TORCH_BOX(&Extended::infer));
+  library.impl(("_" + cell + "_extended_infer").c_str(), TORCH_BOX(&(ExtendedOps<Layer, kCell>::infer)));
+  if constexpr (static_cast<int>(kCell) < kPlainCellKinds) {
+    using Ops = CellOps<Layer, kCell>;
+    for (const std::string& name : {cell, "_" + cell}) {
+      library.impl((name + "_forward").c_str(), TORCH_BOX(&Ops::forward));
+      library.impl((name + "_backward").c_str(), TORCH_BOX(&Ops::backward));
+    }
+    library.impl(("_" + cell + "_infer").c_str(), TORCH_BOX(&Ops::infer));
+  }
 }
 
 template <class Layer>
 void implement_ops(torch::stable::detail::StableLibrary& library) {
-  implement_cell<Layer, CellKind::kRnnTanh>(library, "rnn_tanh");
-  implement_cell<Layer, CellKind::kRnnRelu>(library, "rnn_relu");
-  implement_cell<Layer, CellKind::kLstm>(library, "lstm");
-  implement_cell<Layer, CellKind::kGru>(library, "gru");
+  [&]<int... kCell>(std::integer_sequence<int, kCell...>) {
+    (implement_cell<Layer, static_cast<CellKind>(kCell)>(library), ...);
+  }(std::make_integer_sequence<int, kCellKinds>{});
 }
 
 }  // namespace fastrnn::ops

@@ -23,7 +23,8 @@ struct LayerArgs {
   Tensor input;                       // (T, B, I), packed (N, I), or for one step in one direction (B, I)
   Tensor hx;                          // (D, B, K); for one step (B, K)
   std::optional<Tensor> cx;           // (D, B, H), LSTM only; for one step (B, H)
-  std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr] for each direction
+  std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr], and (kUnitWeights, H) of a
+                                      // cell that has unit weights, for each direction
   std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time; on the CPU, or on the GPU
                                       // of a padded input, where its values are trusted
   bool bidirectional;

@@ -219,6 +219,11 @@ class BackwardPass {
     }
     grad_h_ = copy_or_zeros<T, A>(device, grads.hy, shape.state_sizes(recurrent_));
     if (args.cx) grad_c_ = copy_or_zeros<T, A>(device, grads.cy, shape.state_sizes(hidden_));
+    if (shape.unit_weights > 0) {
+      grad_unit_weights_ =
+          device.empty({shape.directions, shape.batch, shape.unit_weights * hidden_}, scalar_type_of<A>);
+      device.zero(data<A>(grad_unit_weights_), grad_unit_weights_.numel());
+    }
     if (shape.dims.projected) {
       grad_projected_ = device.empty({loops_.at_once(), shape.rows * recurrent_}, shape.dtype);
       unprojected_ = device.empty({loops_.at_once(), shape.rows * hidden_}, shape.dtype);
@@ -302,6 +307,10 @@ class BackwardPass {
     params.cells = facts_.has_cell_state ? reinterpret_cast<const A*>(reserve + layout_.channels) : nullptr;
     params.w_hh = w.w_hh;
     params.w_hr = w.w_hr;
+    params.unit_weights = w.unit_weights;
+    if (shape_.unit_weights > 0) {
+      params.grad_unit_weights = data<A>(grad_unit_weights_) + d * cell_state * shape_.unit_weights;
+    }
     params.hx = data<const T>(hx_) + d * state;
     params.cx = cx_ ? data<const A>(*cx_) + d * cell_state : nullptr;
     params.output = data<const T>(output_) + d * recurrent_;
@@ -324,8 +333,15 @@ class BackwardPass {
   }
 
   DirectionRecord<T, A> record(const BackwardParams<T, A>& params) const {
-    return {params.steps,  params.grad_projected, params.hidden, data<const T>(input_),
-            params.output, params.output_stride,  params.hx,     extras_.change_previous_h() ? params.extras : nullptr};
+    return {params.steps,
+            params.grad_projected,
+            params.hidden,
+            data<const T>(input_),
+            params.output,
+            params.output_stride,
+            params.hx,
+            extras_.change_previous_h() ? params.extras : nullptr,
+            params.grad_unit_weights};
   }
 
   // Which of the buffers made for each direction that runs at the same time is this one's.
@@ -346,7 +362,7 @@ class BackwardPass {
   const CallExtras<T, Device> extras_;
   const CallExtraGrads<T, Device> extra_grads_;
   std::optional<Tensor> cx_, grad_output_, grad_c_;
-  Tensor grad_h_, grad_channels_, grad_projected_, unprojected_;
+  Tensor grad_h_, grad_channels_, grad_projected_, unprojected_, grad_unit_weights_;
 };
 
 }  // namespace fastrnn::ops

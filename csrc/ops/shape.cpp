@@ -104,12 +104,14 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   if (args.batch_sizes) read_batch_sizes(args, sizes_read_by_host, shape);
   shape.frozen = args.frozen.has_value();
 
+  shape.unit_weights = facts.unit_weights;
   const int64_t count = static_cast<int64_t>(args.weights.size()) / shape.directions;
-  check(count * shape.directions == static_cast<int64_t>(args.weights.size()) && count >= 2 && count <= 5,
-        "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr] for each direction");
-  shape.biases = count >= 4;
-  const bool projected = count % 2 == 1;
-  check(!projected || args.cell == CellKind::kLstm, "only the LSTM has a projection");
+  const int64_t matrices = count - (facts.unit_weights > 0 ? 1 : 0);  // and biases
+  check(count * shape.directions == static_cast<int64_t>(args.weights.size()) && matrices >= 2 && matrices <= 5,
+        "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr], [unit weights] for each direction");
+  shape.biases = matrices >= 4;
+  const bool projected = matrices % 2 == 1;
+  check(!projected || facts.has_cell_state, "only the LSTM has a projection");
   check(args.weights[1].dim() == 2, "w_hh must be (gates * hidden_size, size)");
   const int64_t gates = facts.gates;
   const int64_t hidden = args.weights[1].size(0) / gates, recurrent = args.weights[1].size(1);
@@ -122,11 +124,15 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
     for (int b = 0; shape.biases && b < 2; ++b) {
       check_tensor(args.weights[i++], weight_kind, {gates * hidden}, "a bias has the wrong shape");
     }
-    if (projected) check_tensor(args.weights[i], weight_kind, {recurrent, hidden}, "w_hr has the wrong shape");
+    if (projected) check_tensor(args.weights[i++], weight_kind, {recurrent, hidden}, "w_hr has the wrong shape");
+    if (facts.unit_weights) {
+      check_tensor(args.weights[i], weight_kind, {facts.unit_weights, hidden}, "the unit weights have the wrong shape");
+    }
   }
   check_tensor(args.hx, kind, shape.state_sizes(recurrent), "hx has the wrong shape");
   check(args.cx.has_value() == facts.has_cell_state, "cx belongs to the LSTM alone");
   if (args.cx) check_tensor(*args.cx, kind, shape.state_sizes(hidden), "cx has the wrong shape");
+  check(args.extras.has_value() || static_cast<int>(args.cell) < kPlainCellKinds, "the cell has no plain recurrence");
   if (args.extras) check_extras(*args.extras, kind, shape, facts.has_cell_state);
   return shape;
 }

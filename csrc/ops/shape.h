@@ -16,6 +16,7 @@ struct LayerShape {
   Dims dims;                   // B, H, K
   int64_t directions;          // D
   bool biases;
+  int64_t unit_weights;                   // of each unit
   bool single_step;                       // (B, I), and states without a dimension for directions
   bool frozen;                            // LayerArgs::frozen holds the recurrent weights, packed
   bool padded_ragged;                     // (T, B, I) in which some rows end early
@@ -44,7 +45,7 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
 template <class T, class W = T>
 struct Weights {
   const W *w_ih, *w_hh, *w_hr = nullptr;
-  const T *b_ih = nullptr, *b_hh = nullptr;
+  const T *b_ih = nullptr, *b_hh = nullptr, *unit_weights = nullptr;
 
   Weights(const std::vector<Tensor>& dense, const LayerShape& shape, int64_t direction) {
     size_t i = dense.size() / static_cast<size_t>(shape.directions) * static_cast<size_t>(direction);
@@ -54,7 +55,8 @@ struct Weights {
       b_ih = data<T>(dense[i++]);
       b_hh = data<T>(dense[i++]);
     }
-    if (shape.dims.projected) w_hr = data<W>(dense[i]);
+    if (shape.dims.projected) w_hr = data<W>(dense[i++]);
+    if (shape.unit_weights) unit_weights = data<T>(dense[i]);
   }
 
   // What a time loop reads of them.
@@ -64,6 +66,7 @@ struct Weights {
     params.w_hr = w_hr;
     params.b_ih = b_ih;
     params.b_hh = b_hh;
+    params.unit_weights = unit_weights;
   }
 };
 

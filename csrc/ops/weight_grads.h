@@ -16,6 +16,7 @@ struct DirectionRecord {
   int64_t output_stride;
   const T* hx;                 // (B, K)
   const Extras<T, A>* extras;  // if they change h_{t-1} in the product with w_hh, else null
+  const A* grad_unit_weights;  // (B, unit_weights * H) or null
 };
 
 template <class T, class Device>
@@ -71,6 +72,7 @@ class WeightGrads {
     grads.push_back(w_hh_);
     if (shape_.biases) append_biases(grads);
     if (shape_.dims.projected) grads.push_back(w_hr_);
+    if (shape_.unit_weights > 0) grads.push_back(unit_weights());
   }
 
  private:
@@ -80,9 +82,10 @@ class WeightGrads {
   int64_t channel_columns() const { return facts_.channels * hidden(); }
   int64_t stretch_count() const { return static_cast<int64_t>(stretches_.size()); }
 
-  Tensor make(std::vector<int64_t> sizes) const {
+  Tensor make(std::vector<int64_t> sizes) const { return make(std::move(sizes), shape_.dtype); }
+  Tensor make(std::vector<int64_t> sizes, ScalarType dtype) const {
     if (stacked_) sizes.insert(sizes.begin(), groups_);
-    return device_.empty(sizes, shape_.dtype);
+    return device_.empty(sizes, dtype);
   }
 
   // Calls fill(matrix, group) with each group's part of a tensor made by make().
@@ -165,6 +168,17 @@ class WeightGrads {
     }
     grads.push_back(b_ih);
     grads.push_back(b_hh);
+  }
+
+  Tensor unit_weights() const {
+    using A = typename Device::template Accumulator<T>;
+    const int64_t columns = shape_.unit_weights * hidden();
+    const Matrix<const A> rows{record_.grad_unit_weights, shape_.batch, columns, columns};
+    const Tensor sums = make({shape_.unit_weights, hidden()}, scalar_type_of<A>);
+    for (int64_t group = 0; group < groups_; ++group) {
+      device_.sum_rows(data<A>(sums) + group * columns, rows.every(group, groups_));
+    }
+    return converted(sums, shape_.dtype);
   }
 
   void add_projection(const Stretch& stretch) {
