@@ -14,8 +14,17 @@
 
 namespace fastrnn {
 
-enum class CellKind { kRnnTanh, kRnnRelu, kLstm, kGru, kLstmPeephole, kLstmCoupled, kLstmCoupledPeephole };
-constexpr int kCellKinds = 7;
+enum class CellKind {
+  kRnnTanh,
+  kRnnRelu,
+  kLstm,
+  kGru,
+  kLstmPeephole,
+  kLstmCoupled,
+  kLstmCoupledPeephole,
+  kGruResetBefore
+};
+constexpr int kCellKinds = 8;
 // The first of them, which torch.nn has, too. The others run in the loops for extras alone.
 constexpr int kPlainCellKinds = 4;
 
@@ -129,7 +138,8 @@ struct BackwardParams {
   T* grad_channels;            // (N, C*H) out
   A* grad_unit_weights;        // (B, kUnitWeights * H): gradients are added; null where there are none
   T* grad_projected;           // (N, P) out: the whole gradient of h_t; null without a projection
-  T* hidden;                   // (N, H) out: h before the projection; null without a projection
+  T* operand;                  // (N, H) out: what the step's second product multiplied, h before the projection or r *
+                               // h_{t-1} where a late gate takes it; null where there is none
   T* scratch;                  // backward_scratch() values
   const Extras<T, A>* extras;  // null in a plain recurrence, as is
   const ExtraGrads<T, A>* extra_grads;

@@ -27,6 +27,7 @@ GATES = {
     "lstm_peephole": 4,
     "lstm_coupled": 3,
     "lstm_coupled_peephole": 3,
+    "gru_reset_before": 3,
 }
 # The cells that torch.nn has, too. The others always come with Extras.
 PLAIN_CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
@@ -136,18 +137,26 @@ def lstm_cell(
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
-def gru_cell(x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, h_mask: Tensor | None = None) -> Tensor:
+def gru_cell(
+    x_gates: Tensor,
+    h: Tensor,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    h_mask: Tensor | None = None,
+    reset_after: bool = True,
+) -> Tensor:
     """One step of the GRU, gates in the order r, z, n.
 
     ::
 
         r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
         z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
-        n =    tanh(W_in x + b_in + r * (W_hn h + b_hn))
+        n =    tanh(W_in x + b_in + r * (W_hn h + b_hn))        with reset_after
+        n =    tanh(W_in x + b_in + W_hn (r * h) + b_hn)        without
         h' = (1 - z) * n + z * h
 
-    Source: K. Cho et al., arXiv:1406.1078, with the reset gate applied after the product with W_hn, as
-    ``torch.nn.GRU`` has it: the two biases of n cannot be summed beforehand.
+    Source: K. Cho et al., arXiv:1406.1078, whose form is the second; in ``torch.nn.GRU`` and cuDNN the reset gate is
+    applied after the product with W_hn: the two biases of n cannot be summed beforehand.
 
     Args:
         x_gates: (B, 3H), the input's share ``W_ih x + b_ih``.
@@ -155,14 +164,23 @@ def gru_cell(x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, h_ma
         w_hh: (3H, H).
         b_hh: (3H,) or None.
         h_mask: (B, H) factors of h where w_hh multiplies it, or None.
+        reset_after: whether r is applied after the product.
     Returns:
         (B, H).
     """
     x_r, x_z, x_n = x_gates.chunk(3, dim=-1)
-    h_r, h_z, h_n = F.linear(h if h_mask is None else h * h_mask, w_hh, b_hh).chunk(3, dim=-1)
+
+    def product(of: Tensor, begin: int, end: int) -> Tensor:
+        rows = slice(begin * h.shape[-1], end * h.shape[-1])
+        return F.linear(of if h_mask is None else of * h_mask, w_hh[rows], None if b_hh is None else b_hh[rows])
+
+    if reset_after:
+        h_r, h_z, h_n = product(h, 0, 3).chunk(3, dim=-1)
+    else:
+        h_r, h_z = product(h, 0, 2).chunk(2, dim=-1)
     r = torch.sigmoid(x_r + h_r)
     z = torch.sigmoid(x_z + h_z)
-    n = torch.tanh(x_n + r * h_n)
+    n = torch.tanh(x_n + r * h_n if reset_after else x_n + product(r * h, 2, 3))
     return (1 - z) * n + z * h
 
 
@@ -177,8 +195,8 @@ def step(
     unit_weights: Tensor | None = None,
 ) -> States:
     """One step of any cell: the states after it, h first. h_mask (B, K): factors of h where w_hh multiplies it."""
-    if cell == "gru":
-        return (gru_cell(x_gates, states[0], w_hh, b_hh, h_mask),)
+    if cell.startswith("gru"):
+        return (gru_cell(x_gates, states[0], w_hh, b_hh, h_mask, reset_after=cell == "gru"),)
     h = states[0] if h_mask is None else states[0] * h_mask
     if cell.startswith("lstm"):
         return lstm_cell(x_gates, h, states[1], w_hh, b_hh, w_hr, unit_weights, coupled="coupled" in cell)

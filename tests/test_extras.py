@@ -17,7 +17,14 @@ from fastrnn.autograd import run_extended_layer, run_layer
 from fastrnn.reference import CUT_GRADIENT, CUT_STATE, Extras
 
 # Cells that torch.nn does not have, some with a projection.
-VARIANTS = ("lstm_peephole", "lstm_peephole_proj", "lstm_coupled", "lstm_coupled_peephole", "lstm_coupled_peephole_proj")
+VARIANTS = (
+    "lstm_peephole",
+    "lstm_peephole_proj",
+    "lstm_coupled",
+    "lstm_coupled_peephole",
+    "lstm_coupled_peephole_proj",
+    "gru_reset_before",
+)
 
 # What one call adds; "resets" and "zoneout" take several fields together.
 ADDED = ("cuts", "resets", "h_mask", "kept", "shares", "clip", "cells", "all")

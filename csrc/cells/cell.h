@@ -7,6 +7,8 @@
 //   kChannels           values per unit that backward is written in: the gates, and what else needs a gradient of its
 //                       own; the gradient of channel g < kGates multiplies the input
 //   recurrent_channel   channel whose gradient multiplies h_{t-1} through gate g of w_hh
+//   kLateGates          the last gates, whose product with w_hh waits for the others: it takes r * h_{t-1}. A cell with
+//                       such a gate (there may be one) has the functions below in two parts, early and late
 //   kUnitWeights        weights of which each unit has one, that multiply what the unit itself holds (peepholes)
 //   kApartBias          the gate whose two biases enter apart, or -1
 //   kHasCellState       there is a c beside h

@@ -9,6 +9,7 @@ template <class Activation>
 struct Elman {
   static constexpr int kGates = 1;
   static constexpr int kChannels = 1;
+  static constexpr int kLateGates = 0;
   static constexpr int kUnitWeights = 0;
   static constexpr int kApartBias = -1;
   static constexpr bool kHasCellState = false;

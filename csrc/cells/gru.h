@@ -15,6 +15,7 @@ struct Gru {
   static constexpr int kNewRecurrent = 3;
   static constexpr int kGates = 3;
   static constexpr int kChannels = 4;
+  static constexpr int kLateGates = 0;
   static constexpr int kUnitWeights = 0;
   static constexpr int kApartBias = kNew;
   static constexpr bool kHasCellState = false;

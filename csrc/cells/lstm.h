@@ -16,6 +16,7 @@ struct LstmCell {
   static constexpr int kCandidate = kCoupled ? 1 : 2, kOutput = kCandidate + 1;
   static constexpr int kGates = kOutput + 1;
   static constexpr int kChannels = kGates;
+  static constexpr int kLateGates = 0;
   static constexpr int kUnitWeights = kPeepholes ? kGates - 1 : 0;
   static constexpr int kInputPeephole = 0, kForgetPeephole = 1, kOutputPeephole = kUnitWeights - 1;
   static constexpr int kApartBias = -1;

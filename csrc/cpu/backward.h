@@ -30,16 +30,23 @@ class BackwardLoop {
   }
 
  private:
+  // Gates whose gradients the first product of a step takes; the second product is that of the late gate's gradient, or
+  // goes through the projection.
+  static constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
+
+  static FASTRNN_INLINE bool has_second(const Dims& dims) { return Cell::kLateGates > 0 || dims.projected; }
+
   BackwardLoop(const Dims& dims, const Plan& plan, Carver<T>& scratch)
       : dims_(dims),
-        w_hh_({dims.recurrent_size, Cell::kGates * dims.hidden_size}, plan.weights, scratch),
-        w_hr_({dims.projected ? dims.hidden_size : 0, dims.recurrent_size}, plan.weights, scratch) {}
+        first_({dims.recurrent_size, kEarlyGates * dims.hidden_size}, plan.weights, scratch),
+        second_({has_second(dims) ? dims.hidden_size : 0, dims.recurrent_size}, plan.weights, scratch) {}
 
   BackwardLoop(const BackwardParams<T>& params, const Portion& portion, Carver<T>&& scratch)
       : BackwardLoop(params.dims, portion.plan, scratch) {
     p_ = &params;
-    w_hh_.set(params.w_hh);
-    w_hr_.set(params.w_hr);
+    first_.set(params.w_hh);
+    second_.set(Cell::kLateGates > 0 ? params.w_hh + kEarlyGates * params.dims.hidden_size * params.dims.recurrent_size
+                                     : params.w_hr);
     portion_ = &portion;
     rows_ = portion.rows(params.dims.batch);
   }
@@ -52,17 +59,17 @@ class BackwardLoop {
     const int64_t last = stretch.begin == 0 ? -1 : stretch.begin;
     for (int64_t s = stretch.end - 1; s >= last; --s) {
       run_recurrent(s);
-      if (dims_.projected && s >= 0) {
+      if (has_second(dims_) && s >= 0) {
         portion_->meet();
-        run_projected(s);
+        run_second(s);
       }
       if (!portion_->end_step(p_->steps.steps - 1 - s)) return;
     }
   }
 
   void prepare() {
-    w_hh_.prepare(portion_->member);
-    w_hr_.prepare(portion_->member);
+    first_.prepare(portion_->member);
+    second_.prepare(portion_->member);
     portion_->member.barrier();
   }
 
@@ -111,8 +118,8 @@ class BackwardLoop {
   void run_recurrent(int64_t s) {
     const Now now = at_step(s);
     const T* after = s + 1 == stretch_.end ? after_ : grad_channels_of(s + 1);
-    Operand<T> grads{after, Cell::kChannels * now.hidden, now.hidden, Cell::kGates, {}};
-    for (int gate = 0; gate < Cell::kGates; ++gate) grads.starts[gate] = Cell::recurrent_channel(gate) * now.hidden;
+    Operand<T> grads{after, Cell::kChannels * now.hidden, now.hidden, kEarlyGates, {}};
+    for (int gate = 0; gate < kEarlyGates; ++gate) grads.starts[gate] = Cell::recurrent_channel(gate) * now.hidden;
     Operand<T> nothing = grads;
     nothing.count = 0;
 
@@ -120,9 +127,9 @@ class BackwardLoop {
     const int64_t first_end = larger(rows_.begin, now.rows_after);
     const Range ends_here{first_end, larger(smaller(rows_.end, now.rows), first_end)};
     const FinishRecurrent finish{now};
-    portion_->for_each_panel(w_hh_.count(), s, [&](int64_t i) FASTRNN_INLINE_LAMBDA {
-      w_hh_.multiply(i, grads, ran_after.begin, ran_after.end, finish);
-      if (ends_here.begin < ends_here.end) w_hh_.multiply(i, nothing, ends_here.begin, ends_here.end, finish);
+    portion_->for_each_panel(first_.count(), s, [&](int64_t i) FASTRNN_INLINE_LAMBDA {
+      first_.multiply(i, grads, ran_after.begin, ran_after.end, finish);
+      if (ends_here.begin < ends_here.end) first_.multiply(i, nothing, ends_here.begin, ends_here.end, finish);
     });
   }
 
@@ -164,6 +171,8 @@ class BackwardLoop {
     }
     if (now.projected) {
       S::store(p.grad_projected + at * now.recurrent + unit, dh, lanes);
+    } else if constexpr (Cell::kLateGates > 0) {
+      finish_late(now, row, unit, lanes, dh);
     } else {
       finish_cell(now, row, unit, lanes, dh);
     }
@@ -187,23 +196,65 @@ class BackwardLoop {
     return cut == kNoCut ? grad : V{};
   }
 
-  void run_projected(int64_t s) {
+  void run_second(int64_t s) {
     const Now now = at_step(s);
-    const Operand<T> grads{p_->grad_projected + now.first * now.recurrent, now.recurrent, now.recurrent, 1, {0}};
+    const Operand<T> grads =
+        Cell::kLateGates > 0
+            ? Operand<T>{now.grad_channels, Cell::kChannels * now.hidden, now.hidden, 1, {kEarlyGates * now.hidden}}
+            : Operand<T>{p_->grad_projected + now.first * now.recurrent, now.recurrent, now.recurrent, 1, {0}};
     const Range rows{smaller(rows_.begin, now.rows), smaller(rows_.end, now.rows)};
-    portion_->for_each_panel(w_hr_.count(), s,
-                             [&](int64_t i) { w_hr_.multiply(i, grads, rows.begin, rows.end, FinishProjected{now}); });
+    portion_->for_each_panel(second_.count(), s,
+                             [&](int64_t i) { second_.multiply(i, grads, rows.begin, rows.end, FinishSecond{now}); });
   }
 
-  struct FinishProjected {
+  struct FinishSecond {
     const Now& now;
 
     FASTRNN_INLINE bool prefetches() const { return now.prefetch; }
     FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const { prefetch_cell(now, row, unit); }
     FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
-      finish_cell(now, row, unit, lanes, S::load(sums));
+      if constexpr (Cell::kLateGates > 0) {
+        finish_early(now, row, unit, lanes, S::load(sums));
+      } else {
+        finish_cell(now, row, unit, lanes, S::load(sums));
+      }
     }
   };
+
+  // Of a cell with a late gate: the gradients before the second product, and after it.
+  static FASTRNN_INLINE void finish_late(const Now& now, int64_t row, int64_t unit, int lanes, V dh) {
+    const Step<V, Cell::kChannels> step = load_channels(now, row, unit, lanes);
+    StepGrad<V, Cell::kChannels> grad;
+    grad.h = dh;
+    Cell::late_backward(step, grad);
+    T* channels = now.grad_channels + row * Cell::kChannels * now.hidden + unit;
+    for (int c = 0; c < Cell::kChannels; ++c) {
+      if (c != Cell::kReset) S::store(channels + c * now.hidden, grad.channels[c], lanes);
+    }
+    T* carried = now.p.grad_h + row * now.hidden + unit;
+    if (now.extras.extras.zones_h()) grad.h += S::load(carried, lanes);
+    S::store(carried, grad.h, lanes);
+  }
+
+  static FASTRNN_INLINE void finish_early(const Now& now, int64_t row, int64_t unit, int lanes, V operand) {
+    const Step<V, Cell::kChannels> step = load_channels(now, row, unit, lanes);
+    StepGrad<V, Cell::kChannels> grad;
+    Cell::early_backward(now.extras.masked(row, unit, lanes, operand), step, grad);
+    T* channels = now.grad_channels + row * Cell::kChannels * now.hidden + unit;
+    S::store(channels + Cell::kReset * now.hidden, grad.channels[Cell::kReset], lanes);
+    T* carried = now.p.grad_h + row * now.hidden + unit;
+    S::store(carried, S::load(carried, lanes) + grad.h, lanes);
+    S::store(now.p.operand + (now.first + row) * now.hidden + unit,
+             now.extras.masked(row, unit, lanes, Cell::late_operand(step)), lanes);
+  }
+
+  static FASTRNN_INLINE Step<V, Cell::kChannels> load_channels(const Now& now, int64_t row, int64_t unit, int lanes) {
+    Step<V, Cell::kChannels> step;
+    const T* channels = now.p.channels + (now.first + row) * Cell::kChannels * now.hidden + unit;
+    for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = S::load(channels + c * now.hidden, lanes);
+    step.h_prev = S::load(now.extras.previous_h(row) + unit, lanes);
+    return step;
+  }
 
   // What finish_cell reads and writes that no step before has brought into the cache.
   static FASTRNN_INLINE void prefetch_cell(const Now& now, int64_t row, int64_t unit) {
@@ -261,7 +312,7 @@ class BackwardLoop {
           grad.c -= kept_grad_c;
         }
       }
-      if (now.projected) S::store(p.hidden + at * hidden + unit, Cell::hidden(step), lanes);
+      if (now.projected) S::store(p.operand + at * hidden + unit, Cell::hidden(step), lanes);
     }
     Cell::backward(step, grad);
     T* channels = now.grad_channels + row * Cell::kChannels * hidden + unit;
@@ -291,7 +342,7 @@ class BackwardLoop {
   const T* after_ = nullptr;
   Dims dims_;
   Range rows_{0, 0};
-  BackwardWeights<Isa, T> w_hh_, w_hr_;
+  BackwardWeights<Isa, T> first_, second_;
 };
 
 }  // namespace fastrnn::cpu

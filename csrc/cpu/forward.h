@@ -43,27 +43,39 @@ class ForwardLoop {
   }
 
  private:
+  // Gates of the first product of a step. The second is that of the late gate, or the projection.
+  static constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
+  static_assert(Cell::kLateGates <= 1);
+
   struct RecurrentWeights {
-    ForwardWeights<Isa, T, W, Cell::kGates> hh;
-    ForwardWeights<Isa, T, W, 1> hr;
+    ForwardWeights<Isa, T, W, kEarlyGates> first;
+    ForwardWeights<Isa, T, W, 1> second;
 
     RecurrentWeights(const Dims& dims, WeightSource source, Carver<T>& memory)
-        : hh({dims.hidden_size, dims.recurrent_size}, source, memory),
-          hr({dims.projected ? dims.recurrent_size : 0, dims.hidden_size}, source, memory) {}
+        : first({dims.hidden_size, dims.recurrent_size}, source, memory),
+          second({has_second(dims) ? dims.recurrent_size : 0, dims.hidden_size}, source, memory) {}
 
     void set(const Params& params) {
-      hh.set(params.w_hh, params.b_ih, params.b_hh, Cell::kApartBias);
-      hr.set(params.w_hr, nullptr, nullptr, -1);
+      first.set(params.w_hh, params.b_ih, params.b_hh, Cell::kApartBias);
+      if constexpr (Cell::kLateGates > 0) {
+        const int64_t row = kEarlyGates * params.dims.hidden_size;
+        second.set(params.w_hh + row * params.dims.recurrent_size, params.b_ih ? params.b_ih + row : nullptr,
+                   params.b_hh ? params.b_hh + row : nullptr, -1);
+      } else {
+        second.set(params.w_hr, nullptr, nullptr, -1);
+      }
     }
     void prepare(const Member& member) const {
-      hh.prepare(member);
-      hr.prepare(member);
+      first.prepare(member);
+      second.prepare(member);
     }
   };
 
+  static FASTRNN_INLINE bool has_second(const Dims& dims) { return Cell::kLateGates > 0 || dims.projected; }
+
   ForwardLoop(const Dims& dims, const Plan& plan, Carver<T>& frozen, Carver<T>& scratch)
       : dims_(dims), weights_(dims, plan.weights, plan.weights == WeightSource::kFrozen ? frozen : scratch) {
-    if (dims.projected) unprojected_ = scratch.take(dims.batch * dims.hidden_size);
+    if (has_second(dims)) operand_ = scratch.take(dims.batch * dims.hidden_size);
     for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size);
   }
 
@@ -80,9 +92,9 @@ class ForwardLoop {
     if (stretch.begin == 0) prepare();
     for (int64_t s = stretch.begin; s < stretch.end; ++s) {
       run_cell(s);
-      if (dims_.projected) {
+      if (has_second(dims_)) {
         portion_->meet();
-        project(s);
+        run_second(s);
       }
       if (!portion_->end_step(s)) return;
     }
@@ -130,7 +142,7 @@ class ForwardLoop {
     int64_t rows_after;  // that run at the next step too
     const T* h_prev;     // (B, K)
     T* h;                // (B, K)
-    T* unprojected;      // (B, H)
+    T* operand;          // (B, H)
     bool prefetch;
     AtStep extras;
   };
@@ -148,7 +160,7 @@ class ForwardLoop {
             steps.rows(s + 1),
             state_[s % 2],
             state_[(s + 1) % 2],
-            unprojected_,
+            operand_,
             worth_prefetching<T>(rows, p_->channel_stride),
             extras_at(s)};
   }
@@ -164,8 +176,8 @@ class ForwardLoop {
   void run_cell(int64_t s) {
     const Now now = at_step(s);
     const Operand<T> h{now.h_prev, now.recurrent, now.recurrent, 1, {0}};
-    portion_->for_each_panel(weights_.hh.count(), s, [&](int64_t i) FASTRNN_INLINE_LAMBDA {
-      weights_.hh.multiply(i, h, now.rows.begin, now.rows.end, FinishCell{now});
+    portion_->for_each_panel(weights_.first.count(), s, [&](int64_t i) FASTRNN_INLINE_LAMBDA {
+      weights_.first.multiply(i, h, now.rows.begin, now.rows.end, FinishCell{now});
     });
   }
 
@@ -183,7 +195,11 @@ class ForwardLoop {
       if (!now.projected) __builtin_prefetch(p.output + at * p.output_stride + unit, 1);
     }
     FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
-      finish_cell(now, row, unit, lanes, sums);
+      if constexpr (Cell::kLateGates > 0) {
+        finish_early(now, row, unit, lanes, sums);
+      } else {
+        finish_cell(now, row, unit, lanes, sums);
+      }
     }
   };
 
@@ -221,21 +237,21 @@ class ForwardLoop {
       S::store(p.cell + row * now.hidden + unit, step.c, lanes);
     }
     if (now.projected) {
-      S::store(now.unprojected + row * now.hidden + unit, step.h, lanes);
+      S::store(now.operand + row * now.hidden + unit, step.h, lanes);
     } else {
       finish_h(now, row, unit, lanes, step.h);
     }
   }
 
-  void project(int64_t s) {
+  void run_second(int64_t s) {
     const Now now = at_step(s);
-    const Operand<T> h{now.unprojected, now.hidden, now.hidden, 1, {0}};
-    portion_->for_each_panel(weights_.hr.count(), s, [&](int64_t i) {
-      weights_.hr.multiply(i, h, now.rows.begin, now.rows.end, FinishProjection{now});
+    const Operand<T> operand{now.operand, now.hidden, now.hidden, 1, {0}};
+    portion_->for_each_panel(weights_.second.count(), s, [&](int64_t i) {
+      weights_.second.multiply(i, operand, now.rows.begin, now.rows.end, FinishSecond{now});
     });
   }
 
-  struct FinishProjection {
+  struct FinishSecond {
     const Now& now;
 
     FASTRNN_INLINE bool prefetches() const { return now.prefetch; }
@@ -243,9 +259,40 @@ class ForwardLoop {
       __builtin_prefetch(now.p.output + (now.first + row) * now.p.output_stride + unit, 1);
     }
     FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
-      finish_h(now, row, unit, lanes, S::load(sums));
+      if constexpr (Cell::kLateGates > 0) {
+        finish_late(now, row, unit, lanes, S::load(sums));
+      } else {
+        finish_h(now, row, unit, lanes, S::load(sums));
+      }
     }
   };
+
+  // The gates of the first product, and what the second one multiplies.
+  static FASTRNN_INLINE void finish_early(const Now& now, int64_t row, int64_t unit, int lanes, const T* sums) {
+    T* channels = now.channels + row * now.p.channel_stride + unit;
+    V x[Cell::kGates], r[kEarlyGates];
+    for (int gate = 0; gate < kEarlyGates; ++gate) {
+      x[gate] = S::load(channels + gate * now.hidden, lanes);
+      r[gate] = S::load(sums + gate * S::kLanes);
+    }
+    Step<V, Cell::kChannels> step;
+    step.h_prev = S::load(now.extras.previous_h(row) + unit, lanes);
+    Cell::early(x, r, step);
+    for (int gate = 0; gate < kEarlyGates; ++gate) S::store(channels + gate * now.hidden, step.channels[gate], lanes);
+    const V operand = now.extras.masked(row, unit, lanes, Cell::late_operand(step));
+    S::store(now.operand + row * now.hidden + unit, operand, lanes);
+  }
+
+  static FASTRNN_INLINE void finish_late(const Now& now, int64_t row, int64_t unit, int lanes, V sum) {
+    T* channels = now.channels + row * now.p.channel_stride + unit;
+    Step<V, Cell::kChannels> step;
+    for (int gate = 0; gate < kEarlyGates; ++gate) step.channels[gate] = S::load(channels + gate * now.hidden, lanes);
+    step.h_prev = S::load(now.extras.previous_h(row) + unit, lanes);
+    T* last = channels + kEarlyGates * now.hidden;
+    Cell::late(V(S::load(last, lanes)), sum, step);
+    if (now.p.keep) S::store(last, step.channels[kEarlyGates], lanes);
+    finish_h(now, row, unit, lanes, step.h);
+  }
 
   static FASTRNN_INLINE void finish_h(const Now& now, int64_t row, int64_t unit, int lanes, V h) {
     if constexpr (kExtended) h = now.extras.zoned_h(row, unit, lanes, h);
@@ -266,8 +313,9 @@ class ForwardLoop {
   Dims dims_;
   Range rows_{0, 0};
   RecurrentWeights weights_;
-  T* unprojected_ = nullptr;  // (B, H) this step's h before the projection
-  T* state_[2];               // (B, K) h_{t-1} and h_t, by the parity of s
+  T* operand_ =
+      nullptr;   // (B, H) what the second product multiplies: this step's h before the projection, or r * h_{t-1}
+  T* state_[2];  // (B, K) h_{t-1} and h_t, by the parity of s
 };
 
 }  // namespace fastrnn::cpu

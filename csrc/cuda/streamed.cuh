@@ -3,6 +3,7 @@
 
 #include "../cells/elman.h"
 #include "../cells/gru.h"
+#include "../cells/gru_reset_before.h"
 #include "../cells/lstm.h"
 #include "streamed_backward.cuh"
 #include "streamed_forward.cuh"

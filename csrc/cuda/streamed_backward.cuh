@@ -200,7 +200,7 @@ class StreamedBackward {
     params.grad_channels = grad_channels(s);
     params.unit_weights = p_.unit_weights;
     params.grad_unit_weights = p_.grad_unit_weights;
-    params.unprojected = projected ? p_.hidden + first * hidden_ : nullptr;
+    params.unprojected = projected ? p_.operand + first * hidden_ : nullptr;
     if (p_.extras) add_extras(s, params);
     launch_pointwise(cell_backward<Cell, T>, p_.steps.rows(s), hidden_, params, queue_.stream);
   }

@@ -226,8 +226,8 @@ class BackwardPass {
     }
     if (shape.dims.projected) {
       grad_projected_ = device.empty({loops_.at_once(), shape.rows * recurrent_}, shape.dtype);
-      unprojected_ = device.empty({loops_.at_once(), shape.rows * hidden_}, shape.dtype);
     }
+    if (has_operand()) operand_ = device.empty({loops_.at_once(), shape.rows * hidden_}, shape.dtype);
   }
 
   LayerInputGrads run(const GradRequest& request) {
@@ -323,19 +323,22 @@ class BackwardPass {
     params.extra_grads = extra_grads_.of(d);
     if (shape_.dims.projected) {
       params.grad_projected = data<T>(grad_projected_) + slot(d) * shape_.rows * recurrent_;
-      params.hidden = data<T>(unprojected_) + slot(d) * shape_.rows * hidden_;
-      if (shape_.padded_ragged) {
-        device_.zero(params.grad_projected, shape_.rows * recurrent_);
-        device_.zero(params.hidden, shape_.rows * hidden_);
-      }
+      if (shape_.padded_ragged) device_.zero(params.grad_projected, shape_.rows * recurrent_);
+    }
+    if (has_operand()) {
+      params.operand = data<T>(operand_) + slot(d) * shape_.rows * hidden_;
+      if (shape_.padded_ragged) device_.zero(params.operand, shape_.rows * hidden_);
     }
     return params;
   }
 
+  // Whether a step has a second product.
+  bool has_operand() const { return shape_.dims.projected || facts_.late_gates > 0; }
+
   DirectionRecord<T, A> record(const BackwardParams<T, A>& params) const {
     return {params.steps,
             params.grad_projected,
-            params.hidden,
+            params.operand,
             data<const T>(input_),
             params.output,
             params.output_stride,
@@ -362,7 +365,7 @@ class BackwardPass {
   const CallExtras<T, Device> extras_;
   const CallExtraGrads<T, Device> extra_grads_;
   std::optional<Tensor> cx_, grad_output_, grad_c_;
-  Tensor grad_h_, grad_channels_, grad_projected_, unprojected_, grad_unit_weights_;
+  Tensor grad_h_, grad_channels_, grad_projected_, operand_, grad_unit_weights_;
 };
 
 }  // namespace fastrnn::ops

@@ -10,7 +10,7 @@ template <class T, class A>
 struct DirectionRecord {
   Steps steps;
   const T* grad_projected;  // (N, P) or null
-  const T* hidden;          // (N, H) h before the projection, or null
+  const T* operand;         // (N, H) what a step's second product multiplies, or null
   const T* input;           // (N, I)
   const T* output;          // (N, output_stride), K columns
   int64_t output_stride;
@@ -97,19 +97,26 @@ class WeightGrads {
     }
   }
 
+  View operand() const { return {record_.operand, shape_.rows, hidden(), hidden()}; }
+
   View channels(const View& grads, int64_t first, int64_t count) const {
     return grads.column_range(first * hidden(), (first + count) * hidden());
   }
 
   void add_recurrent(const Stretch& stretch, const View& grads) {
+    const int early = facts_.gates - facts_.late_gates;
     for_each_group(w_hh_, recurrent_size(), [&](const Matrix<T>& out, int64_t group) {
       // Neighbouring gates whose gradients lie side by side share a product.
-      for (int gate = 0, end; gate < facts_.gates; gate = end) {
+      for (int gate = 0, end; gate < early; gate = end) {
         const int channel = facts_.recurrent_channel[gate];
-        for (end = gate + 1; end < facts_.gates && facts_.recurrent_channel[end] == channel + end - gate;) ++end;
+        for (end = gate + 1; end < early && facts_.recurrent_channel[end] == channel + end - gate;) ++end;
         add_by_previous_h(out.row_range(gate * hidden(), end * hidden()), stretch, channels(grads, channel, end - gate),
                           group);
       }
+      if (facts_.late_gates == 0) return;
+      device_.multiply(out.row_range(early * hidden(), facts_.gates * hidden()),
+                       channels(grads, early, facts_.late_gates).every(group, groups_).transposed(),
+                       operand().row_range(stretch.first_row, stretch.end_row).every(group, groups_), added_);
     });
   }
 
@@ -183,7 +190,7 @@ class WeightGrads {
 
   void add_projection(const Stretch& stretch) {
     const View grads{record_.grad_projected, shape_.rows, recurrent_size(), recurrent_size()};
-    const View h{record_.hidden, shape_.rows, hidden(), hidden()};
+    const View h = operand();
     for_each_group(w_hr_, hidden(), [&](const Matrix<T>& out, int64_t group) {
       device_.multiply(out, grads.row_range(stretch.first_row, stretch.end_row).every(group, groups_).transposed(),
                        h.row_range(stretch.first_row, stretch.end_row).every(group, groups_), added_);
