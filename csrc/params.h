@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "cells/portable.h"
+#include "cells/activations.h"
 
 namespace fastrnn {
 
@@ -22,9 +22,10 @@ enum class CellKind {
   kLstmPeephole,
   kLstmCoupled,
   kLstmCoupledPeephole,
-  kGruResetBefore
+  kGruResetBefore,
+  kJordan
 };
-constexpr int kCellKinds = 8;
+constexpr int kCellKinds = 9;
 // The first of them, which torch.nn has, too. The others run in the loops for extras alone.
 constexpr int kPlainCellKinds = 4;
 
@@ -81,6 +82,9 @@ struct Extras {
   const T *kept_h, *kept_c;
   T share_h, share_c;
 
+  // Of h and of the projection, in a cell that does not know its own.
+  Activation activation, output_activation;
+
   FASTRNN_INLINE bool zones_h() const { return kept_h || share_h != T(0); }
   FASTRNN_INLINE bool zones_c() const { return kept_c || share_c != T(0); }
 };
@@ -106,6 +110,7 @@ struct ForwardParams {
   const W* w_hr;               // (P, H) or null
   const T* b_ih;               // (G*H) or null
   const T* b_hh;               // (G*H) or null
+  const T* b_hr;               // (P) or null
   const T* unit_weights;       // (kUnitWeights, H), null where there are none
   const T* hx;                 // (B, K)
   T* output;                   // (N, output_stride), K columns written

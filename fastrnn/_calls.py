@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from .ops import Cell, Request
-from .reference import Extras
+from .reference import ACTIVATIONS, Extras
 
 MaybeTensors = Sequence[Tensor | None]
 
 # The tensors among the extras, which are not differentiated. In all of them rows are the second dimension.
+_ACTIVATIONS = tuple(ACTIVATIONS)
 _MASKS = ("cuts", "h_mask", "kept_h", "kept_c")
 
 
@@ -109,7 +110,8 @@ class Call:
         if e is None:
             return self.batch_sizes, self.bidirectional, self.allow_tf32
         how = self.bidirectional, self.allow_tf32, e.state_grad_clip, e.return_cells
-        return self.batch_sizes, *self.masks(), e.share_h, e.share_c, *how
+        activations = [_ACTIVATIONS.index(name) for name in (e.activation, e.output_activation)]
+        return self.batch_sizes, *self.masks(), e.share_h, e.share_c, *how, *activations
 
     def grad_arguments(self, grads: Sequence[Any]) -> tuple[Any, ...]:
         """The outputs' gradients, or what there is one of for each, as a backward op's arguments lie."""
@@ -173,8 +175,9 @@ def call_of_forward(cell: Cell, plain: bool, arguments: Sequence[Any]) -> tuple[
         call = Call(cell, bidirectional, batch_sizes, allow_tf32)
     else:
         batch_sizes, cuts, h_mask, kept_h, kept_c, share_h, share_c, *how = arguments[4:]
-        bidirectional, allow_tf32, clip, return_cells = how
-        extras = Extras(cuts, h_mask, kept_h, kept_c, share_h, share_c, clip, return_cells)
+        bidirectional, allow_tf32, clip, return_cells, *activations = how
+        names = [_ACTIVATIONS[activation] for activation in activations]
+        extras = Extras(cuts, h_mask, kept_h, kept_c, share_h, share_c, clip, return_cells, *names)
         call = Call(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(arguments[2]))
     return call, call.flat_primals(arguments)
 

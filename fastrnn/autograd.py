@@ -227,7 +227,17 @@ class GruFunction(LayerFunction):
     """:class:`LayerFunction` of the GRU."""
 
 
-_FAMILIES = {"rnn_tanh": RnnTanhFunction, "rnn_relu": RnnReluFunction, "lstm": LstmFunction, "gru": GruFunction}
+class JordanFunction(LayerFunction):
+    """:class:`LayerFunction` of the Jordan RNN."""
+
+
+_FAMILIES = {
+    "rnn_tanh": RnnTanhFunction,
+    "rnn_relu": RnnReluFunction,
+    "lstm": LstmFunction,
+    "gru": GruFunction,
+    "jordan": JordanFunction,
+}
 # By cell, variants with their family.
 FUNCTIONS: dict[str, type[LayerFunction]] = {
     cell: function for cell in CELLS for family, function in _FAMILIES.items() if cell.startswith(family)

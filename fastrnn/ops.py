@@ -98,10 +98,14 @@ def _fake_backward(
     )
 
 
+# Where these stand among an extended op's settings, from batch_sizes on (see _calls.Call.settings).
+_BIDIRECTIONAL, _RETURN_CELLS = 7, 10
+
+
 def _fake_extended_infer(
     cell: Cell, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], settings: Sequence[Any]
 ) -> tuple[Any, ...]:
-    *_, bidirectional, _allow_tf32, _clip, return_cells = settings
+    bidirectional, return_cells = settings[_BIDIRECTIONAL], settings[_RETURN_CELLS]
     output, *finals = _fake_infer(input, states, bidirectional)
     features = (2 if bidirectional else 1) * (weights[0].shape[0] // cell.gates)
     cells = input.new_empty((*input.shape[:-1], features) if return_cells else (0,))
@@ -118,7 +122,7 @@ def _register_extended_fakes(cell: Cell) -> None:
         input: Tensor, states: Sequence[Tensor], _resets: Sequence[Tensor], weights: Sequence[Tensor], *settings: Any
     ) -> tuple[Any, ...]:
         outputs = _fake_extended_infer(cell, input, states, weights, settings)
-        return *outputs, _fake_reserve(cell, input, weights, settings[-4])
+        return *outputs, _fake_reserve(cell, input, weights, settings[_BIDIRECTIONAL])
 
     def backward(*args: Any) -> tuple[Any, ...]:
         input, states, resets, weights, *rest = args[4:]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ GATES = {
     "lstm_coupled": 3,
     "lstm_coupled_peephole": 3,
     "gru_reset_before": 3,
+    "jordan": 1,
 }
 # The cells that torch.nn has, too. The others always come with Extras.
 PLAIN_CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
@@ -37,10 +38,30 @@ UNIT_WEIGHTS = {"lstm_peephole": 3, "lstm_coupled_peephole": 2}
 # States a cell carries from step to step: (h,) or (h, c).
 STATES = {cell: 2 if cell.startswith("lstm") else 1 for cell in GATES}
 
+# The nonlinearities of a cell that is told at the call, in the kernels' order (csrc/cells/activations.h).
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+}
+
 States = tuple[Tensor, ...]
 
 # What comes between a row's step and the one it ran before, in `Extras.cuts`.
 CUT_STATE, CUT_GRADIENT = 1, 2
+
+
+class Weights(NamedTuple):
+    """The weights of one direction of a layer."""
+
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    w_hr: Tensor | None
+    b_hr: Tensor | None
+    unit_weights: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +85,9 @@ class Extras:
     # The gradient that arrives at a state from the step after it is clipped to [-clip, clip].
     state_grad_clip: float | None = None
     return_cells: bool = False  # every step's c is wanted, behind the final states
+    # Of "jordan": the nonlinearities of h and of its projection.
+    activation: str = "identity"
+    output_activation: str = "identity"
 
 
 def elman_cell(
@@ -184,17 +208,47 @@ def gru_cell(
     return (1 - z) * n + z * h
 
 
+def jordan_cell(
+    x_gates: Tensor,
+    o: Tensor,
+    w_oh: Tensor,
+    b_h: Tensor | None,
+    w_ho: Tensor | None,
+    b_o: Tensor | None,
+    activation: str,
+    output_activation: str,
+) -> Tensor:
+    """One step of a simple recurrence whose output comes back: ``h = s_h(W_xh x + W_oh o + b_h)``.
+
+    ``o' = s_o(W_ho h + b_o)``, or ``o' = h`` where there is no w_ho.
+
+    Source: M. I. Jordan, "Serial order: a parallel distributed processing approach" (1986).
+
+    Args:
+        x_gates: (B, H), the input's share ``W_xh x``.
+        o: (B, P), or (B, H) without w_ho.
+        w_oh: (H, P), or (H, H).
+        b_h: (H,) or None.
+        w_ho: (P, H) or None.
+        b_o: (P,) or None.
+        activation, output_activation: s_h and s_o, of ``ACTIVATIONS``.
+    Returns:
+        o', of o's shape.
+    """
+    h = elman_cell(x_gates, o, w_oh, b_h, ACTIVATIONS[activation])
+    return h if w_ho is None else ACTIVATIONS[output_activation](F.linear(h, w_ho, b_o))
+
+
 def step(
     cell: str,
     x_gates: Tensor,
     states: States,
-    w_hh: Tensor,
-    b_hh: Tensor | None,
-    w_hr: Tensor | None,
+    weights: Weights,
     h_mask: Tensor | None = None,
-    unit_weights: Tensor | None = None,
+    activations: tuple[str, str] = ("identity", "identity"),
 ) -> States:
     """One step of any cell: the states after it, h first. h_mask (B, K): factors of h where w_hh multiplies it."""
+    _, w_hh, _, b_hh, w_hr, b_hr, unit_weights = weights
     if cell.startswith("gru"):
         return (gru_cell(x_gates, states[0], w_hh, b_hh, h_mask, reset_after=cell == "gru"),)
     h = states[0] if h_mask is None else states[0] * h_mask
@@ -204,6 +258,8 @@ def step(
         return (elman_cell(x_gates, h, w_hh, b_hh, torch.tanh),)
     if cell == "rnn_relu":
         return (elman_cell(x_gates, h, w_hh, b_hh, torch.relu),)
+    if cell == "jordan":
+        return (jordan_cell(x_gates, h, w_hh, b_hh, w_hr, b_hr, *activations),)
     raise ValueError(f"unknown cell {cell!r}: choose one of {', '.join(GATES)}")
 
 
@@ -223,8 +279,7 @@ def layer(
         cell: one of ``GATES``.
         input: (T, B, I). With ``batch_sizes`` also packed, (N, I) with N = sum(batch_sizes), as in ``PackedSequence``.
         states: (hx,) or, for the LSTM, (hx, cx); hx (D, B, H), or (D, B, P) with a projection, cx (D, B, H).
-        weights: a direction's ``w_ih, w_hh, b_ih, b_hh, w_hr``, then the other's; biases and w_hr where there are any.
-            Behind them stand the unit weights of a cell that has some (``UNIT_WEIGHTS``).
+        weights: a direction's ``w_ih, w_hh, b_ih, b_hh, w_hr, b_hr``, then the other's; see :func:`name_weights`.
         bidirectional: whether there is a reverse direction.
         batch_sizes: (T,) integers, not increasing, none above B: at step t only the first ``batch_sizes[t]`` rows are
             there. The others keep their state, and of a padded input their output is zero. Read here, on the host.
@@ -285,6 +340,7 @@ class DirectionExtras:
         self.kept = (of_direction(extras.kept_h), of_direction(extras.kept_c))
         self.shares = (extras.share_h, extras.share_c)
         self.clip = extras.state_grad_clip
+        self.activations = extras.activation, extras.output_activation
         self.reset_states = reset_states
 
     def start(self, states: States, at: int, ran_before: int) -> States:
@@ -325,9 +381,8 @@ def _direction(
     extras: DirectionExtras,
 ) -> tuple[Tensor, States, Tensor]:
     """One direction: output (T, B, H) or (N, H), the final states, each (B, H), and every step's last state."""
-    unit_weights = weights[-1] if cell in UNIT_WEIGHTS else None
-    w_ih, w_hh, b_ih, b_hh, w_hr = name_weights(weights if unit_weights is None else weights[:-1])
-    x_gates = F.linear(input, w_ih, b_ih)
+    named = name_weights(cell, weights)
+    x_gates = F.linear(input, named.w_ih, named.b_ih)
     packed = input.dim() == 2
     by_step = x_gates.split(rows) if packed and rows is not None else x_gates.unbind(0)
     batch = states[0].shape[0]
@@ -338,7 +393,8 @@ def _direction(
         n = batch if rows is None else rows[t]
         old = extras.start(tuple(s[:n] for s in states), offsets[t], min(n, ran_before))
         h_mask = None if extras.h_mask is None else extras.h_mask[:n]
-        live = extras.finish(old, step(cell, by_step[t][:n], old, w_hh, b_hh, w_hr, h_mask, unit_weights), offsets[t])
+        new = step(cell, by_step[t][:n], old, named, h_mask, extras.activations)
+        live = extras.finish(old, new, offsets[t])
         # Rows at or past n are beyond their sequence's end (or, in reverse, before its start): their state waits.
         states = live if n == batch else tuple(torch.cat([new, old[n:]]) for new, old in zip(live, states, strict=True))
         by_time.append(live if packed or n == batch else tuple(F.pad(s, (0, 0, 0, batch - n)) for s in live))
@@ -349,15 +405,14 @@ def _direction(
     return join([live[0] for live in by_time]), states, join([live[-1] for live in by_time])
 
 
-def name_weights(
-    weights: Sequence[Tensor],
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """``w_ih, w_hh, b_ih, b_hh, w_hr`` of one direction, None for those it lacks; their number tells which are there.
+def name_weights(cell: str, weights: Sequence[Tensor]) -> Weights:
+    """The weights of one direction by name, None for those it lacks; their number tells which are there.
 
-    Unit weights are not among them.
-
-    2: no bias; 3: no bias, a projection; 4: biases; 5: biases and a projection.
+    2: no bias; 3: no bias, a projection; 4: biases; 5: biases and a projection; 6: biases and a projection with a bias.
+    Behind them stand the unit weights of a cell that has some.
     """
-    has_bias = len(weights) >= 4
-    b_ih, b_hh = (weights[2], weights[3]) if has_bias else (None, None)
-    return weights[0], weights[1], b_ih, b_hh, weights[-1] if len(weights) % 2 else None
+    *rest, unit_weights = weights if cell in UNIT_WEIGHTS else (*weights, None)
+    w_ih, w_hh, *rest = rest
+    b_ih, b_hh, *rest = rest if len(rest) > 1 else (None, None, *rest)
+    w_hr, b_hr, *_ = (*rest, None, None)
+    return Weights(w_ih, w_hh, b_ih, b_hh, w_hr, b_hr, unit_weights)

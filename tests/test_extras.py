@@ -24,6 +24,8 @@ VARIANTS = (
     "lstm_coupled_peephole",
     "lstm_coupled_peephole_proj",
     "gru_reset_before",
+    "jordan",
+    "jordan_proj",
 )
 
 # What one call adds; "resets" and "zoneout" take several fields together.
@@ -39,6 +41,7 @@ class ExtendedCase:
     bidirectional: bool = False
     ragged: str | None = None
     hidden_size: int = 19  # a whole vector and a part of one
+    activations: tuple[str, str] = ("sigmoid", "tanh")  # of the cell that is told
     steps: int = 5
 
     def __str__(self):
@@ -82,6 +85,7 @@ class ExtendedCase:
         resets = [draw(directions, 4, size) for size in sizes] if self.has_resets else []
         shapes = [(gates * hidden, 3), (gates * hidden, projection or hidden), (gates * hidden,), (gates * hidden,)]
         shapes += [(projection, hidden)] * bool(projection)
+        shapes += [(projection,)] * bool(projection and self.cell == "jordan")
         unit_weights = reference.UNIT_WEIGHTS.get(self.cell, 0)
         shapes += [(unit_weights, hidden)] * bool(unit_weights)
         weights = [draw(*shape) / 3 for _ in range(directions) for shape in shapes]
@@ -95,6 +99,9 @@ class ExtendedCase:
             return (torch.rand(directions, self.rows, size) < 0.4).double()
 
         extras = Extras()
+        if self.cell == "jordan":
+            activation, output_activation = self.activations
+            extras = replace(extras, activation=activation, output_activation=output_activation)
         if self.added == "cuts" or self.has_resets:
             # What a row has before its first step has no meaning, unless that is the loop's first.
             kinds = torch.tensor([0, 0, CUT_GRADIENT] + [CUT_STATE] * self.has_resets, dtype=torch.uint8)
@@ -164,6 +171,12 @@ def check(case):
 )
 def test_kernels_equal_reference(case):
     check(case)
+
+
+@pytest.mark.parametrize("activations", list(itertools.product(reference.ACTIVATIONS, repeat=2)), ids="-".join)
+def test_activations_equal_reference(activations):
+    check(ExtendedCase("jordan_proj", "none", activations=activations))
+    check(ExtendedCase("jordan", "none", activations=activations))
 
 
 @pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))

@@ -54,4 +54,21 @@ struct Relu {
   }
 };
 
+// Where it is told at run time which one.
+enum class Activation { kIdentity, kTanh, kRelu, kSigmoid };
+
+template <class V>
+FASTRNN_INLINE V activate(Activation activation, V x) {
+  if (activation == Activation::kTanh) return Tanh::forward<V>(x);
+  if (activation == Activation::kRelu) return Relu::forward<V>(x);
+  return activation == Activation::kSigmoid ? sigmoid<V>(x) : x;
+}
+
+template <class V>
+FASTRNN_INLINE V activate_backward(Activation activation, V y, V grad) {
+  if (activation == Activation::kTanh) return Tanh::backward<V>(y, grad);
+  if (activation == Activation::kRelu) return Relu::backward<V>(y, grad);
+  return activation == Activation::kSigmoid ? V(grad * sigmoid_grad(y)) : grad;
+}
+
 }  // namespace fastrnn

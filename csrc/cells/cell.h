@@ -10,6 +10,8 @@
 //   kLateGates          the last gates, whose product with w_hh waits for the others: it takes r * h_{t-1}. A cell with
 //                       such a gate (there may be one) has the functions below in two parts, early and late
 //   kUnitWeights        weights of which each unit has one, that multiply what the unit itself holds (peepholes)
+//   kProjects           it may have a projection w_hr; hidden() is then what that multiplies
+//   kActivatesOutput    the projection has a bias and a nonlinearity
 //   kApartBias          the gate whose two biases enter apart, or -1
 //   kHasCellState       there is a c beside h
 //   kKeepsChannels      backward reads the channels (else it makes do with h)
@@ -28,6 +30,7 @@ struct Step {
   V h_prev, c_prev;       // the state the step started from
   V h, c;                 // the state it ended with
   const V* unit_weights;  // kUnitWeights of them
+  Activation activation;  // of a cell that does not know its own
 };
 
 // Gradients that flow through one step: in, those of h_t and c_t; out, those of h_{t-1} and c_{t-1}.

@@ -11,6 +11,8 @@ struct Elman {
   static constexpr int kChannels = 1;
   static constexpr int kLateGates = 0;
   static constexpr int kUnitWeights = 0;
+  static constexpr bool kProjects = false;
+  static constexpr bool kActivatesOutput = false;
   static constexpr int kApartBias = -1;
   static constexpr bool kHasCellState = false;
   static constexpr bool kKeepsChannels = false;

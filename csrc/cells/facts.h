@@ -5,6 +5,7 @@
 #include "elman.h"
 #include "gru.h"
 #include "gru_reset_before.h"
+#include "jordan.h"
 #include "lstm.h"
 
 namespace fastrnn {
@@ -14,19 +15,15 @@ constexpr int kMaxGates = 4;
 // See cell.h.
 struct CellFacts {
   int gates, channels, late_gates, unit_weights;
-  bool has_cell_state, keeps_channels;
+  bool has_cell_state, keeps_channels, projects, activates_output;
   int recurrent_channel[kMaxGates];
 };
 
 template <class Cell>
 constexpr CellFacts facts_of() {
-  CellFacts facts{Cell::kGates,
-                  Cell::kChannels,
-                  Cell::kLateGates,
-                  Cell::kUnitWeights,
-                  Cell::kHasCellState,
-                  Cell::kKeepsChannels,
-                  {}};
+  CellFacts facts{Cell::kGates,       Cell::kChannels,        Cell::kLateGates,
+                  Cell::kUnitWeights, Cell::kHasCellState,    Cell::kKeepsChannels,
+                  Cell::kProjects,    Cell::kActivatesOutput, {}};
   for (int gate = 0; gate < Cell::kGates; ++gate) facts.recurrent_channel[gate] = Cell::recurrent_channel(gate);
   return facts;
 }
@@ -39,12 +36,13 @@ constexpr CellFacts kCellFacts[kCellKinds] = {facts_of<Elman<Tanh>>(),
                                               facts_of<LstmCell<false, true>>(),
                                               facts_of<LstmCell<true, false>>(),
                                               facts_of<LstmCell<true, true>>(),
-                                              facts_of<GruResetBefore>()};
+                                              facts_of<GruResetBefore>(),
+                                              facts_of<Jordan>()};
 
 // As fastrnn/reference.py has them.
 constexpr const char* kCellNames[kCellKinds] = {
-    "rnn_tanh",        "rnn_relu", "lstm", "gru", "lstm_peephole", "lstm_coupled", "lstm_coupled_peephole",
-    "gru_reset_before"};
+    "rnn_tanh",         "rnn_relu", "lstm", "gru", "lstm_peephole", "lstm_coupled", "lstm_coupled_peephole",
+    "gru_reset_before", "jordan"};
 
 constexpr const CellFacts& cell_facts(CellKind cell) { return kCellFacts[static_cast<int>(cell)]; }
 constexpr const char* cell_name(CellKind cell) { return kCellNames[static_cast<int>(cell)]; }

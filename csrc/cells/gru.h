@@ -17,6 +17,8 @@ struct Gru {
   static constexpr int kChannels = 4;
   static constexpr int kLateGates = 0;
   static constexpr int kUnitWeights = 0;
+  static constexpr bool kProjects = false;
+  static constexpr bool kActivatesOutput = false;
   static constexpr int kApartBias = kNew;
   static constexpr bool kHasCellState = false;
   static constexpr bool kKeepsChannels = true;

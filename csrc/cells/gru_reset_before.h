@@ -15,6 +15,8 @@ struct GruResetBefore {
   static constexpr int kChannels = 3;
   static constexpr int kLateGates = 1;
   static constexpr int kUnitWeights = 0;
+  static constexpr bool kProjects = false;
+  static constexpr bool kActivatesOutput = false;
   static constexpr int kApartBias = -1;
   static constexpr bool kHasCellState = false;
   static constexpr bool kKeepsChannels = true;

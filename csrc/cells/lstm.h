@@ -19,6 +19,8 @@ struct LstmCell {
   static constexpr int kLateGates = 0;
   static constexpr int kUnitWeights = kPeepholes ? kGates - 1 : 0;
   static constexpr int kInputPeephole = 0, kForgetPeephole = 1, kOutputPeephole = kUnitWeights - 1;
+  static constexpr bool kProjects = true;
+  static constexpr bool kActivatesOutput = false;
   static constexpr int kApartBias = -1;
   static constexpr bool kHasCellState = true;
   static constexpr bool kKeepsChannels = true;

@@ -170,6 +170,11 @@ class BackwardLoop {
       }
     }
     if (now.projected) {
+      if constexpr (Cell::kActivatesOutput) {
+        const V output = S::load(p.output + at * p.output_stride + unit, lanes);
+        dh = activate_backward<V>(now.extras.extras.output_activation, now.extras.candidate_h(row, unit, lanes, output),
+                                  dh);
+      }
       S::store(p.grad_projected + at * now.recurrent + unit, dh, lanes);
     } else if constexpr (Cell::kLateGates > 0) {
       finish_late(now, row, unit, lanes, dh);
@@ -281,6 +286,7 @@ class BackwardLoop {
     grad.h = dh;
     const UnitWeights<Isa, Cell, T> unit_weights(p.unit_weights, hidden, unit, lanes);
     step.unit_weights = unit_weights.values;
+    if constexpr (kExtended) step.activation = now.extras.extras.activation;
     if constexpr (Cell::kKeepsChannels) {
       const T* channels = p.channels + at * Cell::kChannels * hidden + unit;
       for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = S::load(channels + c * hidden, lanes);
@@ -312,6 +318,8 @@ class BackwardLoop {
           grad.c -= kept_grad_c;
         }
       }
+    }
+    if constexpr (Cell::kProjects) {
       if (now.projected) S::store(p.operand + at * hidden + unit, Cell::hidden(step), lanes);
     }
     Cell::backward(step, grad);

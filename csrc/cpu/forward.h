@@ -62,7 +62,7 @@ class ForwardLoop {
         second.set(params.w_hh + row * params.dims.recurrent_size, params.b_ih ? params.b_ih + row : nullptr,
                    params.b_hh ? params.b_hh + row : nullptr, -1);
       } else {
-        second.set(params.w_hr, nullptr, nullptr, -1);
+        second.set(params.w_hr, params.b_hr, nullptr, -1);
       }
     }
     void prepare(const Member& member) const {
@@ -222,6 +222,7 @@ class ForwardLoop {
     if constexpr (Cell::kHasCellState) step.c_prev = S::load(p.cell + row * now.hidden + unit, lanes);
     const UnitWeights<Isa, Cell, T> unit_weights(p.unit_weights, now.hidden, unit, lanes);
     step.unit_weights = unit_weights.values;
+    if constexpr (kExtended) step.activation = now.extras.extras.activation;
     Cell::forward(x, r, step);
     if (Cell::kKeepsChannels && p.keep) {
       for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * now.hidden, step.channels[c], lanes);
@@ -262,7 +263,9 @@ class ForwardLoop {
       if constexpr (Cell::kLateGates > 0) {
         finish_late(now, row, unit, lanes, S::load(sums));
       } else {
-        finish_h(now, row, unit, lanes, S::load(sums));
+        V h = S::load(sums);
+        if constexpr (Cell::kActivatesOutput) h = activate<V>(now.extras.extras.output_activation, h);
+        finish_h(now, row, unit, lanes, h);
       }
     }
   };

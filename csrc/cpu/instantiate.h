@@ -4,6 +4,7 @@
 #include "../cells/elman.h"
 #include "../cells/gru.h"
 #include "../cells/gru_reset_before.h"
+#include "../cells/jordan.h"
 #include "../cells/lstm.h"
 #include "backward.h"
 #include "forward.h"
@@ -48,14 +49,14 @@ constexpr CellKernels<T> instantiate_extended_cell() {
 
 template <class Isa, class T>
 constexpr DtypeKernels<T> instantiate_dtype() {
-  return {
-      &multiply_rows<Isa, T, T>,
-      {instantiate_cell<Isa, Elman<Tanh>, T>(), instantiate_cell<Isa, Elman<Relu>, T>(),
-       instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>(),
-       instantiate_extended_cell<Isa, LstmCell<false, true>, T>(),
-       instantiate_extended_cell<Isa, LstmCell<true, false>, T>(),
-       instantiate_extended_cell<Isa, LstmCell<true, true>, T>(), instantiate_extended_cell<Isa, GruResetBefore, T>()},
-      &fill_mask<Isa, T>};
+  return {&multiply_rows<Isa, T, T>,
+          {instantiate_cell<Isa, Elman<Tanh>, T>(), instantiate_cell<Isa, Elman<Relu>, T>(),
+           instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>(),
+           instantiate_extended_cell<Isa, LstmCell<false, true>, T>(),
+           instantiate_extended_cell<Isa, LstmCell<true, false>, T>(),
+           instantiate_extended_cell<Isa, LstmCell<true, true>, T>(),
+           instantiate_extended_cell<Isa, GruResetBefore, T>(), instantiate_extended_cell<Isa, Jordan, T>()},
+          &fill_mask<Isa, T>};
 }
 
 template <class Isa, class T, class W>

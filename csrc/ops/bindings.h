@@ -37,7 +37,7 @@ inline std::string backward_schema(const std::string& name, bool has_cell_state)
 // Extras as ops take them, behind batch_sizes. state_grad_clip has no part in forward, but in its derivative.
 inline const std::string kExtraArguments =
     "Tensor? cuts, Tensor? h_mask, Tensor? kept_h, Tensor? kept_c, float share_h, float share_c, bool bidirectional, "
-    "bool allow_tf32, float? state_grad_clip, bool return_cells";
+    "bool allow_tf32, float? state_grad_clip, bool return_cells, int activation, int output_activation";
 
 inline std::string extended_forward_schema(const std::string& name, bool infer) {
   return name + "(Tensor input, Tensor[] states, Tensor[] reset_states, Tensor[] weights, Tensor? batch_sizes, " +
@@ -138,9 +138,20 @@ struct ExtendedOps {
   static std::tuple<Tensor, Tensors, Tensor, Tensor> forward(
       Tensor input, Tensors states, Tensors reset_states, Tensors weights, OptionalTensor batch_sizes,
       OptionalTensor cuts, OptionalTensor h_mask, OptionalTensor kept_h, OptionalTensor kept_c, double share_h,
-      double share_c, bool bidirectional, bool allow_tf32, std::optional<double> state_grad_clip, bool return_cells) {
-    const LayerExtras extras =
-        make(reset_states, {cuts, {}, {}, h_mask, kept_h, kept_c, share_h, share_c, state_grad_clip, return_cells});
+      double share_c, bool bidirectional, bool allow_tf32, std::optional<double> state_grad_clip, bool return_cells,
+      int64_t activation, int64_t output_activation) {
+    const LayerExtras extras = make(reset_states, {cuts,
+                                                   {},
+                                                   {},
+                                                   h_mask,
+                                                   kept_h,
+                                                   kept_c,
+                                                   share_h,
+                                                   share_c,
+                                                   state_grad_clip,
+                                                   activation,
+                                                   output_activation,
+                                                   return_cells});
     LayerOutputs out =
         Layer::forward(arguments(input, states, weights, batch_sizes, bidirectional, allow_tf32, extras), true);
     return {out.output, final_states(out), cells(out), *out.reserve};
@@ -150,9 +161,20 @@ struct ExtendedOps {
                                                    OptionalTensor batch_sizes, OptionalTensor cuts,
                                                    OptionalTensor h_mask, OptionalTensor kept_h, OptionalTensor kept_c,
                                                    double share_h, double share_c, bool bidirectional, bool allow_tf32,
-                                                   std::optional<double> state_grad_clip, bool return_cells) {
-    const LayerExtras extras =
-        make(reset_states, {cuts, {}, {}, h_mask, kept_h, kept_c, share_h, share_c, state_grad_clip, return_cells});
+                                                   std::optional<double> state_grad_clip, bool return_cells,
+                                                   int64_t activation, int64_t output_activation) {
+    const LayerExtras extras = make(reset_states, {cuts,
+                                                   {},
+                                                   {},
+                                                   h_mask,
+                                                   kept_h,
+                                                   kept_c,
+                                                   share_h,
+                                                   share_c,
+                                                   state_grad_clip,
+                                                   activation,
+                                                   output_activation,
+                                                   return_cells});
     LayerOutputs out =
         Layer::forward(arguments(input, states, weights, batch_sizes, bidirectional, allow_tf32, extras), false);
     return {out.output, final_states(out), cells(out)};
@@ -163,9 +185,20 @@ struct ExtendedOps {
       Tensor input, Tensors states, Tensors reset_states, Tensors weights, Tensor output, Tensor reserve,
       OptionalTensor batch_sizes, OptionalTensor cuts, OptionalTensor h_mask, OptionalTensor kept_h,
       OptionalTensor kept_c, double share_h, double share_c, bool bidirectional, bool allow_tf32,
-      std::optional<double> state_grad_clip, bool return_cells, bool input_grad, bool weight_grads, int64_t groups) {
-    const LayerExtras extras =
-        make(reset_states, {cuts, {}, {}, h_mask, kept_h, kept_c, share_h, share_c, state_grad_clip, return_cells});
+      std::optional<double> state_grad_clip, bool return_cells, int64_t activation, int64_t output_activation,
+      bool input_grad, bool weight_grads, int64_t groups) {
+    const LayerExtras extras = make(reset_states, {cuts,
+                                                   {},
+                                                   {},
+                                                   h_mask,
+                                                   kept_h,
+                                                   kept_c,
+                                                   share_h,
+                                                   share_c,
+                                                   state_grad_clip,
+                                                   activation,
+                                                   output_activation,
+                                                   return_cells});
     LayerInputGrads grads = Layer::backward(
         arguments(input, states, weights, batch_sizes, bidirectional, allow_tf32, extras),
         {grad_output, grad_hy, grad_cy, grad_cells}, output, reserve, {input_grad, weight_grads, groups});

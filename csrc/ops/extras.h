@@ -51,6 +51,8 @@ class CallExtras {
     if (kept_c_) out.kept_c = data<const T>(*kept_c_) + d * rows * hidden;
     out.share_h = static_cast<T>(static_cast<A>(extras.share_h));
     out.share_c = static_cast<T>(static_cast<A>(extras.share_c));
+    out.activation = static_cast<Activation>(extras.activation);
+    out.output_activation = static_cast<Activation>(extras.output_activation);
     return out;
   }
 

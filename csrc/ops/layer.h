@@ -14,7 +14,9 @@ struct LayerExtras {
   std::optional<Tensor> kept_h, kept_c;    // (D, N, K), (D, N, H)
   double share_h = 0, share_c = 0;         // where the two above are missing
   std::optional<double> clip;              // of backward
-  bool cells = false;                      // every step's c is wanted
+  // Activation, of h and of the output, in a cell that does not know its own.
+  int64_t activation = 0, output_activation = 0;
+  bool cells = false;  // every step's c is wanted
 };
 
 // A layer's arguments as every op receives them.
@@ -23,7 +25,7 @@ struct LayerArgs {
   Tensor input;                       // (T, B, I), packed (N, I), or for one step in one direction (B, I)
   Tensor hx;                          // (D, B, K); for one step (B, K)
   std::optional<Tensor> cx;           // (D, B, H), LSTM only; for one step (B, H)
-  std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr], and (kUnitWeights, H) of a
+  std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], and (kUnitWeights, H) of a
                                       // cell that has unit weights, for each direction
   std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time; on the CPU, or on the GPU
                                       // of a padded input, where its values are trusted

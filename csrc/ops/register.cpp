@@ -6,7 +6,7 @@ namespace fastrnn::ops {
 
 STABLE_TORCH_LIBRARY(fastrnn, m) {
   define_ops(m);
-  m.def("_random_mask(Tensor seed, Tensor like, int count, float probability, float value) -> Tensor");
+  m.def("_random_mask(Tensor seed, Tensor like, SymInt count, float probability, float value) -> Tensor");
 }
 
 // (count,) of like's dtype: the value with the probability, else 0. Depends on nothing but the seed, one int64.

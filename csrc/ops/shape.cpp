@@ -70,6 +70,10 @@ void check_extras(const LayerExtras& extras, const Kind& kind, const LayerShape&
   check(extras.reset_h.has_value() || !extras.reset_c, "a reset state of c needs one of h");
   check(!extras.reset_h || extras.reset_c.has_value() == has_cell_state, "the reset state must have h, the LSTM's c");
   check(has_cell_state || (!extras.kept_c && !extras.cells), "only the LSTM has a c");
+  constexpr int64_t kActivations = static_cast<int64_t>(Activation::kSigmoid) + 1;
+  check(extras.activation >= 0 && extras.activation < kActivations && extras.output_activation >= 0 &&
+            extras.output_activation < kActivations,
+        "an activation must be one of reference.ACTIVATIONS");
   if (!extras.cuts) return;
   const Tensor& cuts = *extras.cuts;
   check(Place(cuts) == kind.place && cuts.scalar_type() == ScalarType::Byte && cuts.dim() == 2 &&
@@ -107,11 +111,13 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   shape.unit_weights = facts.unit_weights;
   const int64_t count = static_cast<int64_t>(args.weights.size()) / shape.directions;
   const int64_t matrices = count - (facts.unit_weights > 0 ? 1 : 0);  // and biases
-  check(count * shape.directions == static_cast<int64_t>(args.weights.size()) && matrices >= 2 && matrices <= 5,
-        "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr], [unit weights] for each direction");
+  const bool fits = matrices >= 2 && (facts.activates_output ? matrices <= 6 && matrices != 5 : matrices <= 5);
+  check(count * shape.directions == static_cast<int64_t>(args.weights.size()) && fits,
+        "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], [unit weights] for each direction");
   shape.biases = matrices >= 4;
-  const bool projected = matrices % 2 == 1;
-  check(!projected || facts.has_cell_state, "only the LSTM has a projection");
+  shape.projection_bias = matrices == 6;
+  const bool projected = matrices % 2 == 1 || shape.projection_bias;
+  check(!projected || facts.projects, "the cell has no projection");
   check(args.weights[1].dim() == 2, "w_hh must be (gates * hidden_size, size)");
   const int64_t gates = facts.gates;
   const int64_t hidden = args.weights[1].size(0) / gates, recurrent = args.weights[1].size(1);
@@ -125,6 +131,9 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
       check_tensor(args.weights[i++], weight_kind, {gates * hidden}, "a bias has the wrong shape");
     }
     if (projected) check_tensor(args.weights[i++], weight_kind, {recurrent, hidden}, "w_hr has the wrong shape");
+    if (shape.projection_bias) {
+      check_tensor(args.weights[i++], weight_kind, {recurrent}, "the projection's bias has the wrong shape");
+    }
     if (facts.unit_weights) {
       check_tensor(args.weights[i], weight_kind, {facts.unit_weights, hidden}, "the unit weights have the wrong shape");
     }

@@ -16,6 +16,7 @@ struct LayerShape {
   Dims dims;                   // B, H, K
   int64_t directions;          // D
   bool biases;
+  bool projection_bias;
   int64_t unit_weights;                   // of each unit
   bool single_step;                       // (B, I), and states without a dimension for directions
   bool frozen;                            // LayerArgs::frozen holds the recurrent weights, packed
@@ -45,7 +46,7 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
 template <class T, class W = T>
 struct Weights {
   const W *w_ih, *w_hh, *w_hr = nullptr;
-  const T *b_ih = nullptr, *b_hh = nullptr, *unit_weights = nullptr;
+  const T *b_ih = nullptr, *b_hh = nullptr, *b_hr = nullptr, *unit_weights = nullptr;
 
   Weights(const std::vector<Tensor>& dense, const LayerShape& shape, int64_t direction) {
     size_t i = dense.size() / static_cast<size_t>(shape.directions) * static_cast<size_t>(direction);
@@ -56,6 +57,7 @@ struct Weights {
       b_hh = data<T>(dense[i++]);
     }
     if (shape.dims.projected) w_hr = data<W>(dense[i++]);
+    if (shape.projection_bias) b_hr = data<T>(dense[i++]);
     if (shape.unit_weights) unit_weights = data<T>(dense[i]);
   }
 
@@ -66,6 +68,7 @@ struct Weights {
     params.w_hr = w_hr;
     params.b_ih = b_ih;
     params.b_hh = b_hh;
+    params.b_hr = b_hr;
     params.unit_weights = unit_weights;
   }
 };

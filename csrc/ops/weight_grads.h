@@ -72,6 +72,7 @@ class WeightGrads {
     grads.push_back(w_hh_);
     if (shape_.biases) append_biases(grads);
     if (shape_.dims.projected) grads.push_back(w_hr_);
+    if (shape_.projection_bias) grads.push_back(projection_bias());
     if (shape_.unit_weights > 0) grads.push_back(unit_weights());
   }
 
@@ -175,6 +176,15 @@ class WeightGrads {
     }
     grads.push_back(b_ih);
     grads.push_back(b_hh);
+  }
+
+  Tensor projection_bias() const {
+    const Tensor sums = make({recurrent_size()});
+    const View rows{record_.grad_projected, shape_.rows, recurrent_size(), recurrent_size()};
+    for (int64_t group = 0; group < groups_; ++group) {
+      device_.sum_rows(data<T>(sums) + group * recurrent_size(), rows.every(group, groups_));
+    }
+    return sums;
   }
 
   Tensor unit_weights() const {

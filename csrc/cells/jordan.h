@@ -1,0 +1,43 @@
+// The simple recurrences whose nonlinearities are told at run time. Without a projection:
+//   h_t = s_h(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)
+// With one (Jordan 1986), what comes back is the output:
+//   h_t = s_h(W_ih x_t + b_ih + W_hh o_{t-1} + b_hh),   o_t = s_o(W_hr h_t + b_hr)
+#pragma once
+
+#include "cell.h"
+
+namespace fastrnn {
+
+struct Jordan {
+  static constexpr int kGates = 1;
+  static constexpr int kChannels = 1;
+  static constexpr int kLateGates = 0;
+  static constexpr int kUnitWeights = 0;
+  static constexpr bool kProjects = true;
+  static constexpr bool kActivatesOutput = true;
+  static constexpr int kApartBias = -1;
+  static constexpr bool kHasCellState = false;
+  static constexpr bool kKeepsChannels = true;  // h, of which the output may be a projection
+  static constexpr bool kReadsPreviousH = false;
+  static constexpr bool kReadsH = false;
+  static constexpr bool kCarriesH = false;
+  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return gate; }
+
+  // x: W_ih x_t; r: W_hh h_{t-1} and the biases
+  template <class V>
+  static FASTRNN_INLINE void forward(const V (&x)[kGates], const V (&r)[kGates], Step<V, kChannels>& step) {
+    step.h = step.channels[0] = activate<V>(step.activation, x[0] + r[0]);
+  }
+
+  template <class V>
+  static FASTRNN_INLINE void backward(const Step<V, kChannels>& step, StepGrad<V, kChannels>& grad) {
+    grad.channels[0] = activate_backward<V>(step.activation, step.channels[0], grad.h);
+  }
+
+  template <class V>
+  static FASTRNN_INLINE V hidden(const Step<V, kChannels>& step) {
+    return step.channels[0];
+  }
+};
+
+}  // namespace fastrnn
