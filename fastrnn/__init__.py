@@ -12,7 +12,7 @@ import torch  # noqa: F401  (first: the extension links against libraries that t
 from . import _public_ops, functional  # noqa: F401  (the first gives the ops their gradients)
 from ._options import Options
 from .explain import Explanation, explain
-from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .modules import GRU, LSTM, RNN, GRUCell, JordanRNN, LSTMCell, RNNCell
 
 __version__ = "0.1.0"
 
@@ -22,6 +22,7 @@ __all__ = [
     "RNN",
     "Explanation",
     "GRUCell",
+    "JordanRNN",
     "LSTMCell",
     "Options",
     "RNNCell",

@@ -18,7 +18,7 @@ from .reference import GATES, STATES
 SUPPORTED_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # What messages call a cell: its module's name.
-LAYER_NAMES = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU"}
+LAYER_NAMES = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU", "jordan": "JordanRNN"}
 CELL_NAMES = {"rnn_tanh": "RNNCell", "rnn_relu": "RNNCell", "lstm": "LSTMCell", "gru": "GRUCell"}
 
 
@@ -44,7 +44,7 @@ def check_tensors(
     if not fits:  # or on the meta device, or under autocast: no hurry then
         _check_input_and_weights(name, input, weights, mismatch)
         for state in states or ():
-            _check_state(name, input, state)
+            check_state(name, input, state)
 
 
 def _check_input_and_weights(name: str, input: Tensor, weights: Sequence[Tensor], mismatch: type[Exception]) -> None:
@@ -84,16 +84,17 @@ def _check_input_and_weights(name: str, input: Tensor, weights: Sequence[Tensor]
         )
 
 
-def _check_state(name: str, input: Tensor, state: Tensor) -> None:
+def check_state(name: str, input: Tensor, state: Tensor, argument: str = "hx", what: str = "hidden state") -> None:
+    """Raise unless a state, one of the argument of that name, has the input's device and dtype."""
     if state.device != input.device:
         raise RuntimeError(
-            f"{name}: input and hidden state must be on one device, but input is on {input.device} and the hidden "
-            f"state on {state.device}. Move it: hx.to({str(input.device)!r})"
+            f"{name}: input and {what} must be on one device, but input is on {input.device} and the {what} on "
+            f"{state.device}. Move it: {argument}.to({str(input.device)!r})"
         )
     if state.dtype != input.dtype and not torch._C._is_any_autocast_enabled():
         raise RuntimeError(
-            f"{name}: hidden state must have the input's dtype {input.dtype}, got {state.dtype}. "
-            f"Convert it: hx.to({input.dtype})"
+            f"{name}: {what} must have the input's dtype {input.dtype}, got {state.dtype}. "
+            f"Convert it: {argument}.to({input.dtype})"
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import _checks, _random, autograd
 from ._options import Options
-from .reference import CUT_GRADIENT, CUT_STATE, GATES, Extras, States
+from .reference import CUT_GRADIENT, CUT_STATE, GATES, PLAIN_CELLS, Extras, States
 
 
 class Request(NamedTuple):
@@ -25,6 +25,7 @@ class Request(NamedTuple):
     resets: Tensor | None = None
     reset_state: Tensor | Sequence[Tensor] | None = None
     return_states: bool = False
+    activations: tuple[str, str] = ("identity", "identity")  # see reference.Extras
 
 
 class Added(NamedTuple):
@@ -34,6 +35,7 @@ class Added(NamedTuple):
     resets: Tensor | None  # (T, B) bool
     reset_states: States  # of all layers, (L*D, B, features) each; none without resets
     return_cells: bool
+    activations: tuple[str, str]
 
 
 class Stack(Protocol):
@@ -97,7 +99,7 @@ def add(
     `states_like` are T and B; `input` gives dtype and device; an input that is not `batched` is a single sequence.
     """
     name = _checks.LAYER_NAMES[stack.mode.lower()]
-    options, resets, reset_state, return_states = request
+    options, resets, reset_state, return_states, activations = request
     if return_states and name != "LSTM":
         raise ValueError(
             f"{name}: return_states returns every step's c, and only the LSTM has one. Its output is every h"
@@ -105,7 +107,7 @@ def add(
     if resets is None:
         if reset_state is not None:
             raise ValueError(f"{name}: reset_state takes the place of a state where resets is True; pass resets, too")
-        return Added(options, None, (), return_states)
+        return Added(options, None, (), return_states, activations)
     resets = _as_rows(name, resets, states_like, input.device, batch_first, batched)
     if reset_state is None:
         rows = stack.num_layers * (2 if stack.bidirectional else 1)
@@ -118,7 +120,7 @@ def add(
     if order is not None:
         resets = resets.index_select(1, order)
         states = tuple([state.index_select(1, order) for state in states])
-    return Added(options, resets, states, return_states)
+    return Added(options, resets, states, return_states, activations)
 
 
 def _as_rows(
@@ -143,7 +145,8 @@ def _reset_states(
 ) -> States:
     """A reset state as (L*D, B, features), checked: it comes in hx's shape, or with one row for all."""
     states = _checks.unpack_hx(stack.mode.lower(), name, given)
-    _checks.check_tensors(name, input, (), states, ValueError)
+    for state in states:
+        _checks.check_state(name, input, state, "reset_state", "reset state")
     rows = stack.num_layers * (2 if stack.bidirectional else 1)
     whole = []
     for state, size in zip(states, (stack.proj_size or stack.hidden_size, stack.hidden_size), strict=False):
@@ -161,10 +164,11 @@ def run_in_turn(
     stack: Stack, input: Tensor, states: States, weights: Sequence[Tensor], data: Data, added: Added
 ) -> tuple[Tensor, States]:
     """The layers one on another: output, and the final states, behind which stands every step's c if it is wanted."""
-    cell, layers, directions = stack.mode.lower(), stack.num_layers, 2 if stack.bidirectional else 1
     options, training = added.options, stack.training
+    cell, layers, directions = options.cell(stack.mode), stack.num_layers, 2 if stack.bidirectional else 1
     by_layer, resets_by_layer = _by_layer(states, layers), _by_layer(added.reset_states, layers)
-    cuts = _cuts(input, data, directions, options.tbptt_steps, added.resets)
+    tbptt_steps = options.tbptt_steps if torch.is_grad_enabled() else None
+    cuts = _cuts(input, data, directions, tbptt_steps, added.resets)
     per_layer = len(weights) // layers
     finals: list[States] = []
     cells: States = ()
@@ -176,7 +180,9 @@ def run_in_turn(
             input = input * data.by_sequence(factors)
         own = list(weights[index * per_layer : (index + 1) * per_layer])
         own = _effective_weights(cell, own, directions, options, training)
-        extras = _extras(stack, options, input, by_layer[index], added.return_cells and index == layers - 1, cuts)
+        extras, return_cells = None, added.return_cells and index == layers - 1
+        if needs_extras(cell, options, training, cuts is not None, return_cells):
+            extras = _extras(added, training, input, by_layer[index], return_cells, cuts)
         resets = resets_by_layer[index]
         settings = stack.bidirectional, data.batch_sizes
         if extras is None:
@@ -205,7 +211,7 @@ def _cuts(input: Tensor, data: Data, directions: int, tbptt_steps: int | None, r
         kind = None
         if resets is not None:
             before = F.pad(resets[1:], (0, 0, 0, 1)) if reverse else resets
-            kind = before.view(torch.uint8)  # True is CUT_STATE
+            kind = before.to(torch.uint8)  # True is CUT_STATE
         if tbptt_steps is not None:
             truncated = _truncations(input.device, data, bool(reverse), tbptt_steps)
             kind = truncated if kind is None else torch.where(before, CUT_STATE, truncated)
@@ -238,16 +244,15 @@ def _reset_at_end(finals: States, reset_states: States, resets: Tensor | None, d
 
 
 def _extras(
-    stack: Stack, options: Options, input: Tensor, states: States, return_cells: bool, cuts: Tensor | None
-) -> Extras | None:
-    """What the kernels add in one layer, if anything."""
-    if not needs_extras(options, stack.training, cuts is not None, return_cells):
-        return None
-    has_c, (p_h, p_c) = len(states) > 1, options.zoneouts
+    added: Added, training: bool, input: Tensor, states: States, return_cells: bool, cuts: Tensor | None
+) -> Extras:
+    """What the kernels add in one layer."""
+    options, has_c = added.options, len(states) > 1
+    p_h, p_c = options.zoneouts
     rows = input.shape[0] * input.shape[1] if input.dim() == 3 else input.shape[0]
     h_mask = kept_h = kept_c = None
     share_h, share_c = p_h, p_c if has_c else 0.0
-    if stack.training:
+    if training:
 
         def kept(p: float, state: Tensor) -> Tensor | None:
             return _random.mask(p, (state.shape[0], rows, state.shape[2]), state) if p > 0 else None
@@ -256,16 +261,19 @@ def _extras(
         share_h = share_c = 0.0
         if options.variational_dropout > 0:
             h_mask = _random.dropout_factors(options.variational_dropout, states[0].shape, states[0])
-    return Extras(cuts, h_mask, kept_h, kept_c, share_h, share_c, options.state_grad_clip, return_cells)
+    return Extras(
+        cuts, h_mask, kept_h, kept_c, share_h, share_c, options.state_grad_clip, return_cells, *added.activations
+    )
 
 
-def needs_extras(options: Options, training: bool, resets: bool, return_cells: bool) -> bool:
-    """Whether a layer's kernels must add something to the plain recurrence."""
+def needs_extras(cell: str, options: Options, training: bool, cuts: bool, return_cells: bool) -> bool:
+    """Whether a layer's kernels must add something to the plain recurrence. What gradients alone see is not counted
+    where none is recorded."""
     return (
-        resets
+        cell not in PLAIN_CELLS
+        or cuts
         or return_cells
-        or options.tbptt_steps is not None
-        or options.state_grad_clip is not None
+        or (options.state_grad_clip is not None and torch.is_grad_enabled())
         or any(options.zoneouts)
         or (training and options.variational_dropout > 0)
     )

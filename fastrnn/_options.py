@@ -14,7 +14,8 @@ class Options:
     r"""How a layer differs from torch.nn's: keywords of RNN, LSTM and GRU. The defaults differ in nothing.
 
     A layer holds those it was made with in ``layer.options``, None if none is set; to change them, assign
-    ``dataclasses.replace(layer.options, ...)``. States are h and, in the LSTM, c; masks follow ``torch.manual_seed``.
+    ``dataclasses.replace(layer.options, ...)``, but for those that decide which weights there are. States are h and,
+    in the LSTM, c; masks follow ``torch.manual_seed``.
 
     Args:
         tbptt_steps: k for truncated backpropagation through time in one call (R. J. Williams and J. Peng, "An efficient
@@ -36,6 +37,17 @@ class Options:
         variational_dropout: p; masks drawn once for each sequence drop features of each layer's input, and units of
             :math:`h_{t-1}` where w_hh multiplies it, and scale the others by 1 / (1 - p) (Y. Gal and Z. Ghahramani,
             arXiv:1512.05287). In training. GRU's :math:`z \odot h_{t-1}` takes the whole :math:`h_{t-1}`.
+        peephole: of the LSTM: the gates also see c, unit by unit (F. Gers and J. Schmidhuber, "Recurrent nets that time
+            and count", 2000),
+
+            .. math:: i_t = \sigma(\dots + w_{ci} \odot c_{t-1}), \
+                f_t = \sigma(\dots + w_{cf} \odot c_{t-1}), \ o_t = \sigma(\dots + w_{co} \odot c_t)
+
+            ``weight_c_l[k]`` is (3, H), in the order i, f, o.
+        coupled: of the LSTM: :math:`f_t = 1 - i_t` (K. Greff et al., arXiv:1503.04069). The gates are i, g, o, so that
+            weights and biases have 3*H rows; ``weight_c_l[k]`` of peepholes is (2, H), in the order i, o.
+        reset_after: of the GRU: False for the reset gate applied before the product, as in the paper (K. Cho et al.,
+            arXiv:1406.1078): :math:`n_t = \tanh(W_{in} x_t + b_{in} + W_{hn} (r_t \odot h_{t-1}) + b_{hn})`.
         num_heads: n; w_hh is block-diagonal: head k reads its own H / n units of h. ``weight_hh_l[k]`` is (G*H, H / n).
             Not with ``proj_size``.
         recompute: keep nothing for backward but the layer's arguments, and run forward again then, with the same masks
@@ -51,6 +63,9 @@ class Options:
     zoneout: Probabilities = 0.0
     weight_dropout: float = 0.0
     variational_dropout: float = 0.0
+    peephole: bool = False
+    coupled: bool = False
+    reset_after: bool = True
     num_heads: int = 1
     recompute: bool = False
 
@@ -58,8 +73,9 @@ class Options:
         if self.tbptt_steps is not None:
             _check_count("tbptt_steps", self.tbptt_steps)
         _check_count("num_heads", self.num_heads)
-        if not isinstance(self.recompute, bool):
-            raise TypeError(f"recompute must be a bool, got {type(self.recompute).__name__}")
+        for name in ("peephole", "coupled", "reset_after", "recompute"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be a bool, got {type(getattr(self, name)).__name__}")
         clip = self.state_grad_clip
         if clip is not None and not (_is_number(clip) and 0 < clip < math.inf):
             raise ValueError(f"state_grad_clip must be a number above 0, got {clip!r}. Leave it out to clip nothing")
@@ -74,13 +90,9 @@ class Options:
                 raise ValueError(f"{name} must be a probability within [0, 1], got {value!r}")
 
     @classmethod
-    def take(cls, layer: str, kwargs: dict[str, Any]) -> Options | None:
+    def take(cls, kwargs: dict[str, Any]) -> Options | None:
         """The options among a layer's keyword arguments, taken out of them; None if nothing differs."""
         options = cls(**{name: kwargs.pop(name) for name in NAMES if name in kwargs})
-        if isinstance(options.zoneout, tuple) and layer != "LSTM":
-            raise ValueError(f"{layer}: zoneout must be one probability: only the LSTM has a c beside h")
-        if options.recompute and layer == "RNN":
-            raise ValueError("RNN: recompute saves the gates' memory, and an RNN keeps none. Leave it out")
         return None if options == DEFAULTS else options
 
     @property
@@ -88,8 +100,18 @@ class Options:
         """The probabilities with which h and c keep their old value."""
         return self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
 
-    def check_sizes(self, layer: str, hidden_size: int, proj_size: int) -> None:
-        """Raise ValueError if the options don't fit a layer of these sizes."""
+    def check_layer(self, layer: str, hidden_size: int, proj_size: int) -> None:
+        """Raise ValueError if the options don't fit a layer of this class and these sizes."""
+        if layer != "LSTM":
+            if isinstance(self.zoneout, tuple):
+                raise ValueError(f"{layer}: zoneout must be one probability: only the LSTM has a c beside h")
+            if self.peephole or self.coupled:
+                name = "peephole" if self.peephole else "coupled"
+                raise ValueError(f"{layer}: {name} changes the gates of an LSTM. Leave it out")
+        if layer != "GRU" and not self.reset_after:
+            raise ValueError(f"{layer}: reset_after is about the reset gate, which only the GRU has. Leave it out")
+        if self.recompute and layer == "RNN":
+            raise ValueError("RNN: recompute saves the gates' memory, and an RNN keeps none. Leave it out")
         if self.num_heads == 1:
             return
         if proj_size:
@@ -98,6 +120,20 @@ class Options:
             )
         if hidden_size % self.num_heads:
             raise ValueError(f"{layer}: hidden_size {hidden_size} is not a multiple of num_heads {self.num_heads}")
+
+    def check_change(self, other: Options) -> None:
+        """Raise ValueError if a layer made with the options cannot be changed to the others: its weights don't fit."""
+        for name in ("peephole", "coupled", "reset_after", "num_heads"):
+            old, new = getattr(self, name), getattr(other, name)
+            if old != new:
+                raise ValueError(f"a layer made with {name}={old} cannot change to {new}: make a new one")
+
+    def cell(self, mode: str) -> str:
+        """Which recurrence of :mod:`fastrnn.reference` a layer of torch's mode ("LSTM") runs."""
+        cell = mode.lower()
+        if not self.reset_after:
+            return f"{cell}_reset_before"
+        return cell + "_coupled" * self.coupled + "_peephole" * self.peephole
 
     def __str__(self) -> str:
         """Those that differ from the defaults, as a repr shows them."""

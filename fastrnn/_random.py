@@ -15,9 +15,12 @@ def mask(p: float, shape: Sequence[int], like: Tensor, value: float = 1.0) -> Te
     There torch.bernoulli takes 10 ns an element: torch's generator gives the seed alone.
     """
     if not like.is_cpu:
-        return torch.bernoulli(like.new_full(shape, p)) * value
-    seed = torch.randint(2**63 - 1, (1,))
-    return torch.ops.fastrnn._random_mask.default(seed, like.detach(), math.prod(shape), p, value).view(shape)
+        drawn = torch.bernoulli(like.new_full(shape, p))
+        return drawn if value == 1 else drawn * value
+    seed = torch.randint(2**63 - 1, (1,), device="cpu")
+    # Not `like` itself: under vmap one mask serves all samples, or each draws its own, whatever `like` is.
+    dtype = torch.empty(0, dtype=like.dtype, device="cpu")
+    return torch.ops.fastrnn._random_mask.default(seed, dtype, math.prod(shape), p, value).view(shape)
 
 
 def dropout_factors(p: float, shape: Sequence[int], like: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 from . import _native, _precision, autograd
 from ._extended import Request, add, needs_extras
 from ._options import DEFAULTS
-from ._stack import Arguments, cell_arguments, packed_arguments, padded_arguments
+from ._stack import Arguments, Stack, cell_arguments, packed_arguments, padded_arguments
 from .modules.base import Cell, Layer
+from .modules.jordan import JordanRNN
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,9 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
     if isinstance(module, Layer):
         shape, tensors = _layer_shape(module, *args, **kwargs)
         layers, directions = module.num_layers, ("forward", "reverse") if module.bidirectional else ("forward",)
+    elif isinstance(module, JordanRNN):
+        shape, tensors = _jordan_shape(module, *args, **kwargs)
+        layers, directions = 1, ("forward",)
     elif isinstance(module, Cell):
         shape, tensors = _cell_shape(module, *args, **kwargs)
         layers, directions = 1, ("forward",)
@@ -126,29 +130,52 @@ def _layer_shape(
     return_states: bool = False,
 ) -> tuple[_Shape, list[Tensor]]:
     """The shape of a layer's call, and the tensors a gradient could flow to."""
-    weights = module._flat_weights
+    weights, request = module._flat_weights, module._request(resets, reset_state, return_states)
+    frozen = request is None and bool(module._frozen_weights(weights))
+    return _stack_shape(module, request, weights, frozen, input, hx, lengths)
+
+
+def _jordan_shape(
+    module: JordanRNN,
+    input: Tensor | PackedSequence,
+    hx: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_state: Tensor | None = None,
+) -> tuple[_Shape, list[Tensor]]:
+    """As :func:`_layer_shape`, of what runs through time."""
+    stack = module._recurrence_of(input)
+    return _stack_shape(stack, stack.request(resets, reset_state), stack.weights, False, stack.input, hx, lengths)
+
+
+def _stack_shape(
+    stack: Stack,
+    request: Request | None,
+    weights: list[Tensor],
+    frozen: bool,
+    input: Tensor | PackedSequence,
+    hx: Tensor | Sequence[Tensor] | None,
+    lengths: Tensor | None,
+) -> tuple[_Shape, list[Tensor]]:
     if isinstance(input, PackedSequence):
-        arguments = packed_arguments(module, input, hx, weights, lengths)
+        arguments = packed_arguments(stack, input, hx, weights, lengths)
         steps, rows = input.batch_sizes.shape[0], input.data.shape[0]
     else:
-        arguments = padded_arguments(module, input, hx, weights, lengths)
+        arguments = padded_arguments(stack, input, hx, weights, lengths)
         steps = arguments.input.shape[0]
         rows = steps * arguments.batch
-    recurrent_size = module.proj_size or module.hidden_size
-    size, directions = module.hidden_size, 2 if module.bidirectional else 1
-    options = module.options or DEFAULTS
-    frozen = module.options is None and bool(module._frozen_weights(weights))
-    shape, tensors = _shape(
-        module.mode.lower(), arguments, directions, steps, rows, size, recurrent_size, weights, frozen
-    )
-    extended, last = (
-        needs_extras(options, module.training, resets is not None, cells) for cells in (False, return_states)
-    )
-    shape = replace(shape, extended=extended, last_extended=last, recompute=options.recompute)
-    if module.options is not None or resets is not None or reset_state is not None or return_states:
-        shape = replace(shape, weights_dtype=shape.dtype)  # see _stack.py
-        request, batched = Request(options, resets, reset_state, return_states), not _is_single(input)
-        add(module, request, (steps, arguments.batch), arguments.input, None, module.batch_first, batched)
+    size, directions = stack.hidden_size, 2 if stack.bidirectional else 1
+    cell = (request.options if request else DEFAULTS).cell(stack.mode)
+    shape, tensors = _shape(cell, arguments, directions, steps, rows, size, stack.proj_size, weights, frozen)
+    if request is None:
+        return shape, tensors
+    options, resets, reset_state, return_states, _ = request
+    add(stack, request, (steps, arguments.batch), arguments.input, None, stack.batch_first, not _is_single(input))
+    cuts = resets is not None or (options.tbptt_steps is not None and torch.is_grad_enabled())
+    extended, last = (needs_extras(cell, options, stack.training, cuts, cells) for cells in (False, return_states))
+    recompute, dtype = options.recompute, shape.dtype  # of weights, too: see _stack.py
+    shape = replace(shape, extended=extended, last_extended=last, recompute=recompute, weights_dtype=dtype)
     return shape, [*tensors, *(leaf for leaf in tree_leaves(reset_state) if leaf is not None)]
 
 
@@ -163,7 +190,7 @@ def _cell_shape(
     weights = module._current_weights()
     arguments = cell_arguments(module._cell, input, hx, weights)
     size, frozen = module.hidden_size, bool(module._frozen_weights(weights))
-    return _shape(module._cell, arguments, 1, 1, arguments.batch, size, size, weights, frozen)
+    return _shape(module._cell, arguments, 1, 1, arguments.batch, size, 0, weights, frozen)
 
 
 def _shape(
@@ -173,7 +200,7 @@ def _shape(
     steps: int,
     rows: int,
     hidden_size: int,
-    recurrent_size: int,
+    proj_size: int,
     weights: list[Tensor],
     frozen: bool,
 ) -> tuple[_Shape, list[Tensor]]:
@@ -194,8 +221,8 @@ def _shape(
         rows,
         batch_sizes is not None and batch_sizes.is_cpu,
         hidden_size,
-        recurrent_size,
-        recurrent_size != hidden_size,
+        proj_size or hidden_size,
+        proj_size > 0,
         frozen and (reads_bfloat16 or _precision.computed_as_is(input, result)),
     )
     return shape, [input, *weights, *(states or ())]

@@ -328,6 +328,10 @@ class _ClipGradient(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad.clamp(-ctx.limit, ctx.limit), None
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, limit: None) -> Tensor:
+        return tangent.view_as(tangent)
+
 
 class DirectionExtras:
     """The extras of one direction, step by step."""
@@ -411,8 +415,11 @@ def name_weights(cell: str, weights: Sequence[Tensor]) -> Weights:
     2: no bias; 3: no bias, a projection; 4: biases; 5: biases and a projection; 6: biases and a projection with a bias.
     Behind them stand the unit weights of a cell that has some.
     """
-    *rest, unit_weights = weights if cell in UNIT_WEIGHTS else (*weights, None)
-    w_ih, w_hh, *rest = rest
-    b_ih, b_hh, *rest = rest if len(rest) > 1 else (None, None, *rest)
-    w_hr, b_hr, *_ = (*rest, None, None)
-    return Weights(w_ih, w_hh, b_ih, b_hh, w_hr, b_hr, unit_weights)
+    unit_weights = weights[-1] if cell in UNIT_WEIGHTS else None
+    count = len(weights) - (unit_weights is not None)
+    b_ih, b_hh = (weights[2], weights[3]) if count >= 4 else (None, None)
+    projection = weights[4 if count >= 4 else 2 : count]
+    w_hr = projection[0] if projection else None
+    return Weights(
+        weights[0], weights[1], b_ih, b_hh, w_hr, projection[1] if len(projection) > 1 else None, unit_weights
+    )

@@ -23,6 +23,10 @@ FEATURES = {
     "variational_dropout": {"variational_dropout": 0.4},
     "num_heads": {"num_heads": 2},
     "recompute": {"recompute": True},
+    "peephole": {"peephole": True},
+    "coupled": {"coupled": True},
+    "reset_before": {"reset_after": False},
+    "variant": {"zoneout": 0.2, "variational_dropout": 0.3, "num_heads": 2, "recompute": True},  # with what is below
     "everything": {
         "tbptt_steps": 3,
         "state_grad_clip": 0.05,
@@ -34,8 +38,26 @@ FEATURES = {
 }
 
 
-def cell_step(layer, x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, h_factor):
+# Of the feature "variant": all that makes a layer's cell another one.
+VARIANTS = {"LSTM": {"peephole": True, "coupled": True}, "GRU": {"reset_after": False}}
+
+
+def has_feature(layer, feature):
+    """Whether the layer takes the feature's keywords."""
+    only = {"states": ("LSTM",), "peephole": ("LSTM",), "coupled": ("LSTM",), "reset_before": ("GRU",)}
+    return layer in only.get(
+        feature, ("LSTM", "GRU") if feature in ("recompute", "variant") else ("RNN", "LSTM", "GRU")
+    )
+
+
+def cell_step(layer, options, x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, w_c, h_factor):
     """One step of one sequence: h and c before zoneout."""
+    if not options.reset_after:
+        size = h.shape[0]
+        (xr, xz, xn), (br, bz, bn), masked = (w_ih @ x + b_ih).chunk(3), b_hh.chunk(3), h * h_factor
+        r = torch.sigmoid(xr + w_hh[:size] @ masked + br)
+        z = torch.sigmoid(xz + w_hh[size : 2 * size] @ masked + bz)
+        return (1 - z) * torch.tanh(xn + w_hh[2 * size :] @ (r * masked) + bn) + z * h, None
     gates_x, gates_h = w_ih @ x + b_ih, w_hh @ (h * h_factor) + b_hh
     if layer == "RNN":
         return torch.tanh(gates_x + gates_h), None
@@ -43,9 +65,12 @@ def cell_step(layer, x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, h_factor):
         (xr, xz, xn), (hr, hz, hn) = gates_x.chunk(3), gates_h.chunk(3)
         r, z = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
         return (1 - z) * torch.tanh(xn + r * hn) + z * h, None
-    i, f, g, o = (gates_x + gates_h).chunk(4)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    h = torch.sigmoid(o) * torch.tanh(c)
+    i, *f, g, o = (gates_x + gates_h).chunk(3 if options.coupled else 4)
+    see_i, *see_f, see_o = w_c if options.peephole else [torch.zeros_like(c)] * (2 if options.coupled else 3)
+    i = torch.sigmoid(i + see_i * c)
+    forget = 1 - i if options.coupled else torch.sigmoid(f[0] + see_f[0] * c)
+    c = forget * c + i * torch.tanh(g)
+    h = torch.sigmoid(o + see_o * c) * torch.tanh(c)
     return (h if w_hr is None else w_hr @ h), c
 
 
@@ -100,7 +125,8 @@ class Loop(nn.Module):
             w_hh = torch.stack(whole)
         if record["w_hh_factors"] is not None:
             w_hh = w_hh * record["w_hh_factors"][direction]
-        return w_ih, w_hh, b_ih, b_hh, getattr(self.like, "weight_hr" + suffix) if self.like.proj_size else None
+        w_hr = getattr(self.like, "weight_hr" + suffix) if self.like.proj_size else None
+        return w_ih, w_hh, b_ih, b_hh, w_hr, getattr(self.like, "weight_c" + suffix) if self.options.peephole else None
 
     def run_sequence(self, index, direction, b, input, states, fresh, resets, length, record):
         """One sequence in one direction: outputs and cs (T, .), zero from its length on, and the final states."""
@@ -119,7 +145,7 @@ class Loop(nn.Module):
             if options.state_grad_clip:
                 h, c = self.clipped(h), None if c is None else self.clipped(c)
             h_factor = 1 if record["h_mask"] is None else record["h_mask"][direction][b]
-            new_h, new_c = cell_step(self.layer, input[t], h, c, *weights, h_factor)
+            new_h, new_c = cell_step(self.layer, options, input[t], h, c, *weights, h_factor)
             keep_h, keep_c = record["keep"](direction, t, b)
             h = keep_h * h + (1 - keep_h) * new_h
             if c is not None:
@@ -208,7 +234,8 @@ def input_factors(module, seen, lengths, place):
 
 
 def build(layer, feature, training, **options):
-    module = getattr(fastrnn, layer)(INPUT, HIDDEN, dtype=torch.float64, **FEATURES[feature], **options)
+    keywords = FEATURES[feature] | options | (VARIANTS[layer] if feature == "variant" else {})
+    module = getattr(fastrnn, layer)(INPUT, HIDDEN, dtype=torch.float64, **keywords)
     return module.train(training)
 
 

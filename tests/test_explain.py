@@ -205,6 +205,8 @@ class TestBeyondTorch:
             ({"weight_dropout": 0.1}, True, "fused"),
             ({"num_heads": 2}, True, "fused"),
             ({"recompute": True}, True, "fused"),
+            ({"peephole": True}, False, "fused with extras"),
+            ({"coupled": True}, False, "fused with extras"),
         ],
         ids=str,
     )
@@ -219,6 +221,19 @@ class TestBeyondTorch:
         assert {row.path for row in fastrnn.explain(layer, x, resets=resets).rows} == {"fused with extras"}
         paths = [row.path for row in fastrnn.explain(layer, x, return_states=True).rows]
         assert paths == ["fused"] * 2 + ["fused with extras"] * 2
+
+    def test_nothing_is_frozen_for_them(self):
+        layer, x = fastrnn.LSTM(4, 8).freeze_weights(), torch.randn(5, 3, 4)
+        with torch.no_grad():
+            assert fastrnn.explain(layer, x).rows[0].weights == "frozen"
+            assert fastrnn.explain(layer, x, return_states=True).rows[0].weights == "packed"
+            with_heads = fastrnn.LSTM(4, 8, num_heads=2).freeze_weights()
+            assert fastrnn.explain(with_heads, x).rows[0].weights == "packed"
+
+    def test_what_gradients_alone_see_costs_inference_nothing(self):
+        layer = fastrnn.GRU(4, 8, tbptt_steps=2, state_grad_clip=1.0)
+        with torch.no_grad():
+            assert {row.path for row in fastrnn.explain(layer, torch.randn(5, 3, 4)).rows} == {"fused", "none"}
 
     def test_weights_of_bfloat16_are_widened(self):
         layer, x = fastrnn.LSTM(4, 8, dtype=torch.bfloat16), torch.randn(5, 3, 4, dtype=torch.bfloat16)

@@ -2,7 +2,9 @@
 step by step, with detach(), register_hook() and the formulas of the papers."""
 
 import copy
+import dataclasses
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from recurrence_loops import (
     SavedBytes,
     as_called,
     build,
+    has_feature,
     input_factors,
     leaves_of,
     rows_of_data,
@@ -26,14 +29,10 @@ from recurrence_loops import (
     states_of,
 )
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_map
 
 import fastrnn
-
-
-def has_feature(layer, feature):
-    return (feature != "states" or layer == "LSTM") and (feature != "recompute" or layer != "RNN")
-
 
 CASES = [
     (layer, feature, layout, bidirectional, training)
@@ -134,6 +133,8 @@ class TestConstruction:
             ({"num_heads": 3}, ValueError),
             ({"num_heads": 2, "proj_size": 2}, ValueError),
             ({"recompute": 1}, TypeError),
+            ({"peephole": 1}, TypeError),
+            ({"reset_after": False}, ValueError),
         ],
         ids=str,
     )
@@ -144,6 +145,52 @@ class TestConstruction:
     def test_an_rnn_has_nothing_to_recompute(self):
         with pytest.raises(ValueError, match="recompute"):
             fastrnn.RNN(3, 4, recompute=True)
+
+    @pytest.mark.parametrize(
+        ("layer", "keyword"), [("RNN", "peephole"), ("GRU", "peephole"), ("GRU", "coupled"), ("RNN", "reset_after")]
+    )
+    def test_variants_of_another_cell(self, layer, keyword):
+        with pytest.raises(ValueError, match=keyword):
+            getattr(fastrnn, layer)(3, 4, **{keyword: keyword != "reset_after"})
+
+    @pytest.mark.parametrize(
+        ("keywords", "shapes"),
+        [
+            ({"peephole": True}, {"weight_ih": (16, 3), "weight_hh": (16, 4), "bias_ih": (16,), "weight_c": (3, 4)}),
+            ({"coupled": True}, {"weight_ih": (12, 3), "weight_hh": (12, 4), "bias_hh": (12,)}),
+            ({"coupled": True, "peephole": True, "proj_size": 2}, {"weight_hr": (2, 4), "weight_c": (2, 4)}),
+            ({"num_heads": 2}, {"weight_ih": (16, 3), "weight_hh": (16, 2)}),
+        ],
+        ids=str,
+    )
+    def test_parameters(self, keywords, shapes):
+        layer = fastrnn.LSTM(3, 4, 2, bidirectional=True, **keywords)
+        for name, shape in shapes.items():
+            assert getattr(layer, f"{name}_l0_reverse").shape == shape
+        bound = 1 / 4**0.5
+        for name, parameter in layer.named_parameters():
+            assert parameter.abs().max() <= bound, name
+            assert parameter.unique().numel() > 1, name
+        assert [p.shape for p in layer._flat_weights] == [p.shape for group in layer.all_weights for p in group]
+        assert len(list(layer.parameters())) == len(layer._flat_weights)
+        again = fastrnn.LSTM(3, 4, 2, bidirectional=True, **keywords)
+        again.load_state_dict(layer.state_dict())
+        value = torch.randn(5, 2, 3)
+        assert torch.equal(again(value)[0], layer(value)[0])
+        assert torch.equal(pickle.loads(pickle.dumps(layer))(value)[0], layer(value)[0])
+
+    def test_options_change(self):
+        layer = fastrnn.LSTM(3, 4, zoneout=0.5).eval()
+        value, before = torch.randn(5, 2, 3), layer.options
+        layer.options = dataclasses.replace(before, zoneout=0.0)
+        assert layer.options is None
+        assert torch.equal(layer(value)[0], fastrnn.functional.lstm(value, None, list(layer.parameters()))[0])
+        layer.options = before
+        for change in ({"num_heads": 2}, {"peephole": True}, {"coupled": True}):
+            with pytest.raises(ValueError, match=next(iter(change))):
+                layer.options = dataclasses.replace(before, **change)
+        with pytest.raises(ValueError, match="zoneout"):
+            fastrnn.GRU(3, 4).options = dataclasses.replace(before, zoneout=(0.1, 0.2))
 
     @pytest.mark.parametrize("layer", ("RNN", "GRU"))
     def test_pair_of_zoneouts_is_the_lstms(self, layer):
@@ -179,6 +226,74 @@ class TestRefusedCalls:
     def test_return_states_of_a_layer_without_c(self, layer):
         with pytest.raises(ValueError, match="only the LSTM"):
             getattr(fastrnn, layer)(3, 4)(torch.randn(5, 2, 3), return_states=True)
+
+
+class TestResetState:
+    """What a reset state may be beside the plain case."""
+
+    def test_autocast(self):
+        layer, state = fastrnn.GRU(3, 4), torch.zeros(1, 1, 4, requires_grad=True)
+        resets = torch.ones(5, 2, dtype=torch.bool)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output, _ = layer(torch.randn(5, 2, 3).bfloat16(), torch.zeros(1, 2, 4), resets=resets, reset_state=state)
+        assert output.dtype == torch.bfloat16
+        assert torch.autograd.grad(output.float().sum(), state)[0].abs().min() > 0
+
+    def test_meta(self):
+        layer, resets = fastrnn.GRU(3, 4, device="meta"), torch.ones(5, 2, dtype=torch.bool, device="meta")
+        state = torch.zeros(1, 1, 4, device="meta")
+        assert layer(torch.randn(5, 2, 3, device="meta"), resets=resets, reset_state=state)[0].shape == (5, 2, 4)
+
+    def test_another_dtype(self):
+        resets, state = torch.ones(5, 2, dtype=torch.bool), torch.zeros(1, 1, 4).double()
+        with pytest.raises(RuntimeError, match=r"reset_state\.to\(torch\.float32\)"):
+            fastrnn.GRU(3, 4)(torch.randn(5, 2, 3), resets=resets, reset_state=state)
+
+
+def test_resets_in_a_trace():
+    """torch.jit.trace follows resets, which it must not see as another view of them."""
+    layer, value, resets = fastrnn.GRU(3, 4).eval().requires_grad_(False), torch.randn(5, 2, 3), torch.rand(5, 2) < 0.5
+    traced = torch.jit.trace(lambda value, resets: layer(value, resets=resets)[0], (value, resets))
+    assert torch.equal(traced(value, ~resets), layer(value, resets=~resets)[0])
+
+
+@pytest.mark.parametrize("keywords", ({"zoneout": 0.2}, {"variational_dropout": 0.2}), ids=str)
+class TestRandomMasks:
+    def test_default_device(self, keywords):
+        layer, value = fastrnn.LSTM(3, 4, **keywords), torch.randn(5, 2, 3)
+        torch.manual_seed(0)
+        expected, _ = layer(value)
+        torch.manual_seed(0)
+        with torch.device("meta"):
+            output, _ = layer(value)
+        assert torch.equal(output, expected)
+
+    def test_one_graph_for_all_shapes(self, keywords):
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(fastrnn.LSTM(3, 4, **keywords), fullgraph=True, backend=counter, dynamic=True)
+        counts = []
+        for steps, batch in ((5, 7), (8, 9), (6, 11)):  # none of them another size of the layer
+            assert compiled(torch.randn(steps, batch, 3))[0].shape == (steps, batch, 4)
+            counts.append(counter.frame_count)
+        assert len(set(counts)) == 1
+
+    def test_vmap_draws_one_mask_for_all(self, keywords):
+        layer, value = fastrnn.GRU(3, 4, **keywords), torch.randn(6, 5, 2, 3)
+        output = torch.func.vmap(lambda one: layer(one)[0], randomness="same")(value[:1].expand(6, -1, -1, -1))
+        for other in output[1:]:
+            torch.testing.assert_close(other, output[0])
+
+
+def test_forward_mode_under_a_clip():
+    layer, plain, value = fastrnn.GRU(3, 4, state_grad_clip=1e-3), fastrnn.GRU(3, 4), torch.randn(5, 2, 3)
+    plain.load_state_dict(layer.state_dict())
+    for ours, theirs in zip(
+        torch.func.jvp(lambda x: layer(x)[0], (value,), (value.cos(),)),
+        torch.func.jvp(lambda x: plain(x)[0], (value,), (value.cos(),)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_one_reset_state_for_all_sequences():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _checks
+from .. import _checks, reference
 from .._extended import Request
 from .._frozen import Frozen, can_freeze
 from .._options import DEFAULTS, Options
@@ -92,7 +92,8 @@ class Freezing(nn.Module):
         as ``p.data.add_()`` or a NumPy view, goes unnoticed: call this again after it. Copies and pickles of the module
         are not frozen, nor are calls under torch.compile.
 
-        Packing serves the CPU, in float32, float64 and bfloat16; elsewhere this changes nothing.
+        Packing serves plain calls on the CPU, in float32, float64 and bfloat16. Elsewhere, and in a layer with
+        :class:`fastrnn.Options`, this changes nothing; calls with resets or ``return_states`` pack anew.
 
         Returns:
             The module itself.
@@ -108,6 +109,8 @@ class Freezing(nn.Module):
                 "with torch.nn.utils.parametrize.remove_parametrizations"
             )
         weights = current_weights(self, names)
+        if getattr(self, "options", None) is not None:
+            return self
         self._frozen = Frozen(cell, weights, num_layers, bidirectional) if can_freeze(weights[0]) else None
         return self
 
@@ -145,29 +148,55 @@ class Layer(Refusals, Freezing, nn.RNNBase):
 
     _flat_weights_names: list[str]
 
-    # What the layer is more than torch.nn's; None if nothing. To change it, assign dataclasses.replace(options, ...).
-    options: Options | None = None
+    _options: Options | None = None
 
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
         name = _checks.LAYER_NAMES[mode.lower()]
-        options = Options.take(name, kwargs)
+        options = Options.take(kwargs)
         super().__init__(mode, *args, **kwargs)
         if not isinstance(self.bidirectional, bool):  # torch.nn finds out at the first call
             raise TypeError(f"bidirectional should be of type bool, got: {type(self.bidirectional).__name__}")
         if options is not None:
-            options.check_sizes(name, self.hidden_size, self.proj_size)
-            self.options = options
-            self._keep_heads(options.num_heads)
+            options.check_layer(name, self.hidden_size, self.proj_size)
+            self._options = options
+            if options.num_heads > 1 or options.coupled or options.peephole:
+                self._fit_weights(options)
+                self.reset_parameters()
 
-    def _keep_heads(self, heads: int) -> None:
-        """Of each w_hh the columns of one head."""
+    @property
+    def options(self) -> Options | None:
+        """What the layer is more than torch.nn's, None if nothing; :class:`fastrnn.Options` tells how to change it."""
+        return self._options
+
+    @options.setter
+    def options(self, options: Options | None) -> None:
+        new = options or DEFAULTS
+        new.check_layer(_checks.LAYER_NAMES[self.mode.lower()], self.hidden_size, self.proj_size)
+        (self._options or DEFAULTS).check_change(new)
+        self._options = None if new == DEFAULTS else new
+
+    def _fit_weights(self, options: Options) -> None:
+        """The weights that the options ask for, not yet drawn."""
+        gates, units = reference.GATES[options.cell(self.mode)], self.hidden_size
         for name in self._flat_weights_names:
-            if heads > 1 and name.startswith("weight_hh"):
-                weight = getattr(self, name)
-                setattr(self, name, nn.Parameter(weight.detach()[:, : self.hidden_size // heads].clone()))
+            weight = getattr(self, name)
+            rows = weight.shape[0] if name.startswith("weight_hr") else gates * units
+            columns = weight.shape[1:]
+            if name.startswith("weight_hh"):
+                columns = (columns[0] // options.num_heads,)
+            setattr(self, name, nn.Parameter(weight.new_empty(rows, *columns)))
+        if not options.peephole:
+            return
+        for index, names in enumerate(self._all_weights):
+            layer, reverse = divmod(index, 2 if self.bidirectional else 1)
+            name = f"weight_c_l{layer}" + "_reverse" * reverse
+            count = reference.UNIT_WEIGHTS[options.cell(self.mode)]
+            self.register_parameter(name, nn.Parameter(getattr(self, names[0]).new_empty(count, units)))
+            names.append(name)
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + (f", {self.options}" if self.options is not None else "")
+        return super().extra_repr() + (f", {self._options}" if self._options is not None else "")
 
     @property
     def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
@@ -203,10 +232,18 @@ class Layer(Refusals, Freezing, nn.RNNBase):
     ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
         # Not through the property: nn.Module would blame a missing weight's AttributeError on the property itself.
         weights = current_weights(self, self._flat_weights_names)
-        if self.options is None and resets is None and reset_state is None and not return_states:
+        request = self._request(resets, reset_state, return_states)
+        if request is None:
             return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
-        request = Request(self.options or DEFAULTS, resets, reset_state, return_states)
         return run_stack(self, input, hx, weights, lengths, request=request)
+
+    def _request(
+        self, resets: Tensor | None, reset_state: Tensor | Sequence[Tensor] | None, return_states: bool
+    ) -> Request | None:
+        """What a call is more than torch.nn's, if anything."""
+        if self._options is None and resets is None and reset_state is None and not return_states:
+            return None
+        return Request(self._options or DEFAULTS, resets, reset_state, return_states)
 
     def _freezing(self) -> tuple[str, Sequence[str], int, bool]:
         return self.mode.lower(), self._flat_weights_names, self.num_layers, self.bidirectional

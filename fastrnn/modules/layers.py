@@ -44,9 +44,9 @@ class RNN(Layer):
           Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
           is that of the last valid step, hx where the length is 0.
         * **resets**: bool, (T, B), (B, T) with ``batch_first`` or for a nested tensor, (T,) for one sequence; for a
-          ``PackedSequence`` as for the padded batch it was made from. True at t cuts the state between t-1 and t in
-          every layer: the forward direction replaces it before step t (at t = 0, hx), the reverse direction after
-          it. No gradient crosses a cut.
+          ``PackedSequence`` as for a padded batch as long as its longest sequence, in the order of the input. True at t
+          cuts the state between t-1 and t in every layer: the forward direction replaces it before step t (at t = 0,
+          hx), the reverse direction after it. No gradient crosses a cut.
         * **reset_state**: what replaces it: as hx, or with B = 1 for all sequences. Zeros by default.
 
     Outputs: output, hy
@@ -192,9 +192,9 @@ class LSTM(Layer):
           Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
           and cy are those of the last valid step, hx and cx where the length is 0.
         * **resets**: bool, (T, B), (B, T) with ``batch_first`` or for a nested tensor, (T,) for one sequence; for a
-          ``PackedSequence`` as for the padded batch it was made from. True at t cuts the state between t-1 and t in
-          every layer: the forward direction replaces it before step t (at t = 0, hx), the reverse direction after
-          it. No gradient crosses a cut.
+          ``PackedSequence`` as for a padded batch as long as its longest sequence, in the order of the input. True at t
+          cuts the state between t-1 and t in every layer: the forward direction replaces it before step t (at t = 0,
+          hx), the reverse direction after it. No gradient crosses a cut.
         * **reset_state**: what replaces it: as (hx, cx), or with B = 1 for all sequences. Zeros by default.
         * **return_states**: whether to return every step's c, too. Default False.
 
@@ -251,6 +251,8 @@ class LSTM(Layer):
         zoneout: float | tuple[float, float] = 0.0,
         weight_dropout: float = 0.0,
         variational_dropout: float = 0.0,
+        peephole: bool = False,
+        coupled: bool = False,
         num_heads: int = 1,
         recompute: bool = False,
     ) -> None: ...
@@ -357,9 +359,9 @@ class GRU(Layer):
           Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
           is that of the last valid step, hx where the length is 0.
         * **resets**: bool, (T, B), (B, T) with ``batch_first`` or for a nested tensor, (T,) for one sequence; for a
-          ``PackedSequence`` as for the padded batch it was made from. True at t cuts the state between t-1 and t in
-          every layer: the forward direction replaces it before step t (at t = 0, hx), the reverse direction after
-          it. No gradient crosses a cut.
+          ``PackedSequence`` as for a padded batch as long as its longest sequence, in the order of the input. True at t
+          cuts the state between t-1 and t in every layer: the forward direction replaces it before step t (at t = 0,
+          hx), the reverse direction after it. No gradient crosses a cut.
         * **reset_state**: what replaces it: as hx, or with B = 1 for all sequences. Zeros by default.
 
     Outputs: output, hy
@@ -410,6 +412,7 @@ class GRU(Layer):
         zoneout: float = 0.0,
         weight_dropout: float = 0.0,
         variational_dropout: float = 0.0,
+        reset_after: bool = True,
         num_heads: int = 1,
         recompute: bool = False,
     ) -> None: ...
