@@ -25,6 +25,16 @@ EXTENDED = [(k, added) for k in KERNELS for added in ADDED if added != "cells" o
 # Relu's derivative jumps: it is right where the sums are exact, which 8 bits don't hold.
 HALVES = [(*k, half) for k in EXTENDED for half in HALF if (k[0], half) != ("rnn_relu", torch.bfloat16)]
 
+# Cells that torch.nn does not have, some with a projection.
+VARIANTS = (
+    "lstm_peephole",
+    "lstm_coupled",
+    "lstm_coupled_peephole_proj",
+    "gru_reset_before",
+    "jordan",
+    "jordan_proj",
+)
+
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -38,7 +48,7 @@ class Call:
     primals: list  # input, states, reset states, weights
     batch_sizes: torch.Tensor | None
     extras: list  # cuts, h_mask, kept_h, kept_c, share_h, share_c
-    how: list  # bidirectional, allow_tf32, state_grad_clip, return_cells
+    how: list  # bidirectional, allow_tf32, state_grad_clip, return_cells, two activations
     grads: list  # of output, hy, cy, cells
 
     def to(self, dtype):
@@ -78,7 +88,7 @@ def named(names, values):
 def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64, steps=STEPS, hidden=STREAMED):
     """A call with what is added, in numbers of the dtype; with relu, f32 sums of them are exact in any order."""
     cell, directions = kernel.removesuffix("_proj"), 1 + bidirectional
-    projection = KERNELS[kernel][1].get("proj_size", 0)
+    projection = 2 if kernel.endswith("_proj") else 0
     recurrent, gates = projection or hidden, reference.GATES[cell]
     sizes = (recurrent, hidden)[: reference.STATES[cell]]
     batch_sizes = draw_sizes(layout, steps)
@@ -87,6 +97,8 @@ def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64
 
     shapes = [(gates * hidden, INPUT), (gates * hidden, recurrent), (gates * hidden,), (gates * hidden,)]
     shapes += [(projection, hidden)] * bool(projection)
+    shapes += [(projection,)] * bool(projection and cell == "jordan")
+    shapes += [(count, hidden) for count in (reference.UNIT_WEIGHTS.get(cell),) if count]
     weights = [randn(*s, dtype=torch.float64) / s[-1] ** 0.5 for _ in range(directions) for s in shapes]
     data = [randn(*shape, INPUT, dtype=torch.float64), *draw_states(directions, sizes)]
     resets = draw_states(directions, sizes) if added in ("resets", "all") else []
@@ -94,14 +106,17 @@ def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64
         exact_for_relu_(nn.ParameterList(weights))
         data, resets = ([(4 * t).round() / 4 for t in tensors] for tensors in (data, resets))
 
-    returns_cells = cell == "lstm" and added in ("cells", "all")
+    has_c = reference.STATES[cell] == 2
+    returns_cells = has_c and added in ("cells", "all")
     grads = [randn(*shape, directions * recurrent, dtype=torch.float64), *draw_states(directions, sizes)]
     grads += [None] * (3 - len(grads))
     grads.append(randn(*shape, directions * hidden, dtype=torch.float64) if returns_cells else None)
     clip = 0.25 if added in ("clip", "all") else None
     primals = [data[0], data[1:], resets, weights]
-    extras = draw_extras(added, directions, rows, recurrent, hidden if cell == "lstm" else 0)
-    return Call(cell, primals, batch_sizes, extras, [bidirectional, False, clip, returns_cells], grads).to(dtype)
+    extras = draw_extras(added, directions, rows, recurrent, hidden if has_c else 0)
+    activations = [list(reference.ACTIVATIONS).index(name) for name in ("sigmoid", "tanh")]
+    how = [bidirectional, False, clip, returns_cells, *activations]
+    return Call(cell, primals, batch_sizes, extras, how, grads).to(dtype)
 
 
 def draw_sizes(layout, steps):
@@ -151,7 +166,9 @@ def stored_tolerance(dtype, depth):
     return 4 * torch.finfo(dtype).eps / 2 * (6 * 2 * depth) ** 0.5
 
 
-@pytest.mark.parametrize(("kernel", "added"), EXTENDED)
+@pytest.mark.parametrize(
+    ("kernel", "added"), EXTENDED + [(kernel, added) for kernel in VARIANTS for added in ("nothing", "all")]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=("f32", "f64"))
 def test_equal_to_the_cpu(monkeypatch, kernel, added, layout, dtype):
@@ -162,7 +179,9 @@ def test_equal_to_the_cpu(monkeypatch, kernel, added, layout, dtype):
         assert_same(*both_devices(monkeypatch, call, layout), allowed)
 
 
-@pytest.mark.parametrize(("kernel", "added", "half"), HALVES, ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "added", "half"), HALVES + [(kernel, "all", half) for kernel in VARIANTS for half in HALF], ids=str
+)
 @pytest.mark.parametrize("layout", ("dense", "sizes on the GPU"))
 def test_half_types(monkeypatch, kernel, added, half, layout):
     steps = 2 if kernel == "rnn_relu" else STEPS
@@ -173,7 +192,7 @@ def test_half_types(monkeypatch, kernel, added, half, layout):
     assert_same(expected, actual, stored_tolerance(half, steps))
 
 
-@by_kernel
+@pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))
 def test_gradients_of_groups(monkeypatch, kernel):
     call = draw(kernel, "all", bidirectional=True)
     expected, actual = both_devices(monkeypatch, call, groups=BATCH)

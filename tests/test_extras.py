@@ -166,6 +166,7 @@ def check(case):
     + [
         ExtendedCase(kernel, added, bidirectional=True, ragged=ragged)
         for kernel, added, ragged in itertools.product(VARIANTS, ("none", "shares", "all"), RAGGED)
+        if added != "shares" or not kernel.startswith("jordan")
     ],
     ids=str,
 )

@@ -23,7 +23,7 @@ def build(recurrence="output_to_hidden", nonlinearity="tanh", output_nonlinearit
     return fastrnn.JordanRNN(*sizes, recurrence, nonlinearity, output_nonlinearity, dtype=torch.float64, **options)
 
 
-def draw(module, batch=len(LENGTHS)):
+def draw(module, batch=3):
     features = HIDDEN if module.recurrence == "hidden_to_hidden" else OUTPUT
     return {
         "input": randn(STEPS, batch, INPUT, dtype=torch.float64),

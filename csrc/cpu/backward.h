@@ -172,8 +172,7 @@ class BackwardLoop {
     if (now.projected) {
       if constexpr (Cell::kActivatesOutput) {
         const V output = S::load(p.output + at * p.output_stride + unit, lanes);
-        dh = activate_backward<V>(now.extras.extras.output_activation, now.extras.candidate_h(row, unit, lanes, output),
-                                  dh);
+        dh = activate_backward<V>(now.extras.extras.output_activation, output, dh);
       }
       S::store(p.grad_projected + at * now.recurrent + unit, dh, lanes);
     } else if constexpr (Cell::kLateGates > 0) {

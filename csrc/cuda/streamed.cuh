@@ -4,6 +4,7 @@
 #include "../cells/elman.h"
 #include "../cells/gru.h"
 #include "../cells/gru_reset_before.h"
+#include "../cells/jordan.h"
 #include "../cells/lstm.h"
 #include "streamed_backward.cuh"
 #include "streamed_forward.cuh"
@@ -25,7 +26,9 @@ const StreamedKernels<T>& streamed(CellKind cell) {
                                                              streamed_kernels<Gru, T>(),
                                                              streamed_kernels<LstmCell<false, true>, T>(),
                                                              streamed_kernels<LstmCell<true, false>, T>(),
-                                                             streamed_kernels<LstmCell<true, true>, T>()};
+                                                             streamed_kernels<LstmCell<true, true>, T>(),
+                                                             streamed_kernels<GruResetBefore, T>(),
+                                                             streamed_kernels<Jordan, T>()};
   return kernels[static_cast<int>(cell)];
 }
 

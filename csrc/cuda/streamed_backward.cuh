@@ -28,12 +28,14 @@ struct CellBackwardParams {
   const T* grad_output;  // (rows, grad_output_stride) or null for zeros
   int64_t grad_output_stride;
   A* grad_h;  // (B, H): in dh_t but for grad_output, out what of dh_{t-1} bypasses w_hh; null with a projection
-  const A* grad_unprojected;  // (rows, H): dh_t before the projection; null without one
-  A* grad_c;                  // (B, H): in dc_t, out dc_{t-1}; null without a cell state
-  T* grad_channels;           // (rows, C*H)
+  const A* grad_operand;  // (rows, H): gradient of what a second product multiplies; null where there is none
+  A* grad_c;              // (B, H): in dc_t, out dc_{t-1}; null without a cell state
+  T* grad_channels;       // (rows, C*H)
   const T* unit_weights;
   A* grad_unit_weights;  // (B, kUnitWeights * H): gradients are added
-  T* unprojected;        // (rows, H): h_t before the projection, or null
+  T* operand;            // (rows, H): see BackwardParams; or null
+  const T* h_mask;       // (B, K) or null; where a late gate's operand is masked
+  Activation activation;
   Zoneout<T> zoneout;
   StepCuts cuts;
   const T* reset_h;     // (B, H) and
@@ -41,6 +43,29 @@ struct CellBackwardParams {
   const T* grad_cells;  // (rows, grad_cells_stride): part of dc_t, or null
   int64_t grad_cells_stride;
 };
+
+// What arrives at h_t from the output and from the step after: what zoneout keeps of it, and the rest.
+template <class T>
+struct ArrivedGrad {
+  Accumulator<T> grad, kept;
+
+  __device__ ArrivedGrad(const CellBackwardParams<T>& p, int64_t row, int64_t unit) : kept{} {
+    const int64_t state = row * p.hidden_size + unit;
+    grad = p.grad_h[state];
+    if (p.grad_output) grad += widen(p.grad_output[row * p.grad_output_stride + unit]);
+    if (!p.zoneout.h.any()) return;
+    kept = p.zoneout.h.at(state) * grad;
+    grad -= kept;
+  }
+};
+
+// h that a row's step started from.
+template <class T>
+__device__ Accumulator<T> previous_h(const CellBackwardParams<T>& p, int64_t row, int64_t unit) {
+  const int64_t state = row * p.hidden_size + unit;
+  if (p.cuts.before(row) == kCutState) return widen(p.reset_h[state]);
+  return widen(p.rows_before.include(row) ? p.output_before[row * p.output_stride + unit] : p.hx[state]);
+}
 
 template <class Cell, class T>
 __global__ void cell_backward(const CellBackwardParams<T> p) {
@@ -55,24 +80,20 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   StepGrad<A, Cell::kChannels> grad;
   const UnitWeights<Cell, T> unit_weights(p.unit_weights, hidden, unit);
   step.unit_weights = unit_weights.values;
+  if constexpr (Cell::kActivatesOutput) step.activation = p.activation;
   A kept_grad_h{}, kept_grad_c{};  // of what zoneout keeps of h and c
-  if (p.grad_unprojected) {
-    grad.h = p.grad_unprojected[state];
+  if (p.grad_operand) {
+    grad.h = p.grad_operand[state];
   } else {
-    grad.h = p.grad_h[state];
-    if (p.grad_output) grad.h += widen(p.grad_output[row * p.grad_output_stride + unit]);
-    if (p.zoneout.h.any()) {
-      kept_grad_h = p.zoneout.h.at(state) * grad.h;
-      grad.h -= kept_grad_h;
-    }
+    const ArrivedGrad<T> arrived(p, row, unit);
+    grad.h = arrived.grad;
+    kept_grad_h = arrived.kept;
   }
   if constexpr (Cell::kKeepsChannels) {
     for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * hidden]);
   }
   if (Cell::kReadsPreviousH || (Cell::kReadsH && p.zoneout.h.any())) {
-    step.h_prev = widen(reset        ? p.reset_h[state]
-                        : from_start ? p.hx[state]
-                                     : p.output_before[row * p.output_stride + unit]);
+    step.h_prev = previous_h(p, row, unit);
   }
   if constexpr (Cell::kReadsH) {
     step.h = widen(p.output[row * p.output_stride + unit]);
@@ -88,7 +109,9 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
       kept_grad_c = p.zoneout.c.at(state) * grad.c;
       grad.c -= kept_grad_c;
     }
-    if (p.unprojected) p.unprojected[state] = narrow<T>(Cell::hidden(step));
+  }
+  if constexpr (Cell::kProjects) {
+    if (p.operand) p.operand[state] = narrow<T>(Cell::hidden(step));
   }
   Cell::backward(step, grad);
   for (int c = 0; c < Cell::kChannels; ++c) p.grad_channels[channel + c * hidden] = narrow<T>(grad.channels[c]);
@@ -100,6 +123,43 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   if constexpr (Cell::kHasCellState) p.grad_c[state] = grad.c + kept_grad_c;
 }
 
+// A cell with a late gate, before that gate's product and after it.
+template <class Cell, class T>
+__global__ void cell_late_backward(const CellBackwardParams<T> p) {
+  using A = Accumulator<T>;
+  const auto [row, unit] = element_of_thread(p.hidden_size);
+  if (!p.rows.include(row)) return;
+  const int64_t channel = row * Cell::kChannels * p.hidden_size + unit;
+  Step<A, Cell::kChannels> step;
+  StepGrad<A, Cell::kChannels> grad;
+  for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * p.hidden_size]);
+  step.h_prev = previous_h(p, row, unit);
+  const ArrivedGrad<T> arrived(p, row, unit);
+  grad.h = arrived.grad;
+  Cell::late_backward(step, grad);
+  for (int c = 0; c < Cell::kChannels; ++c) {
+    if (c != Cell::kReset) p.grad_channels[channel + c * p.hidden_size] = narrow<T>(grad.channels[c]);
+  }
+  p.grad_h[row * p.hidden_size + unit] = grad.h + arrived.kept;
+}
+
+template <class Cell, class T>
+__global__ void cell_early_backward(const CellBackwardParams<T> p) {
+  using A = Accumulator<T>;
+  const auto [row, unit] = element_of_thread(p.hidden_size);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * p.hidden_size + unit, channel = row * Cell::kChannels * p.hidden_size + unit;
+  Step<A, Cell::kChannels> step;
+  StepGrad<A, Cell::kChannels> grad;
+  for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * p.hidden_size]);
+  step.h_prev = previous_h(p, row, unit);
+  const A mask = p.h_mask ? widen(p.h_mask[state]) : A(1);
+  Cell::early_backward(p.grad_operand[state] * mask, step, grad);
+  p.grad_channels[channel + Cell::kReset * p.hidden_size] = narrow<T>(grad.channels[Cell::kReset]);
+  p.grad_h[state] += grad.h;
+  p.operand[state] = narrow<T>(Cell::late_operand(step) * mask);
+}
+
 // One step of a layer with a projection, before the product with w_hr.
 template <class T>
 struct GatherGradParams {
@@ -109,6 +169,8 @@ struct GatherGradParams {
   int64_t grad_output_stride;
   Accumulator<T>* grad_h;  // (B, P): in dh_t but for grad_output, out what of dh_{t-1} bypasses w_hh
   T* grad_projected;       // (rows, P): dh_t, but for what bypasses the step
+  const T* output;         // (rows, grad_output_stride)
+  Activation activation;   // of the output
   Kept<T> kept_h;
 };
 
@@ -121,7 +183,8 @@ __global__ void gather_grad(const GatherGradParams<T> p) {
   if (p.grad_output) grad += widen(p.grad_output[row * p.grad_output_stride + column]);
   Accumulator<T> kept{};
   if (p.kept_h.any()) kept = p.kept_h.at(state) * grad;
-  p.grad_projected[state] = narrow<T>(grad - kept);
+  const Accumulator<T> output = widen(p.output[row * p.grad_output_stride + column]);
+  p.grad_projected[state] = narrow<T>(activate_backward(p.activation, output, grad - kept));
   p.grad_h[state] = kept;
 }
 
@@ -132,7 +195,7 @@ class StreamedBackward {
  public:
   static int64_t scratch_size(const Backward<T>& params) {
     const int64_t through_w_hh = masks_h(params) ? params.dims.batch * params.dims.recurrent_size : 0;
-    return (unprojected_size(params.dims) + through_w_hh) * static_cast<int64_t>(sizeof(A) / sizeof(T));
+    return (operand_size(params.dims) + through_w_hh) * static_cast<int64_t>(sizeof(A) / sizeof(T));
   }
 
   static void run(const Backward<T>& params, const Queue& queue) {
@@ -148,16 +211,24 @@ class StreamedBackward {
         queue_(queue),
         hidden_(params.dims.hidden_size),
         recurrent_(params.dims.recurrent_size),
-        grad_unprojected_(params.dims.projected ? reinterpret_cast<A*>(params.scratch) : nullptr),
-        through_w_hh_(masks_h(params) ? reinterpret_cast<A*>(params.scratch) + unprojected_size(params.dims)
-                                      : nullptr) {}
+        grad_operand_(operand_size(params.dims) > 0 ? reinterpret_cast<A*>(params.scratch) : nullptr),
+        through_w_hh_(masks_h(params) ? reinterpret_cast<A*>(params.scratch) + operand_size(params.dims) : nullptr) {}
 
-  static int64_t unprojected_size(const Dims& dims) { return dims.projected ? dims.batch * dims.hidden_size : 0; }
+  // Gates whose gradients the recurrent product takes.
+  static constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
+
+  static int64_t operand_size(const Dims& dims) {
+    return dims.projected || Cell::kLateGates > 0 ? dims.batch * dims.hidden_size : 0;
+  }
   static bool masks_h(const Backward<T>& params) { return params.extras && params.extras->h_mask; }
 
   void run_step(int64_t s) const {
     if (p_.dims.projected) run_projection(s);
-    run_cell(s);
+    if constexpr (Cell::kLateGates > 0) {
+      run_late_gate(s);
+    } else {
+      launch_pointwise(cell_backward<Cell, T>, p_.steps.rows(s), hidden_, cell_params(s), queue_.stream);
+    }
     run_recurrent(s);
     if (p_.extras && (p_.extras->cuts || through_w_hh_ || p_.extra_grads->clip < std::numeric_limits<A>::infinity())) {
       run_pass_back(s);
@@ -169,13 +240,26 @@ class StreamedBackward {
     T* const grad_projected = p_.grad_projected + p_.steps.offset(s) * recurrent_;
     launch_pointwise(gather_grad<T>, rows, recurrent_,
                      {rows_of_step(p_.steps, s), recurrent_, grad_output(s), p_.grad_output_stride, p_.grad_h,
-                      grad_projected, zoneout_of_step(p_.extras, p_.steps, s, p_.dims).h},
+                      grad_projected, p_.output + p_.steps.offset(s) * p_.output_stride,
+                      Cell::kActivatesOutput ? p_.extras->output_activation : Activation::kIdentity,
+                      zoneout_of_step(p_.extras, p_.steps, s, p_.dims).h},
                      queue_.stream);
-    gemm<T, A>({grad_unprojected_, rows, hidden_, hidden_}, {grad_projected, rows, recurrent_, recurrent_},
+    gemm<T, A>({grad_operand_, rows, hidden_, hidden_}, {grad_projected, rows, recurrent_, recurrent_},
                {p_.w_hr, recurrent_, hidden_, hidden_}, false, queue_);
   }
 
-  void run_cell(int64_t s) const {
+  void run_late_gate(int64_t s) const {
+    const int64_t rows = p_.steps.rows(s), columns = Cell::kChannels * hidden_;
+    const CellBackwardParams<T> params = cell_params(s);
+    launch_pointwise(cell_late_backward<Cell, T>, rows, hidden_, params, queue_.stream);
+    const Matrix<const T> grads{grad_channels(s), rows, columns, columns};
+    const Matrix<const T> w_hh{p_.w_hh, Cell::kGates * hidden_, recurrent_, recurrent_};
+    gemm<T, A>({grad_operand_, rows, hidden_, hidden_}, grads.column_range(kEarlyGates * hidden_, columns),
+               w_hh.row_range(kEarlyGates * hidden_, Cell::kGates * hidden_), false, queue_);
+    launch_pointwise(cell_early_backward<Cell, T>, rows, hidden_, params, queue_.stream);
+  }
+
+  CellBackwardParams<T> cell_params(int64_t s) const {
     const int64_t first = p_.steps.offset(s), first_before = p_.steps.offset(s - 1);
     const bool projected = p_.dims.projected;
     CellBackwardParams<T> params{};
@@ -196,19 +280,21 @@ class StreamedBackward {
     params.grad_output = grad_output(s);
     params.grad_output_stride = p_.grad_output_stride;
     params.grad_h = projected ? nullptr : p_.grad_h;
-    params.grad_unprojected = grad_unprojected_;
+    params.grad_operand = grad_operand_;
     params.grad_channels = grad_channels(s);
     params.unit_weights = p_.unit_weights;
     params.grad_unit_weights = p_.grad_unit_weights;
-    params.unprojected = projected ? p_.operand + first * hidden_ : nullptr;
+    params.operand = grad_operand_ ? p_.operand + first * hidden_ : nullptr;
     if (p_.extras) add_extras(s, params);
-    launch_pointwise(cell_backward<Cell, T>, p_.steps.rows(s), hidden_, params, queue_.stream);
+    return params;
   }
 
   void add_extras(int64_t s, CellBackwardParams<T>& params) const {
     const ExtraGrads<T, A>& grads = *p_.extra_grads;
     params.zoneout = zoneout_of_step(p_.extras, p_.steps, s, p_.dims);
     params.cuts = cuts_of_step(p_.extras, p_.steps, s);
+    params.h_mask = p_.extras->h_mask;
+    params.activation = p_.extras->activation;
     params.reset_h = p_.extras->reset_h;
     params.reset_c = p_.extras->reset_c;
     params.grad_cells = grads.cells ? grads.cells + p_.steps.offset(s) * grads.cells_stride : nullptr;
@@ -223,9 +309,9 @@ class StreamedBackward {
     const Matrix<const T> grads{grad_channels(s), rows, columns, columns};
     const Matrix<const T> w_hh{p_.w_hh, Cell::kGates * hidden_, recurrent_, recurrent_};
     // Neighbouring gates whose gradients lie side by side share a product.
-    for (int gate = 0, end; gate < Cell::kGates; gate = end) {
+    for (int gate = 0, end; gate < kEarlyGates; gate = end) {
       const int channel = Cell::recurrent_channel(gate);
-      for (end = gate + 1; end < Cell::kGates && Cell::recurrent_channel(end) == channel + end - gate;) ++end;
+      for (end = gate + 1; end < kEarlyGates && Cell::recurrent_channel(end) == channel + end - gate;) ++end;
       gemm<T, A>(out, grads.column_range(channel * hidden_, (channel + end - gate) * hidden_),
                  w_hh.row_range(gate * hidden_, end * hidden_), !through_w_hh_ || gate > 0, queue_);
     }
@@ -256,8 +342,8 @@ class StreamedBackward {
   const Backward<T>& p_;
   const Queue& queue_;
   const int64_t hidden_, recurrent_;
-  A* const grad_unprojected_;  // (B, H) or null
-  A* const through_w_hh_;      // (B, K) or null: see PassBackParams
+  A* const grad_operand_;  // (B, H) or null
+  A* const through_w_hh_;  // (B, K) or null: see PassBackParams
 };
 
 }  // namespace fastrnn::cuda

@@ -27,9 +27,19 @@ struct CellForwardParams {
   T* h;       // (B, H): in h_{t-1}, out h_t; null with a projection
   T* output;  // (rows, output_stride): h_t; null with a projection
   int64_t output_stride;
-  T* unprojected;  // (rows, H): h_t before the projection, or null
+  T* operand;       // (rows, H): what the step's second product multiplies (see BackwardParams), or null
+  const T* h_mask;  // (B, K) or null; where a late gate's operand is masked
   Zoneout<T> zoneout;
+  Activation activation;
 };
+
+// h_t of a unit and where it goes.
+template <class T>
+__device__ void finish_h(const CellForwardParams<T>& p, int64_t row, int64_t unit, Accumulator<T> h) {
+  const int64_t state = row * p.hidden_size + unit;
+  if (p.zoneout.h.any()) h = p.zoneout.h.blend(state, h, widen(p.h[state]));
+  p.h[state] = p.output[row * p.output_stride + unit] = narrow<T>(h);
+}
 
 template <class Cell, class T>
 __global__ void cell_forward(const CellForwardParams<T> p) {
@@ -51,6 +61,7 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
     }
   }
   Step<A, Cell::kChannels> step;
+  if constexpr (Cell::kActivatesOutput) step.activation = p.activation;
   if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(p.h[state]);
   if constexpr (Cell::kHasCellState) step.c_prev = p.cell[state];
   const UnitWeights<Cell, T> unit_weights(p.unit_weights, hidden, unit);
@@ -64,12 +75,55 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
     p.cell[state] = step.c;
     if (p.cells) p.cells[state] = step.c;
   }
-  if (p.unprojected) {
-    p.unprojected[state] = narrow<T>(step.h);
+  if (p.operand) {
+    p.operand[state] = narrow<T>(step.h);
   } else {
-    if (p.zoneout.h.any()) step.h = p.zoneout.h.blend(state, step.h, widen(p.h[state]));
-    p.h[state] = p.output[row * p.output_stride + unit] = narrow<T>(step.h);
+    finish_h(p, row, unit, step.h);
   }
+}
+
+// A cell with a late gate, before that gate's product and after it. The early gates wait in the channels.
+template <class Cell, class T>
+__global__ void cell_early(const CellForwardParams<T> p) {
+  using A = Accumulator<T>;
+  constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
+  const int64_t hidden = p.hidden_size;
+  const auto [row, unit] = element_of_thread(hidden);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * hidden + unit;
+  T* channels = p.channels + row * p.channel_stride + unit;
+  A x[Cell::kGates], r[kEarlyGates];
+  for (int gate = 0; gate < kEarlyGates; ++gate) {
+    x[gate] = widen(channels[gate * hidden]);
+    r[gate] = p.product[(row * kEarlyGates + gate) * hidden + unit];
+    if (p.b_ih) r[gate] += widen(p.b_ih[gate * hidden + unit]) + widen(p.b_hh[gate * hidden + unit]);
+  }
+  Step<A, Cell::kChannels> step;
+  step.h_prev = widen(p.h[state]);
+  Cell::early(x, r, step);
+  for (int gate = 0; gate < kEarlyGates; ++gate) channels[gate * hidden] = narrow<T>(step.channels[gate]);
+  A operand = Cell::late_operand(step);
+  if (p.h_mask) operand *= widen(p.h_mask[state]);
+  p.operand[state] = narrow<T>(operand);
+}
+
+template <class Cell, class T>
+__global__ void cell_late(const CellForwardParams<T> p) {
+  using A = Accumulator<T>;
+  constexpr int kLate = Cell::kGates - Cell::kLateGates;
+  const int64_t hidden = p.hidden_size;
+  const auto [row, unit] = element_of_thread(hidden);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * hidden + unit;
+  T* channels = p.channels + row * p.channel_stride + unit;
+  A r = p.product[state];
+  if (p.b_ih) r += widen(p.b_ih[kLate * hidden + unit]) + widen(p.b_hh[kLate * hidden + unit]);
+  Step<A, Cell::kChannels> step;
+  for (int gate = 0; gate < kLate; ++gate) step.channels[gate] = widen(channels[gate * hidden]);
+  step.h_prev = widen(p.h[state]);
+  Cell::late(widen(channels[kLate * hidden]), r, step);
+  if (p.keep) channels[kLate * hidden] = narrow<T>(step.channels[kLate]);
+  finish_h(p, row, unit, step.h);
 }
 
 // One step of a layer with a projection, after the product with w_hr.
@@ -78,8 +132,10 @@ struct FinishProjectionParams {
   StepRows rows;
   int64_t columns;                // P
   const Accumulator<T>* product;  // (rows, P)
-  T* h;                           // (B, P): in h_{t-1}, out h_t
-  T* output;                      // (rows, output_stride)
+  const T* b_hr;                  // (P) or null
+  Activation activation;
+  T* h;       // (B, P): in h_{t-1}, out h_t
+  T* output;  // (rows, output_stride)
   int64_t output_stride;
   Kept<T> kept_h;
 };
@@ -90,6 +146,8 @@ __global__ void finish_projection(const FinishProjectionParams<T> p) {
   if (!p.rows.include(row)) return;
   const int64_t state = row * p.columns + column;
   Accumulator<T> h = p.product[state];
+  if (p.b_hr) h += widen(p.b_hr[column]);
+  h = activate(p.activation, h);
   if (p.kept_h.any()) h = p.kept_h.blend(state, h, widen(p.h[state]));
   p.h[state] = p.output[row * p.output_stride + column] = narrow<T>(h);
 }
@@ -103,7 +161,7 @@ class StreamedForward {
     const Dims& dims = params.dims;
     const int64_t product = dims.batch * Cell::kGates * dims.hidden_size;
     const int64_t masked = masks_h(params) ? dims.batch * dims.recurrent_size : 0;
-    return product * static_cast<int64_t>(sizeof(A) / sizeof(T)) + unprojected_size(dims) + masked;
+    return product * static_cast<int64_t>(sizeof(A) / sizeof(T)) + operand_size(dims) + masked;
   }
 
   static void run(const Forward<T>& params, const Queue& queue) {
@@ -120,27 +178,33 @@ class StreamedForward {
         hidden_(params.dims.hidden_size),
         recurrent_(params.dims.recurrent_size),
         product_(reinterpret_cast<A*>(params.scratch)),
-        unprojected_(reinterpret_cast<T*>(product_ + params.dims.batch * Cell::kGates * hidden_)),
-        masked_(masks_h(params) ? unprojected_ + unprojected_size(params.dims) : nullptr) {}
+        operand_(reinterpret_cast<T*>(product_ + params.dims.batch * Cell::kGates * hidden_)),
+        masked_(masks_h(params) ? operand_ + operand_size(params.dims) : nullptr) {}
 
-  static int64_t unprojected_size(const Dims& dims) { return dims.projected ? dims.batch * dims.hidden_size : 0; }
+  static int64_t operand_size(const Dims& dims) {
+    return dims.projected || Cell::kLateGates > 0 ? dims.batch * dims.hidden_size : 0;
+  }
   static bool masks_h(const Forward<T>& params) { return params.extras && params.extras->h_mask; }
 
   void run_step(int64_t s) const {
-    const int64_t rows = p_.steps.rows(s), gate_columns = Cell::kGates * hidden_;
+    const int64_t rows = p_.steps.rows(s), gate_columns = (Cell::kGates - Cell::kLateGates) * hidden_;
     if (p_.extras && (p_.extras->reset_h || masked_)) enter(s);
     const Matrix<const T> h{masked_ ? masked_ : p_.hy, rows, recurrent_, recurrent_};
     const Matrix<const T> w_hh{p_.w_hh, gate_columns, recurrent_, recurrent_};
     gemm<T, A>({product_, rows, gate_columns, gate_columns}, h, w_hh.transposed(), false, queue_);
-    run_cell(s);
+    if constexpr (Cell::kLateGates > 0) {
+      launch_pointwise(cell_early<Cell, T>, rows, hidden_, cell_params(s), queue_.stream);
+      multiply_operand(rows, {p_.w_hh + gate_columns * recurrent_, hidden_, recurrent_, recurrent_});
+      launch_pointwise(cell_late<Cell, T>, rows, hidden_, cell_params(s), queue_.stream);
+    } else {
+      launch_pointwise(cell_forward<Cell, T>, rows, hidden_, cell_params(s), queue_.stream);
+    }
     if (!p_.dims.projected) return;
-    // Takes the place of the first product, which the cells have read.
-    const Matrix<const T> w_hr{p_.w_hr, recurrent_, hidden_, hidden_};
-    gemm<T, A>({product_, rows, recurrent_, recurrent_}, {unprojected_, rows, hidden_, hidden_}, w_hr.transposed(),
-               false, queue_);
+    multiply_operand(rows, {p_.w_hr, recurrent_, hidden_, hidden_});
     launch_pointwise(finish_projection<T>, rows, recurrent_,
-                     {rows_of_step(p_.steps, s), recurrent_, product_, p_.hy, output(s), p_.output_stride,
-                      zoneout_of_step(p_.extras, p_.steps, s, p_.dims).h},
+                     {rows_of_step(p_.steps, s), recurrent_, product_, p_.b_hr,
+                      Cell::kActivatesOutput ? p_.extras->output_activation : Activation::kIdentity, p_.hy, output(s),
+                      p_.output_stride, zoneout_of_step(p_.extras, p_.steps, s, p_.dims).h},
                      queue_.stream);
   }
 
@@ -160,7 +224,13 @@ class StreamedForward {
     launch_pointwise(enter_step<T>, p_.steps.rows(s), recurrent_ + cell_size, params, queue_.stream);
   }
 
-  void run_cell(int64_t s) const {
+  // The step's second product takes the place of the first, which the cells have read.
+  void multiply_operand(int64_t rows, const Matrix<const T>& weight) const {
+    gemm<T, A>({product_, rows, weight.rows, weight.rows}, {operand_, rows, hidden_, hidden_}, weight.transposed(),
+               false, queue_);
+  }
+
+  CellForwardParams<T> cell_params(int64_t s) const {
     const int64_t first = p_.steps.offset(s);
     const bool projected = p_.dims.projected;
     CellForwardParams<T> params{};
@@ -178,9 +248,13 @@ class StreamedForward {
     params.h = projected ? nullptr : p_.hy;
     params.output = projected ? nullptr : output(s);
     params.output_stride = p_.output_stride;
-    params.unprojected = projected ? unprojected_ : nullptr;
+    params.operand = operand_size(p_.dims) > 0 ? operand_ : nullptr;
     params.zoneout = zoneout_of_step(p_.extras, p_.steps, s, p_.dims);
-    launch_pointwise(cell_forward<Cell, T>, p_.steps.rows(s), hidden_, params, queue_.stream);
+    if (p_.extras) {
+      params.h_mask = p_.extras->h_mask;
+      params.activation = p_.extras->activation;
+    }
+    return params;
   }
 
   T* output(int64_t s) const { return p_.output + p_.steps.offset(s) * p_.output_stride; }
@@ -188,9 +262,9 @@ class StreamedForward {
   const Forward<T>& p_;
   const Queue& queue_;
   const int64_t hidden_, recurrent_;
-  A* const product_;      // (B, G*H), then (B, P)
-  T* const unprojected_;  // (B, H), with a projection
-  T* const masked_;       // (B, K) or null: see EnterStepParams
+  A* const product_;  // (B, G*H), then (B, P)
+  T* const operand_;  // (B, H) of the second product, if there is one
+  T* const masked_;   // (B, K) or null: see EnterStepParams
 };
 
 }  // namespace fastrnn::cuda

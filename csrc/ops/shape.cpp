@@ -56,7 +56,8 @@ void read_batch_sizes(const LayerArgs& args, bool by_host, LayerShape& shape) {
   }
 }
 
-void check_extras(const LayerExtras& extras, const Kind& kind, const LayerShape& shape, bool has_cell_state) {
+void check_extras(const LayerExtras& extras, const Kind& kind, const LayerShape& shape, const CellFacts& facts) {
+  const bool has_cell_state = facts.has_cell_state, activates_output = facts.activates_output;
   check(!shape.single_step, "extras need the dimensions of steps and directions");
   const int64_t hidden = shape.dims.hidden_size, recurrent = shape.dims.recurrent_size;
   const auto check_if = [&](const std::optional<Tensor>& tensor, int64_t rows, int64_t columns, const char* what) {
@@ -70,6 +71,7 @@ void check_extras(const LayerExtras& extras, const Kind& kind, const LayerShape&
   check(extras.reset_h.has_value() || !extras.reset_c, "a reset state of c needs one of h");
   check(!extras.reset_h || extras.reset_c.has_value() == has_cell_state, "the reset state must have h, the LSTM's c");
   check(has_cell_state || (!extras.kept_c && !extras.cells), "only the LSTM has a c");
+  check(!activates_output || extras.share_h == 0, "a cell whose output has a nonlinearity takes masks for zoneout");
   constexpr int64_t kActivations = static_cast<int64_t>(Activation::kSigmoid) + 1;
   check(extras.activation >= 0 && extras.activation < kActivations && extras.output_activation >= 0 &&
             extras.output_activation < kActivations,
@@ -142,7 +144,7 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   check(args.cx.has_value() == facts.has_cell_state, "cx belongs to the LSTM alone");
   if (args.cx) check_tensor(*args.cx, kind, shape.state_sizes(hidden), "cx has the wrong shape");
   check(args.extras.has_value() || static_cast<int>(args.cell) < kPlainCellKinds, "the cell has no plain recurrence");
-  if (args.extras) check_extras(*args.extras, kind, shape, facts.has_cell_state);
+  if (args.extras) check_extras(*args.extras, kind, shape, facts);
   return shape;
 }
 

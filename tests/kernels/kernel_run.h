@@ -238,7 +238,7 @@ class BackwardRun final : public KernelRun<Machine> {
       params_.grad_c = reset(grad_c_);
       params_.grad_channels = reset(grad_channels_);
       params_.grad_projected = reset(grad_projected_);
-      params_.hidden = reset(hidden_);
+      params_.operand = reset(hidden_);
     });
   }
 

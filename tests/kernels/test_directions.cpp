@@ -80,7 +80,7 @@ class Layer {
     backward.grad_c = take(kBatch * H);
     backward.grad_channels = take(kRows * facts_.channels * H);
     backward.grad_projected = dims_.projected ? take(kRows * K) : nullptr;
-    backward.hidden = dims_.projected ? take(kRows * H) : nullptr;
+    backward.operand = dims_.projected ? take(kRows * H) : nullptr;
     const cpu::Plan plan{1, cpu::Split::kNone, 1, weights_};
     forward.scratch = take(kernels_.forward_scratch(dims_, plan));
     backward.scratch = take(kernels_.backward_scratch(dims_, plan));

@@ -144,10 +144,23 @@ struct CpuOnBf16 : Cpu<float> {
     const Guarded<cpu::Bf16> w_hh(gate_rows * recurrent), w_hr(p.w_hr ? recurrent * p.dims.hidden_size : 0);
     std::transform(p.w_hh, p.w_hh + w_hh.size(), w_hh.data(), [](float value) { return cpu::Bf16(value); });
     std::transform(p.w_hr, p.w_hr + w_hr.size(), w_hr.data(), [](float value) { return cpu::Bf16(value); });
-    ForwardParams<float, float, cpu::Bf16> narrow{p.steps,     p.dims,          p.channels, p.channel_stride, p.keep,
-                                                  w_hh.data(), w_hr.data(),     p.b_ih,     p.b_hh,           p.hx,
-                                                  p.output,    p.output_stride, p.hy,       p.cell,           p.cells,
-                                                  p.scratch,   nullptr};
+    ForwardParams<float, float, cpu::Bf16> narrow{};
+    narrow.steps = p.steps;
+    narrow.dims = p.dims;
+    narrow.channels = p.channels;
+    narrow.channel_stride = p.channel_stride;
+    narrow.keep = p.keep;
+    narrow.w_hh = w_hh.data();
+    narrow.w_hr = w_hr.data();
+    narrow.b_ih = p.b_ih;
+    narrow.b_hh = p.b_hh;
+    narrow.hx = p.hx;
+    narrow.output = p.output;
+    narrow.output_stride = p.output_stride;
+    narrow.hy = p.hy;
+    narrow.cell = p.cell;
+    narrow.cells = p.cells;
+    narrow.scratch = p.scratch;
     const Frozen frozen(cell(drawn), narrow, plan);
     narrow.frozen = frozen.values.data();
     run_one(cell(drawn).forward, plan, {narrow, {0, p.steps.steps, 0, 0}});
