@@ -109,7 +109,7 @@ WRONG_CONSTRUCTIONS = {
     "dropout -0.1": (construct(4, 3, 2, dropout=-0.1), "dropout"),
     "dropout True": (construct(4, 3, 2, dropout=True), "dropout"),
     "dropout str": (construct(4, 3, 2, dropout="half"), "dropout|half"),
-    "unknown option": (construct(4, 3, peephole=True), "peephole"),
+    "unknown option": (construct(4, 3, peepholes=True), "peephole"),
     "no hidden_size": (construct(4), "hidden_size"),
     "no sizes": (construct(), "input_size.*hidden_size"),
     "dtype int": (construct(4, 3, dtype=torch.int64), "floating"),

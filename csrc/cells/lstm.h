@@ -95,6 +95,6 @@ struct LstmCell {
   }
 };
 
-using Lstm = LstmCell<false, false>;
+struct Lstm : LstmCell<false, false> {};
 
 }  // namespace fastrnn
