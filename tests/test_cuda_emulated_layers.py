@@ -37,7 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import fastrnn
-from fastrnn import _precision, _ragged, ops
+from fastrnn import _precision, _ragged, ops, reference
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda"))
 
@@ -67,7 +67,8 @@ def library():
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch, library):
     """The CUDA ops in place of the CPU's, and the rules for tensors of a GPU."""
-    for name, cell in ops.CELLS.items():
+    for name in reference.PLAIN_CELLS:
+        cell = ops.CELLS[name]
         for kernel in KERNEL_OPS:
             op = getattr(torch.ops.fastrnn_emulated, f"_{name}_{kernel.removeprefix('raw_')}").default
             monkeypatch.setitem(cell.__dict__, kernel, op)
