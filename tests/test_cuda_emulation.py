@@ -70,7 +70,8 @@ MEET = "        __syncthreads();\n"
 FORWARD_AWAIT = "if (s > 0) exchange_.await(product_.begin(), product_.end(), s);"
 BACKWARD_AWAIT = "if (steps_done > 0) exchange_.await(product_.begin(), product_.end(), steps_done);"
 POLL = "while (load_acquire(flag) < static_cast<uint32_t>(steps_done)) {"
-RUNS, STATE = "if (!p.rows.include(row)) return;", "\n  const int64_t state = row * hidden + unit;"
+RUNS = "if (!p.rows.include(row)) return;"
+STEP_CELLS = "\n  const int64_t state = row * hidden + unit;\n  const A* product"
 
 FAULTS = (
     # Threads of a block that do not meet.
@@ -120,8 +121,8 @@ FAULTS = (
         "rows_that_ended_go_on",
         "plain",
         "streamed_forward.cuh",
-        RUNS + STATE,
-        "if (row >= p.rows.count) return;" + STATE,
+        RUNS + STEP_CELLS,
+        "if (row >= p.rows.count) return;" + STEP_CELLS,
     ),
 )
 
