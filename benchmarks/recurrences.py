@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from workloads import CELLS, Case
 
 import fastrnn
+from fastrnn import reference
+from fastrnn._extended import normalized_input
 
 CASES = (Case(100, 1, 128, 128), Case(100, 16, 128, 128), Case(512, 8, 64, 64))
 
@@ -44,7 +46,13 @@ FEATURES = {
     "variational_dropout": Feature({"variational_dropout": 0.3}),
     "num_heads": Feature({"num_heads": 4}),
     "recompute": Feature({"recompute": True}, 1.5, cells=("GRU", "LSTM")),
+    "peephole": Feature({"peephole": True}, cells=("LSTM",)),
+    "coupled": Feature({"coupled": True}, cells=("LSTM",)),
+    "reset_before": Feature({"reset_after": False}, 1.8, cells=("GRU",)),
+    "layer_norm": Feature({"layer_norm": True}, 1.6),
 }
+# Those for which torch has no cell.
+VARIANTS = ("peephole", "coupled", "reset_after", "layer_norm")
 
 STEPS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "RNN": torch.rnn_tanh_cell,
@@ -118,6 +126,23 @@ class Loop(nn.Module):
         )
 
 
+class VariantLoop(nn.Module):
+    """A recurrence that torch has no cell for, in torch's ops, a step at a time."""
+
+    def __init__(self, layer: fastrnn.RNN | fastrnn.GRU | fastrnn.LSTM) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, input: Tensor, _resets: Tensor | None) -> Tensor:
+        options = self.layer.options
+        assert options is not None
+        cell, weights = options.cell(self.layer.mode), list(self.layer.parameters())
+        states = [input.new_zeros(1, input.shape[1], self.layer.hidden_size)] * reference.STATES[cell]
+        if options.layer_norm:
+            input, weights = normalized_input(cell, input, weights, 1)
+        return reference.layer(cell, input, states, weights, False)[0]
+
+
 def training(module: nn.Module, call: Callable[[], Tensor], input: Tensor, grad: Tensor) -> Callable[[], object]:
     leaves = [input, *module.parameters()]
     return lambda: torch.autograd.grad(call(), leaves, grad)
@@ -131,7 +156,7 @@ def measure(cell: str, case: Case, feature: Feature, seconds: float) -> tuple[Pa
     resets = torch.rand(case.steps, case.batch) < 0.05 if feature.asks == "resets" else None
     asked = {"resets": {"resets": resets}, "states": {"return_states": True}, "": {}}[feature.asks]
     plain, ours = (getattr(fastrnn, cell)(*sizes, **options) for options in ({}, feature.options))
-    loop = Loop(cell, case, feature)
+    loop = VariantLoop(ours) if any(name in feature.options for name in VARIANTS) else Loop(cell, case, feature)
     run = training(ours, lambda: ours(input, **asked)[0], input, grad)
     of_plain = compare(run, training(plain, lambda: plain(input)[0], input, grad), seconds)
     of_loop = compare(run, training(loop, lambda: loop(input, resets), input, grad), seconds / 2, least=4)

@@ -23,9 +23,16 @@ enum class CellKind {
   kLstmCoupled,
   kLstmCoupledPeephole,
   kGruResetBefore,
-  kJordan
+  kJordan,
+  kRnnTanhNorm,
+  kRnnReluNorm,
+  kLstmNorm,
+  kLstmPeepholeNorm,
+  kLstmCoupledNorm,
+  kLstmCoupledPeepholeNorm,
+  kGruNorm
 };
-constexpr int kCellKinds = 9;
+constexpr int kCellKinds = 16;
 // The first of them, which torch.nn has, too. The others run in the loops for extras alone.
 constexpr int kPlainCellKinds = 4;
 

@@ -15,7 +15,20 @@ from torch import Tensor
 
 from . import _checks, _random, autograd
 from ._options import Options
-from .reference import CUT_GRADIENT, CUT_STATE, GATES, PLAIN_CELLS, Extras, States
+from .reference import (
+    CUT_GRADIENT,
+    CUT_STATE,
+    GATES,
+    PEEPHOLES,
+    PLAIN_CELLS,
+    STATES,
+    Extras,
+    States,
+    layer_norm,
+)
+
+# How many parameters layer normalisation has: of both products, and of c where a cell has two states.
+NORM_PARAMETERS = {1: 2, 2: 4}
 
 
 class Request(NamedTuple):
@@ -180,6 +193,8 @@ def run_in_turn(
             input = input * data.by_sequence(factors)
         own = list(weights[index * per_layer : (index + 1) * per_layer])
         own = _effective_weights(cell, own, directions, options, training)
+        if options.layer_norm:
+            input, own = normalized_input(cell, input, own, directions)
         extras, return_cells = None, added.return_cells and index == layers - 1
         if needs_extras(cell, options, training, cuts is not None, return_cells):
             extras = _extras(added, training, input, by_layer[index], return_cells, cuts)
@@ -290,6 +305,36 @@ def _effective_weights(
         if training and options.weight_dropout > 0:
             weights[at] = weights[at] * _random.dropout_factors(options.weight_dropout, weights[at].shape, weights[at])
     return weights
+
+
+def normalized_input(cell: str, input: Tensor, weights: list[Tensor], directions: int) -> tuple[Tensor, list[Tensor]]:
+    """What the kernels of a cell with layer normalisation take (see :func:`fastrnn.reference.layer`): the gates' shares
+    of both directions, side by side, and the weights that are left."""
+    each = len(weights) // directions
+    parts = [_normalized_gates(cell, input, weights[d * each : (d + 1) * each]) for d in range(directions)]
+    gates = parts[0][0] if directions == 1 else torch.cat([part[0] for part in parts], -1)
+    return gates, [weight for part in parts for weight in part[1]]
+
+
+def _normalized_gates(cell: str, input: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """LN(W_ih x) and all biases that can be added to it, and the weights that are left, of one direction."""
+    count = NORM_PARAMETERS[STATES[cell]]
+    w_ih, w_hh, *rest = weights[:-count]
+    ln_ih, ln_hh, *ln_c = weights[-count:]
+    unit_weights = [rest.pop()] if PEEPHOLES[cell] else []
+    unit_weights.append(ln_hh.view(GATES[cell], -1))
+    bias = b_hn = None
+    if len(rest) >= 2:
+        b_ih, b_hh, *rest = rest
+        if cell.startswith("gru"):  # r multiplies b_hn, so that it stays with the recurrent product
+            units = b_hh.shape[0] // 3
+            b_hn = b_hh[2 * units :]
+            b_hh = F.pad(b_hh[: 2 * units], (0, units))
+        bias = b_ih + b_hh
+    if cell.startswith("gru"):
+        unit_weights.append(torch.zeros_like(unit_weights[-1][:1]) if b_hn is None else b_hn.unsqueeze(0))
+    unit_weights += [weight.unsqueeze(0) for weight in ln_c]
+    return layer_norm(F.linear(input, w_ih), ln_ih, bias), [w_hh, *rest, torch.cat(unit_weights)]
 
 
 def block_diagonal(w_hh: Tensor, gates: int, heads: int) -> Tensor:

@@ -25,6 +25,15 @@ class Options:
         state_grad_clip: v; the gradient that arrives at :math:`h_{t-1}` and :math:`c_{t-1}` from step t is clipped to
             [-v, v], element by element, before that of step t-1's own output is added (after A. Graves,
             arXiv:1308.0850, who clips that of the gates' inputs).
+        layer_norm: each of W_ih x and W_hh h is normalised over all gates jointly, with a gain, and in the LSTM c
+            before its tanh, with a gain and a bias (J. Ba et al., "Layer normalization", arXiv:1607.06450); there
+
+            .. math:: (i, f, g, o) = LN(W_{ih} x_t; \alpha_1) + b_{ih} + LN(W_{hh} h_{t-1}; \alpha_2) + b_{hh}, \
+                h_t = o_t \odot \tanh(LN(c_t; \alpha_3, \beta_3))
+
+            with the nonlinearities of the gates left out, eps = 1e-5, and the means over a row's G*H or H values. The
+            gains are ``ln_ih_l[k]`` and ``ln_hh_l[k]``, (G*H,), ``ln_c_l[k]_weight`` and ``ln_c_l[k]_bias`` (H,). Not
+            with ``reset_after=False``, whose products do not come at one time.
         zoneout: p, or in the LSTM (p_h, p_c): in training each unit keeps its old value with probability p (D. Krueger
             et al., "Zoneout", arXiv:1606.01305), in eval mode it takes the mean of the two,
 
@@ -60,6 +69,7 @@ class Options:
 
     tbptt_steps: int | None = None
     state_grad_clip: float | None = None
+    layer_norm: bool = False
     zoneout: Probabilities = 0.0
     weight_dropout: float = 0.0
     variational_dropout: float = 0.0
@@ -73,7 +83,7 @@ class Options:
         if self.tbptt_steps is not None:
             _check_count("tbptt_steps", self.tbptt_steps)
         _check_count("num_heads", self.num_heads)
-        for name in ("peephole", "coupled", "reset_after", "recompute"):
+        for name in ("layer_norm", "peephole", "coupled", "reset_after", "recompute"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {type(getattr(self, name)).__name__}")
         clip = self.state_grad_clip
@@ -110,6 +120,11 @@ class Options:
                 raise ValueError(f"{layer}: {name} changes the gates of an LSTM. Leave it out")
         if layer != "GRU" and not self.reset_after:
             raise ValueError(f"{layer}: reset_after is about the reset gate, which only the GRU has. Leave it out")
+        if self.layer_norm and not self.reset_after:
+            raise ValueError(
+                f"{layer}: layer_norm normalises the recurrent product over all gates, and with reset_after=False that "
+                "of n waits for r. Use one of both"
+            )
         if self.recompute and layer == "RNN":
             raise ValueError("RNN: recompute saves the gates' memory, and an RNN keeps none. Leave it out")
         if self.num_heads == 1:
@@ -123,7 +138,7 @@ class Options:
 
     def check_change(self, other: Options) -> None:
         """Raise ValueError if a layer made with the options cannot be changed to the others: its weights don't fit."""
-        for name in ("peephole", "coupled", "reset_after", "num_heads"):
+        for name in ("layer_norm", "peephole", "coupled", "reset_after", "num_heads"):
             old, new = getattr(self, name), getattr(other, name)
             if old != new:
                 raise ValueError(f"a layer made with {name}={old} cannot change to {new}: make a new one")
@@ -133,7 +148,7 @@ class Options:
         cell = mode.lower()
         if not self.reset_after:
             return f"{cell}_reset_before"
-        return cell + "_coupled" * self.coupled + "_peephole" * self.peephole
+        return cell + "_coupled" * self.coupled + "_peephole" * self.peephole + "_norm" * self.layer_norm
 
     def __str__(self) -> str:
         """Those that differ from the defaults, as a repr shows them."""

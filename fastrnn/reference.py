@@ -29,11 +29,26 @@ GATES = {
     "lstm_coupled_peephole": 3,
     "gru_reset_before": 3,
     "jordan": 1,
+    "rnn_tanh_norm": 1,
+    "rnn_relu_norm": 1,
+    "lstm_norm": 4,
+    "lstm_peephole_norm": 4,
+    "lstm_coupled_norm": 3,
+    "lstm_coupled_peephole_norm": 3,
+    "gru_norm": 3,
 }
 # The cells that torch.nn has, too. The others always come with Extras.
 PLAIN_CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
-# Weights that a cell has for each unit beside its gates': (count, H), behind the others.
-UNIT_WEIGHTS = {"lstm_peephole": 3, "lstm_coupled_peephole": 2}
+
+# Weights that a cell has for each unit beside its gates', (., H) behind the others: peepholes; behind them those of
+# layer normalisation, which are the gates' gains, in the GRU b_hn, in the LSTM gain and bias of c.
+PEEPHOLES = {cell: GATES[cell] - 1 if "peephole" in cell else 0 for cell in GATES}
+NORM_WEIGHTS = {
+    cell: GATES[cell] + (2 if cell.startswith("lstm") else 1 if cell.startswith("gru") else 0)
+    if cell.endswith("_norm")
+    else 0
+    for cell in GATES
+}
 
 # States a cell carries from step to step: (h,) or (h, c).
 STATES = {cell: 2 if cell.startswith("lstm") else 1 for cell in GATES}
@@ -55,13 +70,21 @@ CUT_STATE, CUT_GRADIENT = 1, 2
 class Weights(NamedTuple):
     """The weights of one direction of a layer."""
 
-    w_ih: Tensor
+    w_ih: Tensor | None  # missing where the input is W_ih x already
     w_hh: Tensor
     b_ih: Tensor | None
     b_hh: Tensor | None
     w_hr: Tensor | None
     b_hr: Tensor | None
-    unit_weights: Tensor | None
+    peepholes: Tensor | None  # (PEEPHOLES, H)
+    norm: Norm | None
+
+
+class Norm(NamedTuple):
+    """The weights of layer normalisation."""
+
+    product: Tensor  # (G*H,), gain of W_hh h
+    cell: tuple[Tensor, Tensor] | None  # (H,) each, gain and bias of c
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +113,28 @@ class Extras:
     output_activation: str = "identity"
 
 
+def layer_norm(x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``gain * (x - mean(x)) / sqrt(var(x) + 1e-5) + bias``, mean and variance over the last dimension.
+
+    Source: J. Ba, J. Kiros and G. Hinton, "Layer normalization", arXiv:1607.06450.
+    """
+    return F.layer_norm(x, gain.shape, gain, bias, 1e-5)
+
+
+def recurrent_product(h: Tensor, w_hh: Tensor, b_hh: Tensor | None, gain: Tensor | None) -> Tensor:
+    """``W_hh h + b_hh``, with a gain (G*H,) ``LN(W_hh h) + b_hh``: see :func:`layer_norm`."""
+    if gain is None:
+        return F.linear(h, w_hh, b_hh)
+    return layer_norm(F.linear(h, w_hh), gain, b_hh)
+
+
 def elman_cell(
-    x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, activation: Callable[[Tensor], Tensor] = torch.tanh
+    x_gates: Tensor,
+    h: Tensor,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    activation: Callable[[Tensor], Tensor] = torch.tanh,
+    gain: Tensor | None = None,
 ) -> Tensor:
     """One step of the simple recurrence: ``h' = activation(W_ih x + b_ih + W_hh h + b_hh)``.
 
@@ -102,10 +145,12 @@ def elman_cell(
         h: (B, H).
         w_hh: (H, H).
         b_hh: (H,) or None.
+        activation: applied to the sum.
+        gain: of :func:`recurrent_product`, or None.
     Returns:
         (B, H).
     """
-    return activation(x_gates + F.linear(h, w_hh, b_hh))
+    return activation(x_gates + recurrent_product(h, w_hh, b_hh, gain))
 
 
 def lstm_cell(
@@ -117,6 +162,7 @@ def lstm_cell(
     w_hr: Tensor | None = None,
     w_c: Tensor | None = None,
     coupled: bool = False,
+    norm: Norm | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step of the LSTM, gates in the order i, f, g, o.
 
@@ -128,7 +174,8 @@ def lstm_cell(
         o = sigmoid(W_io x + b_io + W_ho h + b_ho)
 
     With w_c, peepholes: ``w_ci * c``, ``w_cf * c`` and ``w_co * c'`` are added within the sigmoids of i, f and o.
-    Coupled: ``f = 1 - i``, and the gates are i, g, o, the peepholes those of i and o.
+    Coupled: ``f = 1 - i``, and the gates are i, g, o, the peepholes those of i and o. With norm, ``W_hh h`` is
+    normalised over all gates (:func:`recurrent_product`), and ``tanh(LN(c'))`` takes the place of ``tanh(c')``.
 
     Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997), with the forget gate of F. Gers et al.
     (2000); the projection is that of H. Sak et al., arXiv:1402.1128. The form is that of ``torch.nn.LSTM``. Peepholes:
@@ -144,10 +191,12 @@ def lstm_cell(
         w_hr: (P, H) or None.
         w_c: (3, H) for i, f, o, where coupled (2, H) for i, o, or None.
         coupled: whether the forget gate is 1 - i.
+        norm: the weights of layer normalisation, or None.
     Returns:
         h' of h's shape, c' of c's.
     """
-    gates = (x_gates + F.linear(h, w_hh, b_hh)).chunk(3 if coupled else 4, dim=-1)
+    product = recurrent_product(h, w_hh, b_hh, norm and norm.product)
+    gates = (x_gates + product).chunk(3 if coupled else 4, dim=-1)
     i, g, o = gates[0], gates[-2], gates[-1]
     if w_c is not None:
         i = i + w_c[0] * c
@@ -157,7 +206,8 @@ def lstm_cell(
     else:
         f = torch.sigmoid(gates[1] if w_c is None else gates[1] + w_c[1] * c)
     c = f * c + i * torch.tanh(g)
-    h = torch.sigmoid(o if w_c is None else o + w_c[-1] * c) * torch.tanh(c)
+    inner = layer_norm(c, *norm.cell) if norm is not None and norm.cell is not None else c
+    h = torch.sigmoid(o if w_c is None else o + w_c[-1] * c) * torch.tanh(inner)
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
@@ -168,6 +218,7 @@ def gru_cell(
     b_hh: Tensor | None,
     h_mask: Tensor | None = None,
     reset_after: bool = True,
+    gain: Tensor | None = None,
 ) -> Tensor:
     """One step of the GRU, gates in the order r, z, n.
 
@@ -189,6 +240,7 @@ def gru_cell(
         b_hh: (3H,) or None.
         h_mask: (B, H) factors of h where w_hh multiplies it, or None.
         reset_after: whether r is applied after the product.
+        gain: of :func:`recurrent_product`, or None; with reset_after.
     Returns:
         (B, H).
     """
@@ -196,7 +248,8 @@ def gru_cell(
 
     def product(of: Tensor, begin: int, end: int) -> Tensor:
         rows = slice(begin * h.shape[-1], end * h.shape[-1])
-        return F.linear(of if h_mask is None else of * h_mask, w_hh[rows], None if b_hh is None else b_hh[rows])
+        bias = None if b_hh is None else b_hh[rows]
+        return recurrent_product(of if h_mask is None else of * h_mask, w_hh[rows], bias, gain)
 
     if reset_after:
         h_r, h_z, h_n = product(h, 0, 3).chunk(3, dim=-1)
@@ -248,16 +301,17 @@ def step(
     activations: tuple[str, str] = ("identity", "identity"),
 ) -> States:
     """One step of any cell: the states after it, h first. h_mask (B, K): factors of h where w_hh multiplies it."""
-    _, w_hh, _, b_hh, w_hr, b_hr, unit_weights = weights
+    _, w_hh, _, b_hh, w_hr, b_hr, peepholes, norm = weights
+    gain = norm and norm.product
     if cell.startswith("gru"):
-        return (gru_cell(x_gates, states[0], w_hh, b_hh, h_mask, reset_after=cell == "gru"),)
+        return (gru_cell(x_gates, states[0], w_hh, b_hh, h_mask, cell != "gru_reset_before", gain),)
     h = states[0] if h_mask is None else states[0] * h_mask
     if cell.startswith("lstm"):
-        return lstm_cell(x_gates, h, states[1], w_hh, b_hh, w_hr, unit_weights, coupled="coupled" in cell)
-    if cell == "rnn_tanh":
-        return (elman_cell(x_gates, h, w_hh, b_hh, torch.tanh),)
-    if cell == "rnn_relu":
-        return (elman_cell(x_gates, h, w_hh, b_hh, torch.relu),)
+        return lstm_cell(x_gates, h, states[1], w_hh, b_hh, w_hr, peepholes, "coupled" in cell, norm)
+    if cell.startswith("rnn_tanh"):
+        return (elman_cell(x_gates, h, w_hh, b_hh, torch.tanh, gain),)
+    if cell.startswith("rnn_relu"):
+        return (elman_cell(x_gates, h, w_hh, b_hh, torch.relu, gain),)
     if cell == "jordan":
         return (jordan_cell(x_gates, h, w_hh, b_hh, w_hr, b_hr, *activations),)
     raise ValueError(f"unknown cell {cell!r}: choose one of {', '.join(GATES)}")
@@ -278,6 +332,7 @@ def layer(
     Args:
         cell: one of ``GATES``.
         input: (T, B, I). With ``batch_sizes`` also packed, (N, I) with N = sum(batch_sizes), as in ``PackedSequence``.
+            Of a cell with layer normalisation I is D*G*H: each direction's W_ih x, normalised and with its biases.
         states: (hx,) or, for the LSTM, (hx, cx); hx (D, B, H), or (D, B, P) with a projection, cx (D, B, H).
         weights: a direction's ``w_ih, w_hh, b_ih, b_hh, w_hr, b_hr``, then the other's; see :func:`name_weights`.
         bidirectional: whether there is a reverse direction.
@@ -294,10 +349,11 @@ def layer(
     directions = 2 if bidirectional else 1
     rows = None if batch_sizes is None else batch_sizes.tolist()
     per_direction = len(weights) // directions
+    by_direction = input.chunk(directions, dim=-1) if NORM_WEIGHTS[cell] else [input] * directions
     results = [
         _direction(
             cell,
-            input,
+            by_direction[d],
             tuple(state[d] for state in states),
             weights[d * per_direction : (d + 1) * per_direction],
             reverse=d == 1,
@@ -386,7 +442,7 @@ def _direction(
 ) -> tuple[Tensor, States, Tensor]:
     """One direction: output (T, B, H) or (N, H), the final states, each (B, H), and every step's last state."""
     named = name_weights(cell, weights)
-    x_gates = F.linear(input, named.w_ih, named.b_ih)
+    x_gates = input if named.w_ih is None else F.linear(input, named.w_ih, named.b_ih)
     packed = input.dim() == 2
     by_step = x_gates.split(rows) if packed and rows is not None else x_gates.unbind(0)
     batch = states[0].shape[0]
@@ -413,13 +469,21 @@ def name_weights(cell: str, weights: Sequence[Tensor]) -> Weights:
     """The weights of one direction by name, None for those it lacks; their number tells which are there.
 
     2: no bias; 3: no bias, a projection; 4: biases; 5: biases and a projection; 6: biases and a projection with a bias.
-    Behind them stand the unit weights of a cell that has some.
+    Behind them stand the unit weights of a cell that has some. Of a cell with layer normalisation there are w_hh,
+    perhaps w_hr, and these.
     """
-    unit_weights = weights[-1] if cell in UNIT_WEIGHTS else None
-    count = len(weights) - (unit_weights is not None)
-    b_ih, b_hh = (weights[2], weights[3]) if count >= 4 else (None, None)
-    projection = weights[4 if count >= 4 else 2 : count]
-    w_hr = projection[0] if projection else None
-    return Weights(
-        weights[0], weights[1], b_ih, b_hh, w_hr, projection[1] if len(projection) > 1 else None, unit_weights
-    )
+    peepholes, norms = PEEPHOLES[cell], NORM_WEIGHTS[cell]
+    unit_weights = weights[-1] if peepholes + norms else None
+    matrices = list(weights if unit_weights is None else weights[:-1])
+    w_ih = None if norms else matrices.pop(0)
+    w_hh, *rest = matrices
+    b_ih, b_hh = (rest.pop(0), rest.pop(0)) if len(rest) >= 2 else (None, None)
+    w_hr, b_hr = (*rest, None, None)[:2]
+    norm = None
+    if unit_weights is not None and norms:
+        gates = GATES[cell]
+        gain, others = unit_weights[peepholes : peepholes + gates].flatten(), unit_weights[peepholes + gates :]
+        if cell.startswith("gru"):
+            b_hh = F.pad(others[0], (2 * others.shape[1], 0))
+        norm = Norm(gain, (others[0], others[1]) if cell.startswith("lstm") else None)
+    return Weights(w_ih, w_hh, b_ih, b_hh, w_hr, b_hr, unit_weights[:peepholes] if peepholes else None, norm)

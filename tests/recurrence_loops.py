@@ -26,7 +26,9 @@ FEATURES = {
     "peephole": {"peephole": True},
     "coupled": {"coupled": True},
     "reset_before": {"reset_after": False},
+    "layer_norm": {"layer_norm": True},
     "variant": {"zoneout": 0.2, "variational_dropout": 0.3, "num_heads": 2, "recompute": True},  # with what is below
+    "normalized": {"layer_norm": True, "zoneout": 0.2, "num_heads": 2, "tbptt_steps": 3, "state_grad_clip": 0.05},
     "everything": {
         "tbptt_steps": 3,
         "state_grad_clip": 0.05,
@@ -38,8 +40,11 @@ FEATURES = {
 }
 
 
-# Of the feature "variant": all that makes a layer's cell another one.
-VARIANTS = {"LSTM": {"peephole": True, "coupled": True}, "GRU": {"reset_after": False}}
+# What else makes a layer's cell another one.
+VARIANTS = {
+    "variant": {"LSTM": {"peephole": True, "coupled": True}, "GRU": {"reset_after": False}},
+    "normalized": {"LSTM": {"peephole": True, "coupled": True}},
+}
 
 
 def has_feature(layer, feature):
@@ -50,7 +55,12 @@ def has_feature(layer, feature):
     )
 
 
-def cell_step(layer, options, x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, w_c, h_factor):
+def normalized(x, gain, bias=0.0):
+    deviation = x - x.mean()
+    return gain * deviation / torch.sqrt((deviation * deviation).mean() + 1e-5) + bias
+
+
+def cell_step(layer, options, x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, w_c, norm, h_factor):
     """One step of one sequence: h and c before zoneout."""
     if not options.reset_after:
         size = h.shape[0]
@@ -58,7 +68,10 @@ def cell_step(layer, options, x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, w_c, h_fact
         r = torch.sigmoid(xr + w_hh[:size] @ masked + br)
         z = torch.sigmoid(xz + w_hh[size : 2 * size] @ masked + bz)
         return (1 - z) * torch.tanh(xn + w_hh[2 * size :] @ (r * masked) + bn) + z * h, None
-    gates_x, gates_h = w_ih @ x + b_ih, w_hh @ (h * h_factor) + b_hh
+    gates_x, gates_h = w_ih @ x, w_hh @ (h * h_factor)
+    if options.layer_norm:
+        gates_x, gates_h = normalized(gates_x, norm["ih"]), normalized(gates_h, norm["hh"])
+    gates_x, gates_h = gates_x + b_ih, gates_h + b_hh
     if layer == "RNN":
         return torch.tanh(gates_x + gates_h), None
     if layer == "GRU":
@@ -70,7 +83,8 @@ def cell_step(layer, options, x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, w_c, h_fact
     i = torch.sigmoid(i + see_i * c)
     forget = 1 - i if options.coupled else torch.sigmoid(f[0] + see_f[0] * c)
     c = forget * c + i * torch.tanh(g)
-    h = torch.sigmoid(o + see_o * c) * torch.tanh(c)
+    seen = normalized(c, norm["c_weight"], norm["c_bias"]) if options.layer_norm else c
+    h = torch.sigmoid(o + see_o * c) * torch.tanh(seen)
     return (h if w_hr is None else w_hr @ h), c
 
 
@@ -126,7 +140,13 @@ class Loop(nn.Module):
         if record["w_hh_factors"] is not None:
             w_hh = w_hh * record["w_hh_factors"][direction]
         w_hr = getattr(self.like, "weight_hr" + suffix) if self.like.proj_size else None
-        return w_ih, w_hh, b_ih, b_hh, w_hr, getattr(self.like, "weight_c" + suffix) if self.options.peephole else None
+        w_c = getattr(self.like, "weight_c" + suffix) if self.options.peephole else None
+        norm = {}
+        if self.options.layer_norm:
+            norm = {"ih": getattr(self.like, "ln_ih" + suffix), "hh": getattr(self.like, "ln_hh" + suffix)}
+            if self.layer == "LSTM":
+                norm |= {f"c_{kind}": getattr(self.like, f"ln_c{suffix}_{kind}") for kind in ("weight", "bias")}
+        return w_ih, w_hh, b_ih, b_hh, w_hr, w_c, norm
 
     def run_sequence(self, index, direction, b, input, states, fresh, resets, length, record):
         """One sequence in one direction: outputs and cs (T, .), zero from its length on, and the final states."""
@@ -234,8 +254,11 @@ def input_factors(module, seen, lengths, place):
 
 
 def build(layer, feature, training, **options):
-    keywords = FEATURES[feature] | options | (VARIANTS[layer] if feature == "variant" else {})
+    keywords = FEATURES[feature] | options | VARIANTS.get(feature, {}).get(layer, {})
     module = getattr(fastrnn, layer)(INPUT, HIDDEN, dtype=torch.float64, **keywords)
+    for name, parameter in module.named_parameters():
+        if name.startswith("ln_"):  # gains of 1 and a bias of 0 would hide which is which
+            nn.init.uniform_(parameter, 0.5, 1.5)
     return module.train(training)
 
 

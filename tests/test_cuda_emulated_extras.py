@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from cases import KERNELS, assert_same, exact_for_relu_, randn, tolerance
+from primals import op_input_size, weight_shapes
 from test_cuda_emulated_layers import HALF, PERSISTENT, STREAMED, library  # noqa: F401
 from torch import nn
 
@@ -33,6 +34,11 @@ VARIANTS = (
     "gru_reset_before",
     "jordan",
     "jordan_proj",
+    "rnn_tanh_norm",
+    "rnn_relu_norm",
+    "lstm_norm",
+    "lstm_coupled_peephole_norm_proj",
+    "gru_norm",
 )
 
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
@@ -89,18 +95,16 @@ def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64
     """A call with what is added, in numbers of the dtype; with relu, f32 sums of them are exact in any order."""
     cell, directions = kernel.removesuffix("_proj"), 1 + bidirectional
     projection = 2 if kernel.endswith("_proj") else 0
-    recurrent, gates = projection or hidden, reference.GATES[cell]
+    recurrent = projection or hidden
     sizes = (recurrent, hidden)[: reference.STATES[cell]]
     batch_sizes = draw_sizes(layout, steps)
     rows = int(batch_sizes.sum()) if layout == "packed" else steps * BATCH
     shape = (rows,) if layout == "packed" else (steps, BATCH)
 
-    shapes = [(gates * hidden, INPUT), (gates * hidden, recurrent), (gates * hidden,), (gates * hidden,)]
-    shapes += [(projection, hidden)] * bool(projection)
-    shapes += [(projection,)] * bool(projection and cell == "jordan")
-    shapes += [(count, hidden) for count in (reference.UNIT_WEIGHTS.get(cell),) if count]
+    shapes = weight_shapes(kernel, INPUT, hidden, projection)
     weights = [randn(*s, dtype=torch.float64) / s[-1] ** 0.5 for _ in range(directions) for s in shapes]
-    data = [randn(*shape, INPUT, dtype=torch.float64), *draw_states(directions, sizes)]
+    features = op_input_size(kernel, INPUT, hidden, directions)
+    data = [randn(*shape, features, dtype=torch.float64), *draw_states(directions, sizes)]
     resets = draw_states(directions, sizes) if added in ("resets", "all") else []
     if kernel == "rnn_relu":
         exact_for_relu_(nn.ParameterList(weights))

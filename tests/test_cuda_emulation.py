@@ -116,11 +116,11 @@ FAULTS = (
         "tile_past_the_batch", "asan", FORWARD, "    if (row >= running_rows(p_.steps, s)) return;\n    A x", "    A x"
     ),
     Fault("row_past_the_batch", "asan", "pointwise.cuh", "return row < (device_count", "return row <= (device_count"),
-    Fault("start_of_joining_rows", "plain", "streamed_backward.cuh", "!p.rows_before.include(row);", "false;"),
+    Fault("start_of_joining_rows", "plain", "cell_backward.cuh", ": p.rows_before.include(row) ?", ": true ?"),
     Fault(
         "rows_that_ended_go_on",
         "plain",
-        "streamed_forward.cuh",
+        "cell_forward.cuh",
         RUNS + STEP_CELLS,
         "if (row >= p.rows.count) return;" + STEP_CELLS,
     ),

@@ -207,6 +207,7 @@ class TestBeyondTorch:
             ({"recompute": True}, True, "fused"),
             ({"peephole": True}, False, "fused with extras"),
             ({"coupled": True}, False, "fused with extras"),
+            ({"layer_norm": True}, False, "fused with extras"),
         ],
         ids=str,
     )

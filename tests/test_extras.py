@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from cases import KERNELS
-from primals import RAGGED, assert_close_trees, loss_of
+from primals import RAGGED, assert_close_trees, loss_of, op_input_size, weight_shapes
 from torch.autograd import gradcheck, gradgradcheck
 
 from fastrnn import reference
@@ -26,6 +26,14 @@ VARIANTS = (
     "gru_reset_before",
     "jordan",
     "jordan_proj",
+    "rnn_tanh_norm",
+    "rnn_relu_norm",
+    "lstm_norm",
+    "lstm_norm_proj",
+    "lstm_peephole_norm",
+    "lstm_coupled_norm",
+    "lstm_coupled_peephole_norm_proj",
+    "gru_norm",
 )
 
 # What one call adds; "resets" and "zoneout" take several fields together.
@@ -73,21 +81,18 @@ class ExtendedCase:
     def tensors(self):
         """Input, states, reset states and weights, and the extras."""
         directions = 2 if self.bidirectional else 1
-        hidden, gates = self.hidden_size, reference.GATES[self.cell]
+        hidden = self.hidden_size
         sizes = self.sizes()[: reference.STATES[self.cell]]
         projection = self.projection
 
         def draw(*shape):
             return torch.randn(shape, dtype=torch.float64)
 
-        input = draw(self.rows, 3) if self.ragged == "packed" else draw(self.steps, 4, 3)
+        features = op_input_size(self.kernel, 3, hidden, directions)
+        input = draw(self.rows, features) if self.ragged == "packed" else draw(self.steps, 4, features)
         states = [draw(directions, 4, size) for size in sizes]
         resets = [draw(directions, 4, size) for size in sizes] if self.has_resets else []
-        shapes = [(gates * hidden, 3), (gates * hidden, projection or hidden), (gates * hidden,), (gates * hidden,)]
-        shapes += [(projection, hidden)] * bool(projection)
-        shapes += [(projection,)] * bool(projection and self.cell == "jordan")
-        unit_weights = reference.UNIT_WEIGHTS.get(self.cell, 0)
-        shapes += [(unit_weights, hidden)] * bool(unit_weights)
+        shapes = weight_shapes(self.kernel, 3, hidden, projection)
         weights = [draw(*shape) / 3 for _ in range(directions) for shape in shapes]
         return (input, states, resets, weights), self.extras(directions)
 

@@ -134,6 +134,7 @@ class TestConstruction:
             ({"num_heads": 2, "proj_size": 2}, ValueError),
             ({"recompute": 1}, TypeError),
             ({"peephole": 1}, TypeError),
+            ({"layer_norm": 1}, TypeError),
             ({"reset_after": False}, ValueError),
         ],
         ids=str,
@@ -141,6 +142,16 @@ class TestConstruction:
     def test_refused(self, keywords, error):
         with pytest.raises(error, match=next(iter(keywords))):
             fastrnn.LSTM(3, 4, **keywords)
+
+    def test_layer_norm_needs_the_whole_product_at_once(self):
+        with pytest.raises(ValueError, match="layer_norm"):
+            fastrnn.GRU(3, 4, layer_norm=True, reset_after=False)
+
+    @pytest.mark.parametrize(("layer", "gates"), [("RNN", 1), ("GRU", 3)])
+    def test_parameters_of_layer_norm_without_c(self, layer, gates):
+        names = {name: p.shape for name, p in getattr(fastrnn, layer)(3, 4, layer_norm=True).named_parameters()}
+        assert names.items() >= {"ln_ih_l0": (4 * gates,), "ln_hh_l0": (4 * gates,)}.items()
+        assert not any(name.startswith("ln_c") for name in names)
 
     def test_an_rnn_has_nothing_to_recompute(self):
         with pytest.raises(ValueError, match="recompute"):
@@ -160,6 +171,8 @@ class TestConstruction:
             ({"coupled": True}, {"weight_ih": (12, 3), "weight_hh": (12, 4), "bias_hh": (12,)}),
             ({"coupled": True, "peephole": True, "proj_size": 2}, {"weight_hr": (2, 4), "weight_c": (2, 4)}),
             ({"num_heads": 2}, {"weight_ih": (16, 3), "weight_hh": (16, 2)}),
+            ({"layer_norm": True}, {"weight_hh": (16, 4), "bias_hh": (16,), "ln_ih": (16,), "ln_hh": (16,)}),
+            ({"layer_norm": True, "peephole": True, "coupled": True}, {"ln_ih": (12,), "weight_c": (2, 4)}),
         ],
         ids=str,
     )
@@ -169,6 +182,9 @@ class TestConstruction:
             assert getattr(layer, f"{name}_l0_reverse").shape == shape
         bound = 1 / 4**0.5
         for name, parameter in layer.named_parameters():
+            if name.startswith("ln_"):
+                assert parameter.unique().item() == (0 if name.endswith("_bias") else 1), name
+                continue
             assert parameter.abs().max() <= bound, name
             assert parameter.unique().numel() > 1, name
         assert [p.shape for p in layer._flat_weights] == [p.shape for group in layer.all_weights for p in group]
@@ -186,7 +202,7 @@ class TestConstruction:
         assert layer.options is None
         assert torch.equal(layer(value)[0], fastrnn.functional.lstm(value, None, list(layer.parameters()))[0])
         layer.options = before
-        for change in ({"num_heads": 2}, {"peephole": True}, {"coupled": True}):
+        for change in ({"num_heads": 2}, {"peephole": True}, {"coupled": True}, {"layer_norm": True}):
             with pytest.raises(ValueError, match=next(iter(change))):
                 layer.options = dataclasses.replace(before, **change)
         with pytest.raises(ValueError, match="zoneout"):

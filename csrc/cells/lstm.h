@@ -49,10 +49,15 @@ struct LstmCell {
 
   template <class V>
   static FASTRNN_INLINE void backward(const Step<V, kChannels>& step, StepGrad<V, kChannels>& grad) {
+    grad.c += hidden_backward(step.channels[kOutput], step.c, grad.h, grad.channels[kOutput]);
+    cell_backward(step, grad);
+  }
+
+  // Backward from c_t and the output gate on.
+  template <class V>
+  static FASTRNN_INLINE void cell_backward(const Step<V, kChannels>& step, StepGrad<V, kChannels>& grad) {
     const V(&gate)[kChannels] = step.channels;
-    const V tanh_c = Math<V>::tanh(step.c);
-    V dc = grad.c + grad.h * gate[kOutput] * tanh_grad(tanh_c);
-    grad.channels[kOutput] = grad.h * tanh_c * sigmoid_grad(gate[kOutput]);
+    V dc = grad.c;
     if constexpr (kPeepholes) dc += grad.channels[kOutput] * step.unit_weights[kOutputPeephole];
     grad.channels[kCandidate] = dc * gate[kInput] * tanh_grad(gate[kCandidate]);
     if constexpr (kCoupled) {
@@ -91,7 +96,20 @@ struct LstmCell {
   // The h that a projection would see, computed again from what the reserve holds.
   template <class V>
   static FASTRNN_INLINE V hidden(const Step<V, kChannels>& step) {
-    return step.channels[kOutput] * Math<V>::tanh(step.c);
+    return hidden_of(step.channels[kOutput], step.c);
+  }
+
+  template <class V>
+  static FASTRNN_INLINE V hidden_of(V output_gate, V c) {
+    return output_gate * Math<V>::tanh(c);
+  }
+
+  // The gradient of that c, given that of h; output_grad: out, that of the gate's sum
+  template <class V>
+  static FASTRNN_INLINE V hidden_backward(V output_gate, V c, V h_grad, V& output_grad) {
+    const V tanh_c = Math<V>::tanh(c);
+    output_grad = h_grad * tanh_c * sigmoid_grad(output_gate);
+    return h_grad * output_gate * tanh_grad(tanh_c);
   }
 };
 

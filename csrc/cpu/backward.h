@@ -5,6 +5,7 @@
 
 #include "../params.h"
 #include "extras.h"
+#include "norm_rows.h"
 #include "weights.h"
 
 namespace fastrnn::cpu {
@@ -14,6 +15,9 @@ template <class Isa, class Cell, class T, bool kExtended = false>
 class BackwardLoop {
   using S = Simd<Isa, T>;
   using V = typename S::V;
+  using Inner = InnerCell<Cell>;
+  using CellStep = Step<V, Inner::kChannels>;
+  using CellGrad = StepGrad<V, Inner::kChannels>;
   struct NoExtras {};
   using AtStep = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
 
@@ -39,7 +43,11 @@ class BackwardLoop {
   BackwardLoop(const Dims& dims, const Plan& plan, Carver<T>& scratch)
       : dims_(dims),
         first_({dims.recurrent_size, kEarlyGates * dims.hidden_size}, plan.weights, scratch),
-        second_({has_second(dims) ? dims.hidden_size : 0, dims.recurrent_size}, plan.weights, scratch) {}
+        second_({has_second(dims) ? dims.hidden_size : 0, dims.recurrent_size}, plan.weights, scratch) {
+    if (kNormalizes<Cell>) grad_hidden_ = scratch.take(dims.batch * dims.hidden_size);
+    if (kNormalizesCell<Cell>) dc_ = scratch.take(dims.batch * dims.hidden_size);
+    if (kNormalizesCell<Cell>) candidate_c_ = scratch.take(dims.batch * dims.hidden_size);
+  }
 
   BackwardLoop(const BackwardParams<T>& params, const Portion& portion, Carver<T>&& scratch)
       : BackwardLoop(params.dims, portion.plan, scratch) {
@@ -63,6 +71,10 @@ class BackwardLoop {
         portion_->meet();
         run_second(s);
       }
+      if (kNormalizes<Cell> && s >= 0) {
+        portion_->meet();
+        run_rows(s);
+      }
       if (!portion_->end_step(p_->steps.steps - 1 - s)) return;
     }
   }
@@ -81,6 +93,9 @@ class BackwardLoop {
     int64_t rows, rows_before, rows_after;  // that run at this step, the one before and the one after
     int64_t first, first_before;            // rows of the data that batch row 0 has at this step and the one before
     T* grad_channels;                       // (B, C*H)
+    T* grad_hidden;                         // (B, H), of a cell that normalises: the gradient of h before a projection
+    T* dc;                                  // (B, H): what of the gradient of c_t comes from its normalisation
+    T* candidate_c;                         // (B, H): c_t before anything is done to it
     bool prefetch;
     AtStep extras;
   };
@@ -97,6 +112,9 @@ class BackwardLoop {
             steps.offset(s),
             steps.offset(s - 1),
             grad_channels_of(s),
+            grad_hidden_,
+            dc_,
+            candidate_c_,
             worth_prefetching<T>(rows_, Cell::kChannels * dims_.hidden_size),
             extras_at(s)};
   }
@@ -178,6 +196,15 @@ class BackwardLoop {
     } else if constexpr (Cell::kLateGates > 0) {
       finish_late(now, row, unit, lanes, dh);
     } else {
+      finish_hidden(now, row, unit, lanes, dh);
+    }
+  }
+
+  // Given the gradient of h before a projection.
+  static FASTRNN_INLINE void finish_hidden(const Now& now, int64_t row, int64_t unit, int lanes, V dh) {
+    if constexpr (kNormalizes<Cell>) {
+      S::store(now.grad_hidden + row * now.hidden + unit, dh, lanes);
+    } else {
       finish_cell(now, row, unit, lanes, dh);
     }
   }
@@ -220,15 +247,15 @@ class BackwardLoop {
       if constexpr (Cell::kLateGates > 0) {
         finish_early(now, row, unit, lanes, S::load(sums));
       } else {
-        finish_cell(now, row, unit, lanes, S::load(sums));
+        finish_hidden(now, row, unit, lanes, S::load(sums));
       }
     }
   };
 
   // Of a cell with a late gate: the gradients before the second product, and after it.
   static FASTRNN_INLINE void finish_late(const Now& now, int64_t row, int64_t unit, int lanes, V dh) {
-    const Step<V, Cell::kChannels> step = load_channels(now, row, unit, lanes);
-    StepGrad<V, Cell::kChannels> grad;
+    const CellStep step = load_channels(now, row, unit, lanes);
+    CellGrad grad;
     grad.h = dh;
     Cell::late_backward(step, grad);
     T* channels = now.grad_channels + row * Cell::kChannels * now.hidden + unit;
@@ -241,8 +268,8 @@ class BackwardLoop {
   }
 
   static FASTRNN_INLINE void finish_early(const Now& now, int64_t row, int64_t unit, int lanes, V operand) {
-    const Step<V, Cell::kChannels> step = load_channels(now, row, unit, lanes);
-    StepGrad<V, Cell::kChannels> grad;
+    const CellStep step = load_channels(now, row, unit, lanes);
+    CellGrad grad;
     Cell::early_backward(now.extras.masked(row, unit, lanes, operand), step, grad);
     T* channels = now.grad_channels + row * Cell::kChannels * now.hidden + unit;
     S::store(channels + Cell::kReset * now.hidden, grad.channels[Cell::kReset], lanes);
@@ -252,8 +279,8 @@ class BackwardLoop {
              now.extras.masked(row, unit, lanes, Cell::late_operand(step)), lanes);
   }
 
-  static FASTRNN_INLINE Step<V, Cell::kChannels> load_channels(const Now& now, int64_t row, int64_t unit, int lanes) {
-    Step<V, Cell::kChannels> step;
+  static FASTRNN_INLINE CellStep load_channels(const Now& now, int64_t row, int64_t unit, int lanes) {
+    CellStep step;
     const T* channels = now.p.channels + (now.first + row) * Cell::kChannels * now.hidden + unit;
     for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = S::load(channels + c * now.hidden, lanes);
     step.h_prev = S::load(now.extras.previous_h(row) + unit, lanes);
@@ -275,20 +302,16 @@ class BackwardLoop {
     if (Cell::kHasCellState) __builtin_prefetch(p.cells + before * hidden + unit);
   }
 
-  static FASTRNN_INLINE void finish_cell(const Now& now, int64_t row, int64_t unit, int lanes, V dh) {
+  // What the row's step started from and left behind. c is what a zoneout made of it.
+  static FASTRNN_INLINE CellStep load_step(const Now& now, int64_t row, int64_t unit, int lanes) {
     const BackwardParams<T>& p = now.p;
-    const int64_t hidden = now.hidden, at = now.first + row;
+    const int64_t hidden = now.hidden, at = now.first + row, before = now.first_before + row;
     const bool from_start = row >= now.rows_before;
-    const int64_t before = now.first_before + row;
-    Step<V, Cell::kChannels> step;
-    StepGrad<V, Cell::kChannels> grad;
-    grad.h = dh;
-    const UnitWeights<Isa, Cell, T> unit_weights(p.unit_weights, hidden, unit, lanes);
-    step.unit_weights = unit_weights.values;
+    CellStep step;
     if constexpr (kExtended) step.activation = now.extras.extras.activation;
-    if constexpr (Cell::kKeepsChannels) {
+    if constexpr (Inner::kKeepsChannels) {
       const T* channels = p.channels + at * Cell::kChannels * hidden + unit;
-      for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = S::load(channels + c * hidden, lanes);
+      for (int c = 0; c < Inner::kChannels; ++c) step.channels[c] = S::load(channels + c * hidden, lanes);
     }
     if constexpr (Cell::kReadsH) {
       step.h = S::load(p.output + at * p.output_stride + unit, lanes);
@@ -299,7 +322,6 @@ class BackwardLoop {
       if constexpr (kExtended) h_prev = now.extras.previous_h(row);
       step.h_prev = S::load(h_prev + unit, lanes);
     }
-    V kept_grad_c{};  // of what zoneout keeps of c
     if constexpr (Cell::kHasCellState) {
       const T* c_prev = from_start ? p.cx + row * hidden : p.cells + before * hidden;
       if constexpr (kExtended) {
@@ -307,40 +329,98 @@ class BackwardLoop {
       }
       step.c_prev = S::load(c_prev + unit, lanes);
       step.c = S::load(p.cells + at * hidden + unit, lanes);
-      grad.c = S::load(p.grad_c + row * hidden + unit, lanes);
       if constexpr (kExtended) {
-        const ExtraGrads<T>& grads = *p.extra_grads;
-        if (grads.cells) grad.c += S::load(grads.cells + at * grads.cells_stride + unit, lanes);
-        if (now.extras.extras.zones_c()) {
-          step.c = Cell::candidate_c(step);
-          kept_grad_c = now.extras.kept_c(row, unit, lanes) * grad.c;
-          grad.c -= kept_grad_c;
-        }
+        if (now.extras.extras.zones_c()) step.c = Inner::candidate_c(step);
       }
     }
-    if constexpr (Cell::kProjects) {
-      if (now.projected) S::store(p.operand + at * hidden + unit, Cell::hidden(step), lanes);
+    return step;
+  }
+
+  // dc_t but for what comes from h_t, and what zoneout keeps of it.
+  static FASTRNN_INLINE V load_grad_c(const Now& now, int64_t row, int64_t unit, int lanes, V& kept) {
+    const BackwardParams<T>& p = now.p;
+    V grad = S::load(p.grad_c + row * now.hidden + unit, lanes);
+    if constexpr (kExtended) {
+      const ExtraGrads<T>& grads = *p.extra_grads;
+      if (grads.cells) grad += S::load(grads.cells + (now.first + row) * grads.cells_stride + unit, lanes);
+      if (now.extras.extras.zones_c()) {
+        kept = now.extras.kept_c(row, unit, lanes) * grad;
+        grad -= kept;
+      }
     }
-    Cell::backward(step, grad);
+    return grad;
+  }
+
+  static FASTRNN_INLINE void finish_cell(const Now& now, int64_t row, int64_t unit, int lanes, V dh) {
+    const BackwardParams<T>& p = now.p;
+    const int64_t hidden = now.hidden, state = row * hidden + unit;
+    const UnitWeights<Isa, Inner, T> unit_weights(p.unit_weights, hidden, unit, lanes);
+    CellStep step = load_step(now, row, unit, lanes);
+    step.unit_weights = unit_weights.values;
+    CellGrad grad;
+    grad.h = dh;
+    V kept_grad_c{};  // of what zoneout keeps of c
+    if constexpr (Cell::kHasCellState) grad.c = load_grad_c(now, row, unit, lanes, kept_grad_c);
     T* channels = now.grad_channels + row * Cell::kChannels * hidden + unit;
-    for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * hidden, grad.channels[c], lanes);
-    if constexpr (Cell::kUnitWeights > 0) {
+    if constexpr (kNormalizesCell<Cell>) {
+      grad.channels[Cell::kOutput] = S::load(channels + Cell::kOutput * hidden, lanes);
+      grad.c += S::load(now.dc + state, lanes);
+      Inner::cell_backward(step, grad);
+    } else {
+      if constexpr (Cell::kProjects) {
+        if (now.projected) S::store(p.operand + (now.first + row) * hidden + unit, Inner::hidden(step), lanes);
+      }
+      Inner::backward(step, grad);
+    }
+    for (int c = 0; c < Inner::kChannels; ++c) S::store(channels + c * hidden, grad.channels[c], lanes);
+    if constexpr (Inner::kUnitWeights > 0) {
       T* sums = p.grad_unit_weights + row * Cell::kUnitWeights * hidden + unit;
-      for (int w = 0; w < Cell::kUnitWeights; ++w, sums += hidden) {
-        S::store(sums, S::load(sums, lanes) + Cell::unit_weight_grad(w, step, grad), lanes);
+      for (int w = 0; w < Inner::kUnitWeights; ++w, sums += hidden) {
+        S::store(sums, S::load(sums, lanes) + Inner::unit_weight_grad(w, step, grad), lanes);
       }
     }
     if constexpr (kExtended) {
       const StepExtras<Isa, T>& extras = now.extras;
       const ExtraGrads<T>& grads = *p.extra_grads;
-      const int64_t state = row * hidden + unit;
       if (Cell::kCarriesH && extras.extras.zones_h()) grad.h += S::load(p.grad_h + state, lanes);
       if constexpr (Cell::kHasCellState) {
         grad.c = pass_back(grads.clip, extras.cut_before(row), grads.reset_c, state, lanes, grad.c + kept_grad_c);
       }
     }
-    if constexpr (Cell::kCarriesH) S::store(p.grad_h + row * hidden + unit, grad.h, lanes);
-    if constexpr (Cell::kHasCellState) S::store(p.grad_c + row * hidden + unit, grad.c, lanes);
+    if constexpr (Cell::kCarriesH) S::store(p.grad_h + state, grad.h, lanes);
+    if constexpr (Cell::kHasCellState) S::store(p.grad_c + state, grad.c, lanes);
+  }
+
+  // Of a cell that normalises, once the gradient of the whole row's h is there.
+  void run_rows(int64_t s) {
+    if constexpr (kNormalizes<Cell>) {
+      const Now now = at_step(s);
+      const Range mine = portion_->deal({smaller(rows_.begin, now.rows), smaller(rows_.end, now.rows)});
+      for (int64_t row = mine.begin; row < mine.end; ++row) finish_row(now, row);
+    }
+  }
+
+  static FASTRNN_INLINE void finish_row(const Now& now, int64_t row) {
+    const BackwardParams<T>& p = now.p;
+    const int64_t hidden = now.hidden, at = now.first + row, columns = Cell::kChannels * hidden;
+    const NormRow<Isa, Cell, T> norm{hidden, p.unit_weights, p.grad_unit_weights + row * Cell::kUnitWeights * hidden};
+    const T *channels = p.channels + at * columns, *grad_h = now.grad_hidden + row * hidden;
+    T* grad_channels = now.grad_channels + row * columns;
+    if constexpr (kNormalizesCell<Cell>) {
+      const T* c = p.cells + at * hidden;
+      if (now.extras.extras.zones_c()) {
+        T* candidate = now.candidate_c + row * hidden;
+        norm.for_each_vector(
+            [&](int64_t unit, int lanes) { S::store(candidate + unit, load_step(now, row, unit, lanes).c, lanes); });
+        c = candidate;
+      }
+      norm.hidden_backward(c, channels + Cell::kOutput * hidden, grad_h, grad_channels + Cell::kOutput * hidden,
+                           now.dc + row * hidden, now.projected ? p.operand + at * hidden : nullptr);
+    }
+    norm.for_each_vector([&](int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
+      finish_cell(now, row, unit, lanes, S::load(grad_h + unit, lanes));
+    });
+    norm.product_backward(channels + Cell::kProduct * hidden, grad_channels);
   }
 
   const BackwardParams<T>* p_ = nullptr;
@@ -350,6 +430,7 @@ class BackwardLoop {
   Dims dims_;
   Range rows_{0, 0};
   BackwardWeights<Isa, T> first_, second_;
+  T *grad_hidden_ = nullptr, *dc_ = nullptr, *candidate_c_ = nullptr;  // see Now
 };
 
 }  // namespace fastrnn::cpu

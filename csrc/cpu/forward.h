@@ -3,6 +3,7 @@
 
 #include "../params.h"
 #include "extras.h"
+#include "norm_rows.h"
 #include "weights.h"
 
 namespace fastrnn::cpu {
@@ -12,6 +13,8 @@ template <class Isa, class Cell, class T, class W = T, bool kExtended = false>
 class ForwardLoop {
   using S = Simd<Isa, T>;
   using V = typename S::V;
+  using Inner = InnerCell<Cell>;
+  using CellStep = Step<V, Inner::kChannels>;
   using Params = ForwardParams<T, T, W>;
   struct NoExtras {};
   using AtStep = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
@@ -75,7 +78,8 @@ class ForwardLoop {
 
   ForwardLoop(const Dims& dims, const Plan& plan, Carver<T>& frozen, Carver<T>& scratch)
       : dims_(dims), weights_(dims, plan.weights, plan.weights == WeightSource::kFrozen ? frozen : scratch) {
-    if (has_second(dims)) operand_ = scratch.take(dims.batch * dims.hidden_size);
+    if (has_second(dims) || kNormalizesCell<Cell>) operand_ = scratch.take(dims.batch * dims.hidden_size);
+    if (kNormalizes<Cell>) product_ = scratch.take(dims.batch * Cell::kGates * dims.hidden_size);
     for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size);
   }
 
@@ -92,6 +96,10 @@ class ForwardLoop {
     if (stretch.begin == 0) prepare();
     for (int64_t s = stretch.begin; s < stretch.end; ++s) {
       run_cell(s);
+      if constexpr (kNormalizes<Cell>) {
+        portion_->meet();
+        run_rows(s);
+      }
       if (has_second(dims_)) {
         portion_->meet();
         run_second(s);
@@ -143,6 +151,8 @@ class ForwardLoop {
     const T* h_prev;     // (B, K)
     T* h;                // (B, K)
     T* operand;          // (B, H)
+    T* product;          // (B, product_stride), of a cell that normalises it
+    int64_t product_stride;
     bool prefetch;
     AtStep extras;
   };
@@ -150,17 +160,20 @@ class ForwardLoop {
   FASTRNN_INLINE Now at_step(int64_t s) const {
     const Steps& steps = p_->steps;
     const Range rows{smaller(rows_.begin, steps.rows(s)), smaller(rows_.end, steps.rows(s))};
+    T* const channels = p_->channels + (steps.offset(s) - stretch_.first_row) * p_->channel_stride;
     return {*p_,
             dims_.hidden_size,
             dims_.recurrent_size,
             dims_.projected,
             rows,
             steps.offset(s),
-            p_->channels + (steps.offset(s) - stretch_.first_row) * p_->channel_stride,
+            channels,
             steps.rows(s + 1),
             state_[s % 2],
             state_[(s + 1) % 2],
             operand_,
+            p_->keep ? channels + Inner::kChannels * dims_.hidden_size : product_,
+            p_->keep ? p_->channel_stride : Cell::kGates * dims_.hidden_size,
             worth_prefetching<T>(rows, p_->channel_stride),
             extras_at(s)};
   }
@@ -197,35 +210,47 @@ class ForwardLoop {
     FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
       if constexpr (Cell::kLateGates > 0) {
         finish_early(now, row, unit, lanes, sums);
+      } else if constexpr (kNormalizes<Cell>) {
+        T* product = now.product + row * now.product_stride + unit;
+        for (int gate = 0; gate < Cell::kGates; ++gate) {
+          S::store(product + gate * now.hidden, S::load(sums + gate * S::kLanes), lanes);
+        }
       } else {
-        finish_cell(now, row, unit, lanes, sums);
+        V r[Cell::kGates];
+        for (int gate = 0; gate < Cell::kGates; ++gate) r[gate] = S::load(sums + gate * S::kLanes);
+        finish_cell(now, row, unit, lanes, r);
       }
     }
   };
 
-  static FASTRNN_INLINE void finish_cell(const Now& now, int64_t row, int64_t unit, int lanes, const T* sums) {
+  // r: W_hh h_{t-1}, with the biases if they do not come with x
+  static FASTRNN_INLINE void finish_cell(const Now& now, int64_t row, int64_t unit, int lanes,
+                                         const V (&r)[Cell::kGates]) {
     const Params& p = now.p;
     const int64_t at = now.first + row;
     T* channels = now.channels + row * p.channel_stride + unit;
-    V x[Cell::kGates], r[Cell::kGates];
+    V x[Cell::kGates];
     for (int gate = 0; gate < Cell::kGates; ++gate) {
       x[gate] = S::load(channels + gate * now.hidden, lanes);
-      r[gate] = S::load(sums + gate * S::kLanes);
-      if (gate == Cell::kApartBias && p.b_ih) x[gate] += S::load(p.b_ih + gate * now.hidden + unit, lanes);
+      if (gate == Inner::kApartBias && p.b_ih) x[gate] += S::load(p.b_ih + gate * now.hidden + unit, lanes);
     }
-    Step<V, Cell::kChannels> step;
+    CellStep step;
     if constexpr (Cell::kReadsPreviousH) {
       const T* h_prev = now.h_prev + row * now.hidden;
       if constexpr (kExtended) h_prev = now.extras.previous_h(row);
       step.h_prev = S::load(h_prev + unit, lanes);
     }
     if constexpr (Cell::kHasCellState) step.c_prev = S::load(p.cell + row * now.hidden + unit, lanes);
-    const UnitWeights<Isa, Cell, T> unit_weights(p.unit_weights, now.hidden, unit, lanes);
+    const UnitWeights<Isa, Inner, T> unit_weights(p.unit_weights, now.hidden, unit, lanes);
     step.unit_weights = unit_weights.values;
     if constexpr (kExtended) step.activation = now.extras.extras.activation;
-    Cell::forward(x, r, step);
-    if (Cell::kKeepsChannels && p.keep) {
-      for (int c = 0; c < Cell::kChannels; ++c) S::store(channels + c * now.hidden, step.channels[c], lanes);
+    Inner::forward(x, r, step);
+    if (Inner::kKeepsChannels && p.keep) {
+      for (int c = 0; c < Inner::kChannels; ++c) S::store(channels + c * now.hidden, step.channels[c], lanes);
+    }
+    if constexpr (kNormalizesCell<Cell>) {
+      S::store(channels + Cell::kOutput * now.hidden, step.channels[Cell::kOutput], lanes);
+      S::store(now.operand + row * now.hidden + unit, step.c, lanes);
     }
     if constexpr (Cell::kHasCellState) {
       if constexpr (kExtended) step.c = now.extras.zoned_c(row, unit, lanes, step.c, step.c_prev);
@@ -237,10 +262,56 @@ class ForwardLoop {
       }
       S::store(p.cell + row * now.hidden + unit, step.c, lanes);
     }
+    if constexpr (!kNormalizesCell<Cell>) hand_on_h(now, row, unit, lanes, step.h);
+  }
+
+  // h, to the product with the projection or to the next step.
+  static FASTRNN_INLINE void hand_on_h(const Now& now, int64_t row, int64_t unit, int lanes, V h) {
     if (now.projected) {
-      S::store(now.operand + row * now.hidden + unit, step.h, lanes);
+      S::store(now.operand + row * now.hidden + unit, h, lanes);
     } else {
-      finish_h(now, row, unit, lanes, step.h);
+      finish_h(now, row, unit, lanes, h);
+    }
+  }
+
+  // Of a cell that normalises, whose sums have waited for those of the whole row.
+  void run_rows(int64_t s) {
+    const Now now = at_step(s);
+    const Range mine = portion_->deal(now.rows);
+    for (int64_t row = mine.begin; row < mine.end; ++row) {
+      finish_row(now, row);
+      if constexpr (kNormalizesCell<Cell>) finish_normalized_c(now, row);
+    }
+  }
+
+  static FASTRNN_INLINE void finish_row(const Now& now, int64_t row) {
+    const int64_t hidden = now.hidden;
+    const T *product = now.product + row * now.product_stride, *weights = now.p.unit_weights;
+    const RowNorm<T> norm = norm_of<Isa>(product, Cell::kGates * hidden);
+    for (int64_t unit = 0; unit < hidden; unit += S::kLanes) {
+      const int lanes = static_cast<int>(smaller(S::kLanes, hidden - unit));
+      V r[Cell::kGates];
+      for (int gate = 0; gate < Cell::kGates; ++gate) {
+        r[gate] = norm(S::load(product + gate * hidden + unit, lanes)) *
+                  S::load(weights + (Cell::kGain + gate) * hidden + unit, lanes);
+        if (gate == Inner::kApartBias) r[gate] += S::load(weights + Cell::kBias * hidden + unit, lanes);
+      }
+      finish_cell(now, row, unit, lanes, r);
+    }
+  }
+
+  // h of the row, whose c lies in the place of the operand.
+  static FASTRNN_INLINE void finish_normalized_c(const Now& now, int64_t row) {
+    const int64_t hidden = now.hidden;
+    const T* c = now.operand + row * hidden;
+    const T* output_gate = now.channels + row * now.p.channel_stride + Cell::kOutput * hidden;
+    const T *gain = now.p.unit_weights + Cell::kCellGain * hidden,
+            *bias = now.p.unit_weights + Cell::kCellBias * hidden;
+    const RowNorm<T> norm = norm_of<Isa>(c, hidden);
+    for (int64_t unit = 0; unit < hidden; unit += S::kLanes) {
+      const int lanes = static_cast<int>(smaller(S::kLanes, hidden - unit));
+      const V normal = norm(S::load(c + unit, lanes)) * S::load(gain + unit, lanes) + S::load(bias + unit, lanes);
+      hand_on_h(now, row, unit, lanes, Inner::hidden_of(V(S::load(output_gate + unit, lanes)), normal));
     }
   }
 
@@ -278,7 +349,7 @@ class ForwardLoop {
       x[gate] = S::load(channels + gate * now.hidden, lanes);
       r[gate] = S::load(sums + gate * S::kLanes);
     }
-    Step<V, Cell::kChannels> step;
+    CellStep step;
     step.h_prev = S::load(now.extras.previous_h(row) + unit, lanes);
     Cell::early(x, r, step);
     for (int gate = 0; gate < kEarlyGates; ++gate) S::store(channels + gate * now.hidden, step.channels[gate], lanes);
@@ -288,7 +359,7 @@ class ForwardLoop {
 
   static FASTRNN_INLINE void finish_late(const Now& now, int64_t row, int64_t unit, int lanes, V sum) {
     T* channels = now.channels + row * now.p.channel_stride + unit;
-    Step<V, Cell::kChannels> step;
+    CellStep step;
     for (int gate = 0; gate < kEarlyGates; ++gate) step.channels[gate] = S::load(channels + gate * now.hidden, lanes);
     step.h_prev = S::load(now.extras.previous_h(row) + unit, lanes);
     T* last = channels + kEarlyGates * now.hidden;
@@ -316,9 +387,11 @@ class ForwardLoop {
   Dims dims_;
   Range rows_{0, 0};
   RecurrentWeights weights_;
-  T* operand_ =
-      nullptr;   // (B, H) what the second product multiplies: this step's h before the projection, or r * h_{t-1}
-  T* state_[2];  // (B, K) h_{t-1} and h_t, by the parity of s
+  // (B, H) what the second product multiplies: this step's h before the projection, or r * h_{t-1}. Before that, c
+  // until it is normalised.
+  T* operand_ = nullptr;
+  T* product_ = nullptr;  // (B, G*H), of a cell that normalises it, where it is not kept
+  T* state_[2];           // (B, K) h_{t-1} and h_t, by the parity of s
 };
 
 }  // namespace fastrnn::cpu

@@ -6,6 +6,7 @@
 #include "../cells/gru_reset_before.h"
 #include "../cells/jordan.h"
 #include "../cells/lstm.h"
+#include "../cells/normalized.h"
 #include "backward.h"
 #include "forward.h"
 #include "kernels.h"
@@ -49,14 +50,21 @@ constexpr CellKernels<T> instantiate_extended_cell() {
 
 template <class Isa, class T>
 constexpr DtypeKernels<T> instantiate_dtype() {
-  return {&multiply_rows<Isa, T, T>,
-          {instantiate_cell<Isa, Elman<Tanh>, T>(), instantiate_cell<Isa, Elman<Relu>, T>(),
-           instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>(),
-           instantiate_extended_cell<Isa, LstmCell<false, true>, T>(),
-           instantiate_extended_cell<Isa, LstmCell<true, false>, T>(),
-           instantiate_extended_cell<Isa, LstmCell<true, true>, T>(),
-           instantiate_extended_cell<Isa, GruResetBefore, T>(), instantiate_extended_cell<Isa, Jordan, T>()},
-          &fill_mask<Isa, T>};
+  return {
+      &multiply_rows<Isa, T, T>,
+      {instantiate_cell<Isa, Elman<Tanh>, T>(), instantiate_cell<Isa, Elman<Relu>, T>(),
+       instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>(),
+       instantiate_extended_cell<Isa, LstmCell<false, true>, T>(),
+       instantiate_extended_cell<Isa, LstmCell<true, false>, T>(),
+       instantiate_extended_cell<Isa, LstmCell<true, true>, T>(), instantiate_extended_cell<Isa, GruResetBefore, T>(),
+       instantiate_extended_cell<Isa, Jordan, T>(), instantiate_extended_cell<Isa, Normalized<Elman<Tanh>>, T>(),
+       instantiate_extended_cell<Isa, Normalized<Elman<Relu>>, T>(),
+       instantiate_extended_cell<Isa, Normalized<Lstm>, T>(),
+       instantiate_extended_cell<Isa, Normalized<LstmCell<false, true>>, T>(),
+       instantiate_extended_cell<Isa, Normalized<LstmCell<true, false>>, T>(),
+       instantiate_extended_cell<Isa, Normalized<LstmCell<true, true>>, T>(),
+       instantiate_extended_cell<Isa, Normalized<Gru>, T>()},
+      &fill_mask<Isa, T>};
 }
 
 template <class Isa, class T, class W>

@@ -55,6 +55,12 @@ struct Portion {
     const Range mine = plan.split == Split::kUnits ? share(count, member.index, member.count) : Range{0, count};
     for (int64_t n = 0; n < mine.end - mine.begin; ++n) visit(s % 2 == 0 ? mine.begin + n : mine.end - 1 - n);
   }
+  // The member's part of the batch rows that rows() gave it, in a phase that works on whole rows.
+  FASTRNN_INLINE Range deal(const Range& rows) const {
+    if (plan.split != Split::kUnits) return rows;
+    const Range mine = share(rows.end - rows.begin, member.index, member.count);
+    return {rows.begin + mine.begin, rows.begin + mine.end};
+  }
   // The end of a phase whose results other members read.
   FASTRNN_INLINE void meet() const {
     if (plan.split == Split::kUnits) member.barrier();

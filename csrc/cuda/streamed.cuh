@@ -6,6 +6,7 @@
 #include "../cells/gru_reset_before.h"
 #include "../cells/jordan.h"
 #include "../cells/lstm.h"
+#include "../cells/normalized.h"
 #include "streamed_backward.cuh"
 #include "streamed_forward.cuh"
 
@@ -28,7 +29,14 @@ const StreamedKernels<T>& streamed(CellKind cell) {
                                                              streamed_kernels<LstmCell<true, false>, T>(),
                                                              streamed_kernels<LstmCell<true, true>, T>(),
                                                              streamed_kernels<GruResetBefore, T>(),
-                                                             streamed_kernels<Jordan, T>()};
+                                                             streamed_kernels<Jordan, T>(),
+                                                             streamed_kernels<Normalized<Elman<Tanh>>, T>(),
+                                                             streamed_kernels<Normalized<Elman<Relu>>, T>(),
+                                                             streamed_kernels<Normalized<Lstm>, T>(),
+                                                             streamed_kernels<Normalized<LstmCell<false, true>>, T>(),
+                                                             streamed_kernels<Normalized<LstmCell<true, false>>, T>(),
+                                                             streamed_kernels<Normalized<LstmCell<true, true>>, T>(),
+                                                             streamed_kernels<Normalized<Gru>, T>()};
   return kernels[static_cast<int>(cell)];
 }
 

@@ -1,164 +1,13 @@
-// The streamed path, backward: at every step the cells' derivatives, a thread for each unit, then a product of the
-// gates' gradients and w_hh.
+// The streamed path, backward: at every step the cells' derivatives, then a product of the gates' gradients and w_hh.
 #pragma once
 
 #include <limits>
 
-#include "../cells/cell.h"
-#include "extras.cuh"
+#include "cell_backward.cuh"
 #include "gemm.h"
-#include "numbers.cuh"
-#include "pointwise.cuh"
+#include "norm_backward.cuh"
 
 namespace fastrnn::cuda {
-
-// One step. Pointers to what differs from step to step point to its first row, those `_before` to that of the step
-// before.
-template <class T>
-struct CellBackwardParams {
-  using A = Accumulator<T>;
-
-  StepRows rows, rows_before;
-  int64_t hidden_size;                 // H
-  const T* channels;                   // (rows, C*H), or null where the cell keeps none
-  const A *cells, *cells_before, *cx;  // (rows, H), (rows, H), (B, H); null without a cell state
-  const T *output, *output_before;     // (rows, output_stride)
-  int64_t output_stride;
-  const T* hx;           // (B, H)
-  const T* grad_output;  // (rows, grad_output_stride) or null for zeros
-  int64_t grad_output_stride;
-  A* grad_h;  // (B, H): in dh_t but for grad_output, out what of dh_{t-1} bypasses w_hh; null with a projection
-  const A* grad_operand;  // (rows, H): gradient of what a second product multiplies; null where there is none
-  A* grad_c;              // (B, H): in dc_t, out dc_{t-1}; null without a cell state
-  T* grad_channels;       // (rows, C*H)
-  const T* unit_weights;
-  A* grad_unit_weights;  // (B, kUnitWeights * H): gradients are added
-  T* operand;            // (rows, H): see BackwardParams; or null
-  const T* h_mask;       // (B, K) or null; where a late gate's operand is masked
-  Activation activation;
-  Zoneout<T> zoneout;
-  StepCuts cuts;
-  const T* reset_h;     // (B, H) and
-  const A* reset_c;     // (B, H): what rows behind a cut started from
-  const T* grad_cells;  // (rows, grad_cells_stride): part of dc_t, or null
-  int64_t grad_cells_stride;
-};
-
-// What arrives at h_t from the output and from the step after: what zoneout keeps of it, and the rest.
-template <class T>
-struct ArrivedGrad {
-  Accumulator<T> grad, kept;
-
-  __device__ ArrivedGrad(const CellBackwardParams<T>& p, int64_t row, int64_t unit) : kept{} {
-    const int64_t state = row * p.hidden_size + unit;
-    grad = p.grad_h[state];
-    if (p.grad_output) grad += widen(p.grad_output[row * p.grad_output_stride + unit]);
-    if (!p.zoneout.h.any()) return;
-    kept = p.zoneout.h.at(state) * grad;
-    grad -= kept;
-  }
-};
-
-// h that a row's step started from.
-template <class T>
-__device__ Accumulator<T> previous_h(const CellBackwardParams<T>& p, int64_t row, int64_t unit) {
-  const int64_t state = row * p.hidden_size + unit;
-  if (p.cuts.before(row) == kCutState) return widen(p.reset_h[state]);
-  return widen(p.rows_before.include(row) ? p.output_before[row * p.output_stride + unit] : p.hx[state]);
-}
-
-template <class Cell, class T>
-__global__ void cell_backward(const CellBackwardParams<T> p) {
-  using A = Accumulator<T>;
-  const int64_t hidden = p.hidden_size;
-  const auto [row, unit] = element_of_thread(hidden);
-  if (!p.rows.include(row)) return;
-  const bool from_start = !p.rows_before.include(row);
-  const bool reset = p.cuts.before(row) == kCutState;
-  const int64_t state = row * hidden + unit, channel = row * Cell::kChannels * hidden + unit;
-  Step<A, Cell::kChannels> step;
-  StepGrad<A, Cell::kChannels> grad;
-  const UnitWeights<Cell, T> unit_weights(p.unit_weights, hidden, unit);
-  step.unit_weights = unit_weights.values;
-  if constexpr (Cell::kActivatesOutput) step.activation = p.activation;
-  A kept_grad_h{}, kept_grad_c{};  // of what zoneout keeps of h and c
-  if (p.grad_operand) {
-    grad.h = p.grad_operand[state];
-  } else {
-    const ArrivedGrad<T> arrived(p, row, unit);
-    grad.h = arrived.grad;
-    kept_grad_h = arrived.kept;
-  }
-  if constexpr (Cell::kKeepsChannels) {
-    for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * hidden]);
-  }
-  if (Cell::kReadsPreviousH || (Cell::kReadsH && p.zoneout.h.any())) {
-    step.h_prev = previous_h(p, row, unit);
-  }
-  if constexpr (Cell::kReadsH) {
-    step.h = widen(p.output[row * p.output_stride + unit]);
-    if (p.zoneout.h.any()) step.h = p.zoneout.h.candidate(step.h, step.h_prev);
-  }
-  if constexpr (Cell::kHasCellState) {
-    step.c_prev = reset ? p.reset_c[state] : from_start ? p.cx[state] : p.cells_before[state];
-    step.c = p.cells[state];
-    grad.c = p.grad_c[state];
-    if (p.grad_cells) grad.c += widen(p.grad_cells[row * p.grad_cells_stride + unit]);
-    if (p.zoneout.c.any()) {
-      step.c = Cell::candidate_c(step);
-      kept_grad_c = p.zoneout.c.at(state) * grad.c;
-      grad.c -= kept_grad_c;
-    }
-  }
-  if constexpr (Cell::kProjects) {
-    if (p.operand) p.operand[state] = narrow<T>(Cell::hidden(step));
-  }
-  Cell::backward(step, grad);
-  for (int c = 0; c < Cell::kChannels; ++c) p.grad_channels[channel + c * hidden] = narrow<T>(grad.channels[c]);
-  if constexpr (Cell::kUnitWeights > 0) {
-    A* sums = p.grad_unit_weights + row * Cell::kUnitWeights * hidden + unit;
-    for (int w = 0; w < Cell::kUnitWeights; ++w) sums[w * hidden] += Cell::unit_weight_grad(w, step, grad);
-  }
-  if (p.grad_h) p.grad_h[state] = (Cell::kCarriesH ? grad.h : A{}) + kept_grad_h;
-  if constexpr (Cell::kHasCellState) p.grad_c[state] = grad.c + kept_grad_c;
-}
-
-// A cell with a late gate, before that gate's product and after it.
-template <class Cell, class T>
-__global__ void cell_late_backward(const CellBackwardParams<T> p) {
-  using A = Accumulator<T>;
-  const auto [row, unit] = element_of_thread(p.hidden_size);
-  if (!p.rows.include(row)) return;
-  const int64_t channel = row * Cell::kChannels * p.hidden_size + unit;
-  Step<A, Cell::kChannels> step;
-  StepGrad<A, Cell::kChannels> grad;
-  for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * p.hidden_size]);
-  step.h_prev = previous_h(p, row, unit);
-  const ArrivedGrad<T> arrived(p, row, unit);
-  grad.h = arrived.grad;
-  Cell::late_backward(step, grad);
-  for (int c = 0; c < Cell::kChannels; ++c) {
-    if (c != Cell::kReset) p.grad_channels[channel + c * p.hidden_size] = narrow<T>(grad.channels[c]);
-  }
-  p.grad_h[row * p.hidden_size + unit] = grad.h + arrived.kept;
-}
-
-template <class Cell, class T>
-__global__ void cell_early_backward(const CellBackwardParams<T> p) {
-  using A = Accumulator<T>;
-  const auto [row, unit] = element_of_thread(p.hidden_size);
-  if (!p.rows.include(row)) return;
-  const int64_t state = row * p.hidden_size + unit, channel = row * Cell::kChannels * p.hidden_size + unit;
-  Step<A, Cell::kChannels> step;
-  StepGrad<A, Cell::kChannels> grad;
-  for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * p.hidden_size]);
-  step.h_prev = previous_h(p, row, unit);
-  const A mask = p.h_mask ? widen(p.h_mask[state]) : A(1);
-  Cell::early_backward(p.grad_operand[state] * mask, step, grad);
-  p.grad_channels[channel + Cell::kReset * p.hidden_size] = narrow<T>(grad.channels[Cell::kReset]);
-  p.grad_h[state] += grad.h;
-  p.operand[state] = narrow<T>(Cell::late_operand(step) * mask);
-}
 
 // One step of a layer with a projection, before the product with w_hr.
 template <class T>
@@ -195,7 +44,8 @@ class StreamedBackward {
  public:
   static int64_t scratch_size(const Backward<T>& params) {
     const int64_t through_w_hh = masks_h(params) ? params.dims.batch * params.dims.recurrent_size : 0;
-    return (operand_size(params.dims) + through_w_hh) * static_cast<int64_t>(sizeof(A) / sizeof(T));
+    return (operand_size(params.dims) + dc_size(params.dims) + through_w_hh) *
+           static_cast<int64_t>(sizeof(A) / sizeof(T));
   }
 
   static void run(const Backward<T>& params, const Queue& queue) {
@@ -212,7 +62,8 @@ class StreamedBackward {
         hidden_(params.dims.hidden_size),
         recurrent_(params.dims.recurrent_size),
         grad_operand_(operand_size(params.dims) > 0 ? reinterpret_cast<A*>(params.scratch) : nullptr),
-        through_w_hh_(masks_h(params) ? reinterpret_cast<A*>(params.scratch) + operand_size(params.dims) : nullptr) {}
+        dc_(reinterpret_cast<A*>(params.scratch) + operand_size(params.dims)),
+        through_w_hh_(masks_h(params) ? dc_ + dc_size(params.dims) : nullptr) {}
 
   // Gates whose gradients the recurrent product takes.
   static constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
@@ -220,6 +71,7 @@ class StreamedBackward {
   static int64_t operand_size(const Dims& dims) {
     return dims.projected || Cell::kLateGates > 0 ? dims.batch * dims.hidden_size : 0;
   }
+  static int64_t dc_size(const Dims& dims) { return kNormalizesCell<Cell> ? dims.batch * dims.hidden_size : 0; }
   static bool masks_h(const Backward<T>& params) { return params.extras && params.extras->h_mask; }
 
   void run_step(int64_t s) const {
@@ -227,7 +79,11 @@ class StreamedBackward {
     if constexpr (Cell::kLateGates > 0) {
       run_late_gate(s);
     } else {
-      launch_pointwise(cell_backward<Cell, T>, p_.steps.rows(s), hidden_, cell_params(s), queue_.stream);
+      const int64_t rows = p_.steps.rows(s);
+      const CellBackwardParams<T> params = cell_params(s);
+      if constexpr (kNormalizesCell<Cell>) launch_rows(hidden_backward<Cell, T>, rows, params, queue_.stream);
+      launch_pointwise(cell_backward<Cell, T>, rows, hidden_, params, queue_.stream);
+      if constexpr (kNormalizes<Cell>) launch_rows(product_backward<Cell, T>, rows, params, queue_.stream);
     }
     run_recurrent(s);
     if (p_.extras && (p_.extras->cuts || through_w_hh_ || p_.extra_grads->clip < std::numeric_limits<A>::infinity())) {
@@ -266,6 +122,7 @@ class StreamedBackward {
     params.rows = rows_of_step(p_.steps, s);
     params.rows_before = rows_of_step(p_.steps, s - 1);
     params.hidden_size = hidden_;
+    params.dc = dc_;
     if constexpr (Cell::kKeepsChannels) params.channels = p_.channels + first * Cell::kChannels * hidden_;
     if constexpr (Cell::kHasCellState) {
       params.cells = p_.cells + first * hidden_;
@@ -343,6 +200,7 @@ class StreamedBackward {
   const Queue& queue_;
   const int64_t hidden_, recurrent_;
   A* const grad_operand_;  // (B, H) or null
+  A* const dc_;            // (B, H), of a cell that normalises c
   A* const through_w_hh_;  // (B, K) or null: see PassBackParams
 };
 

@@ -39,7 +39,7 @@ class WeightGrads {
     if (!wanted_) return;
     STD_TORCH_CHECK(shape.batch % groups_ == 0, "fastrnn: the batch must be a multiple of groups");
     if (!shape.dense() || shape.rows == 0 || record.extras) gather_previous_h();
-    w_ih_ = make({gate_columns(), shape.input_size});
+    if (!shape.normalizes) w_ih_ = make({gate_columns(), shape.input_size});
     w_hh_ = make({gate_columns(), recurrent_size()});
     if (shape.dims.projected) w_hr_ = make({recurrent_size(), hidden()});
     if (shape.biases) sums_ = device.empty({groups_, stretch_count(), channel_columns()}, shape.dtype);
@@ -50,12 +50,7 @@ class WeightGrads {
     if (!wanted_) return;
     const Stretch& stretch = stretches_[i];
     const View grads{grad_channels, stretch.end_row - stretch.first_row, channel_columns(), channel_columns()};
-    const View input{record_.input, shape_.rows, shape_.input_size, shape_.input_size};
-    const View in_stretch = input.row_range(stretch.first_row, stretch.end_row);
-    for_each_group(w_ih_, shape_.input_size, [&](const Matrix<T>& out, int64_t group) {
-      device_.multiply(out, channels(grads, 0, facts_.gates).every(group, groups_).transposed(),
-                       in_stretch.every(group, groups_), added_);
-    });
+    if (!shape_.normalizes) add_input(stretch, grads);
     add_recurrent(stretch, grads);
     if (shape_.dims.projected) add_projection(stretch);
     for (int64_t group = 0; shape_.biases && group < groups_; ++group) {
@@ -68,7 +63,7 @@ class WeightGrads {
   // In the order of LayerArgs::weights.
   void append_to(std::vector<Tensor>& grads) const {
     if (!wanted_) return;
-    grads.push_back(w_ih_);
+    if (!shape_.normalizes) grads.push_back(w_ih_);
     grads.push_back(w_hh_);
     if (shape_.biases) append_biases(grads);
     if (shape_.dims.projected) grads.push_back(w_hr_);
@@ -102,6 +97,15 @@ class WeightGrads {
 
   View channels(const View& grads, int64_t first, int64_t count) const {
     return grads.column_range(first * hidden(), (first + count) * hidden());
+  }
+
+  void add_input(const Stretch& stretch, const View& grads) {
+    const View input{record_.input, shape_.rows, shape_.input_size, shape_.input_size};
+    const View in_stretch = input.row_range(stretch.first_row, stretch.end_row);
+    for_each_group(w_ih_, shape_.input_size, [&](const Matrix<T>& out, int64_t group) {
+      device_.multiply(out, channels(grads, 0, facts_.gates).every(group, groups_).transposed(),
+                       in_stretch.every(group, groups_), added_);
+    });
   }
 
   void add_recurrent(const Stretch& stretch, const View& grads) {

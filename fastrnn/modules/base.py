@@ -159,7 +159,7 @@ class Layer(Refusals, Freezing, nn.RNNBase):
         if options is not None:
             options.check_layer(name, self.hidden_size, self.proj_size)
             self._options = options
-            if options.num_heads > 1 or options.coupled or options.peephole:
+            if options.num_heads > 1 or options.coupled or options.peephole or options.layer_norm:
                 self._fit_weights(options)
                 self.reset_parameters()
 
@@ -177,7 +177,8 @@ class Layer(Refusals, Freezing, nn.RNNBase):
 
     def _fit_weights(self, options: Options) -> None:
         """The weights that the options ask for, not yet drawn."""
-        gates, units = reference.GATES[options.cell(self.mode)], self.hidden_size
+        cell, units = options.cell(self.mode), self.hidden_size
+        gates = reference.GATES[cell]
         for name in self._flat_weights_names:
             weight = getattr(self, name)
             rows = weight.shape[0] if name.startswith("weight_hr") else gates * units
@@ -185,15 +186,27 @@ class Layer(Refusals, Freezing, nn.RNNBase):
             if name.startswith("weight_hh"):
                 columns = (columns[0] // options.num_heads,)
             setattr(self, name, nn.Parameter(weight.new_empty(rows, *columns)))
-        if not options.peephole:
-            return
+        shapes: dict[str, tuple[int, ...]] = {}
+        if options.peephole:
+            shapes["weight_c_{}"] = (reference.PEEPHOLES[cell], units)
+        if options.layer_norm:
+            shapes |= {"ln_ih_{}": (gates * units,), "ln_hh_{}": (gates * units,)}
+            if reference.STATES[cell] > 1:
+                shapes |= {"ln_c_{}_weight": (units,), "ln_c_{}_bias": (units,)}
         for index, names in enumerate(self._all_weights):
             layer, reverse = divmod(index, 2 if self.bidirectional else 1)
-            name = f"weight_c_l{layer}" + "_reverse" * reverse
-            count = reference.UNIT_WEIGHTS[options.cell(self.mode)]
-            self.register_parameter(name, nn.Parameter(getattr(self, names[0]).new_empty(count, units)))
-            names.append(name)
+            for pattern, shape in shapes.items():
+                name = pattern.format(f"l{layer}" + "_reverse" * reverse)
+                self.register_parameter(name, nn.Parameter(getattr(self, names[0]).new_empty(shape)))
+                names.append(name)
         self._flat_weights_names = [name for names in self._all_weights for name in names]
+
+    def reset_parameters(self) -> None:
+        """As torch.nn draws them; layer normalisation starts with gains of 1 and a bias of 0."""
+        super().reset_parameters()
+        for name, weight in self.named_parameters():
+            if name.startswith("ln_"):
+                nn.init.constant_(weight, 0.0 if name.endswith("_bias") else 1.0)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", {self._options}" if self._options is not None else "")

@@ -1,0 +1,67 @@
+// Layer normalisation (Ba et al. 2016, arXiv:1607.06450) around a cell: W_hh h_{t-1} is normalised over all gates of a
+// batch row, with a gain, and c_t before its tanh, with a gain and a bias. W_ih x_t arrives normalised, with the biases
+// but for the one that enters apart.
+#pragma once
+
+#include "cell.h"
+
+namespace fastrnn {
+
+// Added to the variance.
+constexpr double kNormEpsilon = 1e-5;
+
+template <class Cell>
+struct Normalized : Cell {
+  using Inner = Cell;
+  static constexpr int kGates = Cell::kGates;
+  // Behind the cell's own channels those of the product before it was normalised.
+  static constexpr int kProduct = Cell::kChannels;
+  static constexpr int kChannels = kProduct + kGates;
+  static constexpr bool kKeepsChannels = true;
+  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return kProduct + gate; }
+
+  // Behind the cell's own unit weights: the product's gain, the bias that enters apart, and gain and bias of c.
+  static constexpr int kGain = Cell::kUnitWeights;
+  static constexpr int kBias = kGain + kGates;
+  static constexpr int kCellGain = kBias + (Cell::kApartBias >= 0 ? 1 : 0);
+  static constexpr int kCellBias = kCellGain + 1;
+  static constexpr int kUnitWeights = kCellGain + (Cell::kHasCellState ? 2 : 0);
+};
+
+// The cell whose step a loop runs.
+template <class Cell>
+struct InnerCellOf {
+  using Type = Cell;
+};
+template <class Cell>
+struct InnerCellOf<Normalized<Cell>> {
+  using Type = Cell;
+};
+template <class Cell>
+using InnerCell = typename InnerCellOf<Cell>::Type;
+
+template <class Cell>
+inline constexpr bool kNormalizes = false;
+template <class Cell>
+inline constexpr bool kNormalizes<Normalized<Cell>> = true;
+template <class Cell>
+inline constexpr bool kNormalizesCell = kNormalizes<Cell> && Cell::kHasCellState;
+
+// What a row is normalised by: its mean, and one over the standard deviation.
+template <class A>
+struct RowNorm {
+  A mean, scale;
+
+  template <class V>
+  FASTRNN_INLINE V operator()(V value) const {
+    return (value - mean) * scale;
+  }
+
+  // The gradient of a value, given that of what it became. The means are the row's, of grad and of grad * normal.
+  template <class V>
+  FASTRNN_INLINE V backward(V grad, V normal, A mean_grad, A mean_product) const {
+    return scale * (grad - mean_grad - normal * mean_product);
+  }
+};
+
+}  // namespace fastrnn

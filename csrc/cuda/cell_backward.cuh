@@ -1,0 +1,176 @@
+// The streamed path, backward: the cells' derivatives of a step, a thread for each unit.
+#pragma once
+
+#include "../cells/normalized.h"
+#include "extras.cuh"
+#include "numbers.cuh"
+#include "pointwise.cuh"
+
+namespace fastrnn::cuda {
+
+// One step. Pointers to what differs from step to step point to its first row, those `_before` to that of the step
+// before.
+template <class T>
+struct CellBackwardParams {
+  using A = Accumulator<T>;
+
+  StepRows rows, rows_before;
+  int64_t hidden_size;                 // H
+  const T* channels;                   // (rows, C*H), or null where the cell keeps none
+  const A *cells, *cells_before, *cx;  // (rows, H), (rows, H), (B, H); null without a cell state
+  const T *output, *output_before;     // (rows, output_stride)
+  int64_t output_stride;
+  const T* hx;           // (B, H)
+  const T* grad_output;  // (rows, grad_output_stride) or null for zeros
+  int64_t grad_output_stride;
+  A* grad_h;  // (B, H): in dh_t but for grad_output, out what of dh_{t-1} bypasses w_hh; null with a projection
+  const A* grad_operand;  // (rows, H): gradient of what a second product multiplies; null where there is none
+  A* grad_c;              // (B, H): in dc_t, out dc_{t-1}; null without a cell state
+  T* grad_channels;       // (rows, C*H)
+  const T* unit_weights;
+  A* grad_unit_weights;  // (B, kUnitWeights * H): gradients are added
+  A* dc;                 // (B, H): what of dc_t comes through its normalisation, of a cell that normalises it
+  T* operand;            // (rows, H): see BackwardParams; or null
+  const T* h_mask;       // (B, K) or null; where a late gate's operand is masked
+  Activation activation;
+  Zoneout<T> zoneout;
+  StepCuts cuts;
+  const T* reset_h;     // (B, H) and
+  const A* reset_c;     // (B, H): what rows behind a cut started from
+  const T* grad_cells;  // (rows, grad_cells_stride): part of dc_t, or null
+  int64_t grad_cells_stride;
+};
+
+// What arrives at h_t from the output and from the step after: what zoneout keeps of it, and the rest.
+template <class T>
+struct ArrivedGrad {
+  Accumulator<T> grad, kept;
+
+  __device__ ArrivedGrad(const CellBackwardParams<T>& p, int64_t row, int64_t unit) : kept{} {
+    const int64_t state = row * p.hidden_size + unit;
+    grad = p.grad_h[state];
+    if (p.grad_output) grad += widen(p.grad_output[row * p.grad_output_stride + unit]);
+    if (!p.zoneout.h.any()) return;
+    kept = p.zoneout.h.at(state) * grad;
+    grad -= kept;
+  }
+};
+
+// h that a row's step started from.
+template <class T>
+__device__ Accumulator<T> previous_h(const CellBackwardParams<T>& p, int64_t row, int64_t unit) {
+  const int64_t state = row * p.hidden_size + unit;
+  if (p.cuts.before(row) == kCutState) return widen(p.reset_h[state]);
+  return widen(p.rows_before.include(row) ? p.output_before[row * p.output_stride + unit] : p.hx[state]);
+}
+
+// What the row's step started from and left behind. c is what a zoneout made of it.
+template <class Cell, class T>
+__device__ auto load_step(const CellBackwardParams<T>& p, int64_t row, int64_t unit) {
+  using Inner = InnerCell<Cell>;
+  const int64_t hidden = p.hidden_size, state = row * hidden + unit;
+  Step<Accumulator<T>, Inner::kChannels> step;
+  if constexpr (Cell::kActivatesOutput) step.activation = p.activation;
+  if constexpr (Inner::kKeepsChannels) {
+    const T* channels = p.channels + row * Cell::kChannels * hidden + unit;
+    for (int c = 0; c < Inner::kChannels; ++c) step.channels[c] = widen(channels[c * hidden]);
+  }
+  if (Cell::kReadsPreviousH || (Cell::kReadsH && p.zoneout.h.any())) step.h_prev = previous_h(p, row, unit);
+  if constexpr (Cell::kReadsH) {
+    step.h = widen(p.output[row * p.output_stride + unit]);
+    if (p.zoneout.h.any()) step.h = p.zoneout.h.candidate(step.h, step.h_prev);
+  }
+  if constexpr (Cell::kHasCellState) {
+    const bool reset = p.cuts.before(row) == kCutState;
+    step.c_prev = reset ? p.reset_c[state] : p.rows_before.include(row) ? p.cells_before[state] : p.cx[state];
+    step.c = p.cells[state];
+    if (p.zoneout.c.any()) step.c = Inner::candidate_c(step);
+  }
+  return step;
+}
+
+template <class Cell, class T>
+__global__ void cell_backward(const CellBackwardParams<T> p) {
+  using A = Accumulator<T>;
+  using Inner = InnerCell<Cell>;
+  const int64_t hidden = p.hidden_size;
+  const auto [row, unit] = element_of_thread(hidden);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * hidden + unit, channel = row * Cell::kChannels * hidden + unit;
+  auto step = load_step<Cell>(p, row, unit);
+  StepGrad<A, Inner::kChannels> grad;
+  const UnitWeights<Inner, T> unit_weights(p.unit_weights, hidden, unit);
+  step.unit_weights = unit_weights.values;
+  A kept_grad_h{}, kept_grad_c{};  // of what zoneout keeps of h and c
+  if (p.grad_operand) {
+    grad.h = p.grad_operand[state];
+  } else {
+    const ArrivedGrad<T> arrived(p, row, unit);
+    grad.h = arrived.grad;
+    kept_grad_h = arrived.kept;
+  }
+  if constexpr (Cell::kHasCellState) {
+    grad.c = p.grad_c[state];
+    if (p.grad_cells) grad.c += widen(p.grad_cells[row * p.grad_cells_stride + unit]);
+    if (p.zoneout.c.any()) {
+      kept_grad_c = p.zoneout.c.at(state) * grad.c;
+      grad.c -= kept_grad_c;
+    }
+  }
+  if constexpr (kNormalizesCell<Cell>) {
+    grad.channels[Cell::kOutput] = widen(p.grad_channels[channel + Cell::kOutput * hidden]);
+    grad.c += p.dc[state];
+    Inner::cell_backward(step, grad);
+  } else {
+    if constexpr (Cell::kProjects) {
+      if (p.operand) p.operand[state] = narrow<T>(Inner::hidden(step));
+    }
+    Inner::backward(step, grad);
+  }
+  for (int c = 0; c < Inner::kChannels; ++c) p.grad_channels[channel + c * hidden] = narrow<T>(grad.channels[c]);
+  if constexpr (Inner::kUnitWeights > 0) {
+    A* sums = p.grad_unit_weights + row * Cell::kUnitWeights * hidden + unit;
+    for (int w = 0; w < Inner::kUnitWeights; ++w) sums[w * hidden] += Inner::unit_weight_grad(w, step, grad);
+  }
+  if (p.grad_h) p.grad_h[state] = (Cell::kCarriesH ? grad.h : A{}) + kept_grad_h;
+  if constexpr (Cell::kHasCellState) p.grad_c[state] = grad.c + kept_grad_c;
+}
+
+// A cell with a late gate, before that gate's product and after it.
+template <class Cell, class T>
+__global__ void cell_late_backward(const CellBackwardParams<T> p) {
+  using A = Accumulator<T>;
+  const auto [row, unit] = element_of_thread(p.hidden_size);
+  if (!p.rows.include(row)) return;
+  const int64_t channel = row * Cell::kChannels * p.hidden_size + unit;
+  Step<A, Cell::kChannels> step;
+  StepGrad<A, Cell::kChannels> grad;
+  for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * p.hidden_size]);
+  step.h_prev = previous_h(p, row, unit);
+  const ArrivedGrad<T> arrived(p, row, unit);
+  grad.h = arrived.grad;
+  Cell::late_backward(step, grad);
+  for (int c = 0; c < Cell::kChannels; ++c) {
+    if (c != Cell::kReset) p.grad_channels[channel + c * p.hidden_size] = narrow<T>(grad.channels[c]);
+  }
+  p.grad_h[row * p.hidden_size + unit] = grad.h + arrived.kept;
+}
+
+template <class Cell, class T>
+__global__ void cell_early_backward(const CellBackwardParams<T> p) {
+  using A = Accumulator<T>;
+  const auto [row, unit] = element_of_thread(p.hidden_size);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * p.hidden_size + unit, channel = row * Cell::kChannels * p.hidden_size + unit;
+  Step<A, Cell::kChannels> step;
+  StepGrad<A, Cell::kChannels> grad;
+  for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * p.hidden_size]);
+  step.h_prev = previous_h(p, row, unit);
+  const A mask = p.h_mask ? widen(p.h_mask[state]) : A(1);
+  Cell::early_backward(p.grad_operand[state] * mask, step, grad);
+  p.grad_channels[channel + Cell::kReset * p.hidden_size] = narrow<T>(grad.channels[Cell::kReset]);
+  p.grad_h[state] += grad.h;
+  p.operand[state] = narrow<T>(Cell::late_operand(step) * mask);
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,140 @@
+// The streamed path, forward: what a thread for each unit makes of a step's product.
+#pragma once
+
+#include "../cells/normalized.h"
+#include "extras.cuh"
+#include "numbers.cuh"
+#include "pointwise.cuh"
+
+namespace fastrnn::cuda {
+
+// One step. Pointers to what differs from step to step point to its first row.
+template <class T>
+struct CellForwardParams {
+  using A = Accumulator<T>;
+
+  StepRows rows;
+  int64_t hidden_size;   // H
+  bool keep;             // see ForwardParams
+  A* product;            // (rows, G*H): h_{t-1} W_hh^T; of a cell that normalises it, in its place what it became
+  const T *b_ih, *b_hh;  // (G*H) or null
+  const T* unit_weights;
+  T* channels;  // (rows, channel_stride): in x W_ih^T, out the channels if keep
+  int64_t channel_stride;
+  A* cell;    // (B, H): in c_{t-1}, out c_t
+  A* cells;   // (rows, H): c_t, or null
+  T* h;       // (B, H): in h_{t-1}, out h_t; null with a projection
+  T* output;  // (rows, output_stride): h_t; null with a projection
+  int64_t output_stride;
+  T* operand;       // (rows, H): what the step's second product multiplies (see BackwardParams), or null
+  const T* h_mask;  // (B, K) or null; where a late gate's operand is masked
+  A* candidate_c;   // (B, H): c_t before anything is done to it, of a cell that normalises it
+  Zoneout<T> zoneout;
+  Activation activation;
+};
+
+// h_t of a unit and where it goes.
+template <class T>
+__device__ void finish_h(const CellForwardParams<T>& p, int64_t row, int64_t unit, Accumulator<T> h) {
+  const int64_t state = row * p.hidden_size + unit;
+  if (p.zoneout.h.any()) h = p.zoneout.h.blend(state, h, widen(p.h[state]));
+  p.h[state] = p.output[row * p.output_stride + unit] = narrow<T>(h);
+}
+
+// h, to the product with the projection or to the next step.
+template <class T>
+__device__ void hand_on_h(const CellForwardParams<T>& p, int64_t row, int64_t unit, Accumulator<T> h) {
+  if (p.operand) {
+    p.operand[row * p.hidden_size + unit] = narrow<T>(h);
+  } else {
+    finish_h(p, row, unit, h);
+  }
+}
+
+template <class Cell, class T>
+__global__ void cell_forward(const CellForwardParams<T> p) {
+  using A = Accumulator<T>;
+  using Inner = InnerCell<Cell>;
+  const int64_t hidden = p.hidden_size;
+  const auto [row, unit] = element_of_thread(hidden);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * hidden + unit;
+  const A* product = p.product + row * Cell::kGates * hidden + unit;
+  T* channels = p.channels + row * p.channel_stride + unit;
+  A x[Cell::kGates], r[Cell::kGates];
+  for (int gate = 0; gate < Cell::kGates; ++gate) {
+    x[gate] = widen(channels[gate * hidden]);
+    r[gate] = product[gate * hidden];
+    if (p.b_ih) {
+      A& joined = gate == Inner::kApartBias ? x[gate] : r[gate];
+      joined += widen(p.b_ih[gate * hidden + unit]);
+      r[gate] += widen(p.b_hh[gate * hidden + unit]);
+    }
+  }
+  Step<A, Inner::kChannels> step;
+  if constexpr (Cell::kActivatesOutput) step.activation = p.activation;
+  if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(p.h[state]);
+  if constexpr (Cell::kHasCellState) step.c_prev = p.cell[state];
+  const UnitWeights<Inner, T> unit_weights(p.unit_weights, hidden, unit);
+  step.unit_weights = unit_weights.values;
+  Inner::forward(x, r, step);
+  if constexpr (Inner::kKeepsChannels) {
+    for (int c = 0; p.keep && c < Inner::kChannels; ++c) channels[c * hidden] = narrow<T>(step.channels[c]);
+  }
+  if constexpr (kNormalizesCell<Cell>) {
+    channels[Cell::kOutput * hidden] = narrow<T>(step.channels[Cell::kOutput]);
+    p.candidate_c[state] = step.c;
+  }
+  if constexpr (Cell::kHasCellState) {
+    if (p.zoneout.c.any()) step.c = p.zoneout.c.blend(state, step.c, step.c_prev);
+    p.cell[state] = step.c;
+    if (p.cells) p.cells[state] = step.c;
+  }
+  if constexpr (!kNormalizesCell<Cell>) hand_on_h(p, row, unit, step.h);
+}
+
+// A cell with a late gate, before that gate's product and after it. The early gates wait in the channels.
+template <class Cell, class T>
+__global__ void cell_early(const CellForwardParams<T> p) {
+  using A = Accumulator<T>;
+  constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
+  const int64_t hidden = p.hidden_size;
+  const auto [row, unit] = element_of_thread(hidden);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * hidden + unit;
+  T* channels = p.channels + row * p.channel_stride + unit;
+  A x[Cell::kGates], r[kEarlyGates];
+  for (int gate = 0; gate < kEarlyGates; ++gate) {
+    x[gate] = widen(channels[gate * hidden]);
+    r[gate] = p.product[(row * kEarlyGates + gate) * hidden + unit];
+    if (p.b_ih) r[gate] += widen(p.b_ih[gate * hidden + unit]) + widen(p.b_hh[gate * hidden + unit]);
+  }
+  Step<A, Cell::kChannels> step;
+  step.h_prev = widen(p.h[state]);
+  Cell::early(x, r, step);
+  for (int gate = 0; gate < kEarlyGates; ++gate) channels[gate * hidden] = narrow<T>(step.channels[gate]);
+  A operand = Cell::late_operand(step);
+  if (p.h_mask) operand *= widen(p.h_mask[state]);
+  p.operand[state] = narrow<T>(operand);
+}
+
+template <class Cell, class T>
+__global__ void cell_late(const CellForwardParams<T> p) {
+  using A = Accumulator<T>;
+  constexpr int kLate = Cell::kGates - Cell::kLateGates;
+  const int64_t hidden = p.hidden_size;
+  const auto [row, unit] = element_of_thread(hidden);
+  if (!p.rows.include(row)) return;
+  const int64_t state = row * hidden + unit;
+  T* channels = p.channels + row * p.channel_stride + unit;
+  A r = p.product[state];
+  if (p.b_ih) r += widen(p.b_ih[kLate * hidden + unit]) + widen(p.b_hh[kLate * hidden + unit]);
+  Step<A, Cell::kChannels> step;
+  for (int gate = 0; gate < kLate; ++gate) step.channels[gate] = widen(channels[gate * hidden]);
+  step.h_prev = widen(p.h[state]);
+  Cell::late(widen(channels[kLate * hidden]), r, step);
+  if (p.keep) channels[kLate * hidden] = narrow<T>(step.channels[kLate]);
+  finish_h(p, row, unit, step.h);
+}
+
+}  // namespace fastrnn::cuda
