@@ -24,7 +24,6 @@ from .reference import (
     STATES,
     Extras,
     States,
-    layer_norm,
 )
 
 # How many parameters layer normalisation has: of both products, and of c where a cell has two states.
@@ -194,7 +193,7 @@ def run_in_turn(
         own = list(weights[index * per_layer : (index + 1) * per_layer])
         own = _effective_weights(cell, own, directions, options, training)
         if options.layer_norm:
-            input, own = normalized_input(cell, input, own, directions)
+            own = unit_weights_joined(cell, own, directions)
         extras, return_cells = None, added.return_cells and index == layers - 1
         if needs_extras(cell, options, training, cuts is not None, return_cells):
             extras = _extras(added, training, input, by_layer[index], return_cells, cuts)
@@ -307,34 +306,16 @@ def _effective_weights(
     return weights
 
 
-def normalized_input(cell: str, input: Tensor, weights: list[Tensor], directions: int) -> tuple[Tensor, list[Tensor]]:
-    """What the kernels of a cell with layer normalisation take (see :func:`fastrnn.reference.layer`): the gates' shares
-    of both directions, side by side, and the weights that are left."""
+def unit_weights_joined(cell: str, weights: list[Tensor], directions: int) -> list[Tensor]:
+    """The weights with those of layer normalisation, and peepholes, in the one tensor that the kernels take."""
+    count = NORM_PARAMETERS[STATES[cell]] + (1 if PEEPHOLES[cell] else 0)
     each = len(weights) // directions
-    parts = [_normalized_gates(cell, input, weights[d * each : (d + 1) * each]) for d in range(directions)]
-    gates = parts[0][0] if directions == 1 else torch.cat([part[0] for part in parts], -1)
-    return gates, [weight for part in parts for weight in part[1]]
-
-
-def _normalized_gates(cell: str, input: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """LN(W_ih x) and all biases that can be added to it, and the weights that are left, of one direction."""
-    count = NORM_PARAMETERS[STATES[cell]]
-    w_ih, w_hh, *rest = weights[:-count]
-    ln_ih, ln_hh, *ln_c = weights[-count:]
-    unit_weights = [rest.pop()] if PEEPHOLES[cell] else []
-    unit_weights.append(ln_hh.view(GATES[cell], -1))
-    bias = b_hn = None
-    if len(rest) >= 2:
-        b_ih, b_hh, *rest = rest
-        if cell.startswith("gru"):  # r multiplies b_hn, so that it stays with the recurrent product
-            units = b_hh.shape[0] // 3
-            b_hn = b_hh[2 * units :]
-            b_hh = F.pad(b_hh[: 2 * units], (0, units))
-        bias = b_ih + b_hh
-    if cell.startswith("gru"):
-        unit_weights.append(torch.zeros_like(unit_weights[-1][:1]) if b_hn is None else b_hn.unsqueeze(0))
-    unit_weights += [weight.unsqueeze(0) for weight in ln_c]
-    return layer_norm(F.linear(input, w_ih), ln_ih, bias), [w_hh, *rest, torch.cat(unit_weights)]
+    joined = []
+    for direction in range(directions):
+        own = weights[direction * each : (direction + 1) * each]
+        units = own[-1].shape[0] if STATES[cell] > 1 else own[-1].shape[0] // GATES[cell]
+        joined += [*own[:-count], torch.cat([weight.view(-1, units) for weight in own[-count:]])]
+    return joined
 
 
 def block_diagonal(w_hh: Tensor, gates: int, heads: int) -> Tensor:

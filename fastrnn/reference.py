@@ -41,13 +41,10 @@ GATES = {
 PLAIN_CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
 
 # Weights that a cell has for each unit beside its gates', (., H) behind the others: peepholes; behind them those of
-# layer normalisation, which are the gates' gains, in the GRU b_hn, in the LSTM gain and bias of c.
+# layer normalisation, which are the gates' gains for W_ih x and for W_hh h, in the LSTM gain and bias of c.
 PEEPHOLES = {cell: GATES[cell] - 1 if "peephole" in cell else 0 for cell in GATES}
 NORM_WEIGHTS = {
-    cell: GATES[cell] + (2 if cell.startswith("lstm") else 1 if cell.startswith("gru") else 0)
-    if cell.endswith("_norm")
-    else 0
-    for cell in GATES
+    cell: 2 * GATES[cell] + (2 if cell.startswith("lstm") else 0) if cell.endswith("_norm") else 0 for cell in GATES
 }
 
 # States a cell carries from step to step: (h,) or (h, c).
@@ -70,7 +67,7 @@ CUT_STATE, CUT_GRADIENT = 1, 2
 class Weights(NamedTuple):
     """The weights of one direction of a layer."""
 
-    w_ih: Tensor | None  # missing where the input is W_ih x already
+    w_ih: Tensor
     w_hh: Tensor
     b_ih: Tensor | None
     b_hh: Tensor | None
@@ -83,6 +80,7 @@ class Weights(NamedTuple):
 class Norm(NamedTuple):
     """The weights of layer normalisation."""
 
+    input: Tensor  # (G*H,), gain of W_ih x
     product: Tensor  # (G*H,), gain of W_hh h
     cell: tuple[Tensor, Tensor] | None  # (H,) each, gain and bias of c
 
@@ -121,11 +119,11 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.layer_norm(x, gain.shape, gain, bias, 1e-5)
 
 
-def recurrent_product(h: Tensor, w_hh: Tensor, b_hh: Tensor | None, gain: Tensor | None) -> Tensor:
-    """``W_hh h + b_hh``, with a gain (G*H,) ``LN(W_hh h) + b_hh``: see :func:`layer_norm`."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor | None) -> Tensor:
+    """``W x + b``, with a gain (G*H,) ``LN(W x) + b``: see :func:`layer_norm`."""
     if gain is None:
-        return F.linear(h, w_hh, b_hh)
-    return layer_norm(F.linear(h, w_hh), gain, b_hh)
+        return F.linear(x, weight, bias)
+    return layer_norm(F.linear(x, weight), gain, bias)
 
 
 def elman_cell(
@@ -146,11 +144,11 @@ def elman_cell(
         w_hh: (H, H).
         b_hh: (H,) or None.
         activation: applied to the sum.
-        gain: of :func:`recurrent_product`, or None.
+        gain: of W_hh h in :func:`product`, or None.
     Returns:
         (B, H).
     """
-    return activation(x_gates + recurrent_product(h, w_hh, b_hh, gain))
+    return activation(x_gates + product(h, w_hh, b_hh, gain))
 
 
 def lstm_cell(
@@ -175,7 +173,7 @@ def lstm_cell(
 
     With w_c, peepholes: ``w_ci * c``, ``w_cf * c`` and ``w_co * c'`` are added within the sigmoids of i, f and o.
     Coupled: ``f = 1 - i``, and the gates are i, g, o, the peepholes those of i and o. With norm, ``W_hh h`` is
-    normalised over all gates (:func:`recurrent_product`), and ``tanh(LN(c'))`` takes the place of ``tanh(c')``.
+    normalised over all gates (:func:`product`), and ``tanh(LN(c'))`` takes the place of ``tanh(c')``.
 
     Source: S. Hochreiter and J. Schmidhuber, "Long short-term memory" (1997), with the forget gate of F. Gers et al.
     (2000); the projection is that of H. Sak et al., arXiv:1402.1128. The form is that of ``torch.nn.LSTM``. Peepholes:
@@ -195,8 +193,7 @@ def lstm_cell(
     Returns:
         h' of h's shape, c' of c's.
     """
-    product = recurrent_product(h, w_hh, b_hh, norm and norm.product)
-    gates = (x_gates + product).chunk(3 if coupled else 4, dim=-1)
+    gates = (x_gates + product(h, w_hh, b_hh, norm and norm.product)).chunk(3 if coupled else 4, dim=-1)
     i, g, o = gates[0], gates[-2], gates[-1]
     if w_c is not None:
         i = i + w_c[0] * c
@@ -240,24 +237,24 @@ def gru_cell(
         b_hh: (3H,) or None.
         h_mask: (B, H) factors of h where w_hh multiplies it, or None.
         reset_after: whether r is applied after the product.
-        gain: of :func:`recurrent_product`, or None; with reset_after.
+        gain: of W_hh h in :func:`product`, or None; with reset_after.
     Returns:
         (B, H).
     """
     x_r, x_z, x_n = x_gates.chunk(3, dim=-1)
 
-    def product(of: Tensor, begin: int, end: int) -> Tensor:
+    def recurrent(of: Tensor, begin: int, end: int) -> Tensor:
         rows = slice(begin * h.shape[-1], end * h.shape[-1])
         bias = None if b_hh is None else b_hh[rows]
-        return recurrent_product(of if h_mask is None else of * h_mask, w_hh[rows], bias, gain)
+        return product(of if h_mask is None else of * h_mask, w_hh[rows], bias, gain)
 
     if reset_after:
-        h_r, h_z, h_n = product(h, 0, 3).chunk(3, dim=-1)
+        h_r, h_z, h_n = recurrent(h, 0, 3).chunk(3, dim=-1)
     else:
-        h_r, h_z = product(h, 0, 2).chunk(2, dim=-1)
+        h_r, h_z = recurrent(h, 0, 2).chunk(2, dim=-1)
     r = torch.sigmoid(x_r + h_r)
     z = torch.sigmoid(x_z + h_z)
-    n = torch.tanh(x_n + r * h_n if reset_after else x_n + product(r * h, 2, 3))
+    n = torch.tanh(x_n + r * h_n if reset_after else x_n + recurrent(r * h, 2, 3))
     return (1 - z) * n + z * h
 
 
@@ -332,7 +329,6 @@ def layer(
     Args:
         cell: one of ``GATES``.
         input: (T, B, I). With ``batch_sizes`` also packed, (N, I) with N = sum(batch_sizes), as in ``PackedSequence``.
-            Of a cell with layer normalisation I is D*G*H: each direction's W_ih x, normalised and with its biases.
         states: (hx,) or, for the LSTM, (hx, cx); hx (D, B, H), or (D, B, P) with a projection, cx (D, B, H).
         weights: a direction's ``w_ih, w_hh, b_ih, b_hh, w_hr, b_hr``, then the other's; see :func:`name_weights`.
         bidirectional: whether there is a reverse direction.
@@ -349,11 +345,10 @@ def layer(
     directions = 2 if bidirectional else 1
     rows = None if batch_sizes is None else batch_sizes.tolist()
     per_direction = len(weights) // directions
-    by_direction = input.chunk(directions, dim=-1) if NORM_WEIGHTS[cell] else [input] * directions
     results = [
         _direction(
             cell,
-            by_direction[d],
+            input,
             tuple(state[d] for state in states),
             weights[d * per_direction : (d + 1) * per_direction],
             reverse=d == 1,
@@ -442,7 +437,7 @@ def _direction(
 ) -> tuple[Tensor, States, Tensor]:
     """One direction: output (T, B, H) or (N, H), the final states, each (B, H), and every step's last state."""
     named = name_weights(cell, weights)
-    x_gates = input if named.w_ih is None else F.linear(input, named.w_ih, named.b_ih)
+    x_gates = product(input, named.w_ih, named.b_ih, named.norm and named.norm.input)
     packed = input.dim() == 2
     by_step = x_gates.split(rows) if packed and rows is not None else x_gates.unbind(0)
     batch = states[0].shape[0]
@@ -469,21 +464,16 @@ def name_weights(cell: str, weights: Sequence[Tensor]) -> Weights:
     """The weights of one direction by name, None for those it lacks; their number tells which are there.
 
     2: no bias; 3: no bias, a projection; 4: biases; 5: biases and a projection; 6: biases and a projection with a bias.
-    Behind them stand the unit weights of a cell that has some. Of a cell with layer normalisation there are w_hh,
-    perhaps w_hr, and these.
+    Behind them stand the unit weights of a cell that has some.
     """
-    peepholes, norms = PEEPHOLES[cell], NORM_WEIGHTS[cell]
-    unit_weights = weights[-1] if peepholes + norms else None
-    matrices = list(weights if unit_weights is None else weights[:-1])
-    w_ih = None if norms else matrices.pop(0)
-    w_hh, *rest = matrices
-    b_ih, b_hh = (rest.pop(0), rest.pop(0)) if len(rest) >= 2 else (None, None)
-    w_hr, b_hr = (*rest, None, None)[:2]
+    gates, peepholes, norms = GATES[cell], PEEPHOLES[cell], NORM_WEIGHTS[cell]
+    matrices = weights[:-1] if peepholes + norms else weights
+    count = len(matrices)
+    b_ih, b_hh = (weights[2], weights[3]) if count >= 4 else (None, None)
+    w_hr, b_hr = (*matrices[4 if count >= 4 else 2 :], None, None)[:2]
     norm = None
-    if unit_weights is not None and norms:
-        gates = GATES[cell]
-        gain, others = unit_weights[peepholes : peepholes + gates].flatten(), unit_weights[peepholes + gates :]
-        if cell.startswith("gru"):
-            b_hh = F.pad(others[0], (2 * others.shape[1], 0))
-        norm = Norm(gain, (others[0], others[1]) if cell.startswith("lstm") else None)
-    return Weights(w_ih, w_hh, b_ih, b_hh, w_hr, b_hr, unit_weights[:peepholes] if peepholes else None, norm)
+    if norms:
+        of_input, of_product, *of_cell = weights[-1][peepholes:].split((gates, gates, *[1] * (norms - 2 * gates)))
+        gain_and_bias = (of_cell[0].flatten(), of_cell[1].flatten()) if of_cell else None
+        norm = Norm(of_input.flatten(), of_product.flatten(), gain_and_bias)
+    return Weights(weights[0], weights[1], b_ih, b_hh, w_hr, b_hr, weights[-1][:peepholes] if peepholes else None, norm)

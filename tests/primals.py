@@ -22,18 +22,11 @@ def weight_shapes(kernel, input_size, hidden_size, projection):
     cell = kernel.removesuffix("_proj")
     gates = reference.GATES[cell]
     unit_weights = reference.PEEPHOLES[cell] + reference.NORM_WEIGHTS[cell]
-    shapes = [(gates * hidden_size, projection or hidden_size)]
-    if not reference.NORM_WEIGHTS[cell]:
-        shapes = [(gates * hidden_size, input_size), *shapes, (gates * hidden_size,), (gates * hidden_size,)]
+    rows = gates * hidden_size
+    shapes = [(rows, input_size), (rows, projection or hidden_size), (rows,), (rows,)]
     shapes += [(projection, hidden_size)] * bool(projection)
     shapes += [(projection,)] * bool(projection and cell == "jordan")
     return shapes + [(unit_weights, hidden_size)] * bool(unit_weights)
-
-
-def op_input_size(kernel, input_size, hidden_size, directions):
-    """The features of an op's input: those of x, or of each direction's W_ih x."""
-    cell = kernel.removesuffix("_proj")
-    return directions * reference.GATES[cell] * hidden_size if reference.NORM_WEIGHTS[cell] else input_size
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from cases import KERNELS, assert_same, exact_for_relu_, randn, tolerance
-from primals import op_input_size, weight_shapes
+from primals import weight_shapes
 from test_cuda_emulated_layers import HALF, PERSISTENT, STREAMED, library  # noqa: F401
 from torch import nn
 
@@ -103,8 +103,7 @@ def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64
 
     shapes = weight_shapes(kernel, INPUT, hidden, projection)
     weights = [randn(*s, dtype=torch.float64) / s[-1] ** 0.5 for _ in range(directions) for s in shapes]
-    features = op_input_size(kernel, INPUT, hidden, directions)
-    data = [randn(*shape, features, dtype=torch.float64), *draw_states(directions, sizes)]
+    data = [randn(*shape, INPUT, dtype=torch.float64), *draw_states(directions, sizes)]
     resets = draw_states(directions, sizes) if added in ("resets", "all") else []
     if kernel == "rnn_relu":
         exact_for_relu_(nn.ParameterList(weights))

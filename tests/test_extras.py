@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from cases import KERNELS
-from primals import RAGGED, assert_close_trees, loss_of, op_input_size, weight_shapes
+from primals import RAGGED, assert_close_trees, loss_of, weight_shapes
 from torch.autograd import gradcheck, gradgradcheck
 
 from fastrnn import reference
@@ -88,8 +88,7 @@ class ExtendedCase:
         def draw(*shape):
             return torch.randn(shape, dtype=torch.float64)
 
-        features = op_input_size(self.kernel, 3, hidden, directions)
-        input = draw(self.rows, features) if self.ragged == "packed" else draw(self.steps, 4, features)
+        input = draw(self.rows, 3) if self.ragged == "packed" else draw(self.steps, 4, 3)
         states = [draw(directions, 4, size) for size in sizes]
         resets = [draw(directions, 4, size) for size in sizes] if self.has_resets else []
         shapes = weight_shapes(self.kernel, 3, hidden, projection)

@@ -17,16 +17,28 @@ constexpr int kMaxGates = 4;
 struct CellFacts {
   int gates, channels, late_gates, unit_weights;
   bool has_cell_state, keeps_channels, projects, activates_output;
-  bool normalizes;  // the input is the gates' share of it, W_ih x_t, as Normalized takes it
   int recurrent_channel[kMaxGates];
+  // The first of the channels whose gradients are those of b_ih, and for each gate that of b_hh's.
+  int bias_channel, recurrent_bias_channel[kMaxGates];
 };
 
 template <class Cell>
 constexpr CellFacts facts_of() {
-  CellFacts facts{
-      Cell::kGates,         Cell::kChannels, Cell::kLateGates,       Cell::kUnitWeights, Cell::kHasCellState,
-      Cell::kKeepsChannels, Cell::kProjects, Cell::kActivatesOutput, kNormalizes<Cell>,  {}};
-  for (int gate = 0; gate < Cell::kGates; ++gate) facts.recurrent_channel[gate] = Cell::recurrent_channel(gate);
+  CellFacts facts{Cell::kGates,
+                  Cell::kChannels,
+                  Cell::kLateGates,
+                  Cell::kUnitWeights,
+                  Cell::kHasCellState,
+                  Cell::kKeepsChannels,
+                  Cell::kProjects,
+                  Cell::kActivatesOutput,
+                  {},
+                  kInnerChannel<Cell>,
+                  {}};
+  for (int gate = 0; gate < Cell::kGates; ++gate) {
+    facts.recurrent_channel[gate] = Cell::recurrent_channel(gate);
+    facts.recurrent_bias_channel[gate] = kInnerChannel<Cell> + InnerCell<Cell>::recurrent_channel(gate);
+  }
   return facts;
 }
 

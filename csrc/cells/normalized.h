@@ -1,6 +1,6 @@
-// Layer normalisation (Ba et al. 2016, arXiv:1607.06450) around a cell: W_hh h_{t-1} is normalised over all gates of a
-// batch row, with a gain, and c_t before its tanh, with a gain and a bias. W_ih x_t arrives normalised, with the biases
-// but for the one that enters apart.
+// Layer normalisation (Ba et al. 2016, arXiv:1607.06450) around a cell: W_ih x_t and W_hh h_{t-1} are each normalised
+// over all gates of a batch row, with a gain, before their biases are added; and so is c_t before its tanh, with a gain
+// and a bias.
 #pragma once
 
 #include "cell.h"
@@ -12,18 +12,18 @@ constexpr double kNormEpsilon = 1e-5;
 
 template <class Cell>
 struct Normalized : Cell {
-  using Inner = Cell;
   static constexpr int kGates = Cell::kGates;
-  // Behind the cell's own channels those of the product before it was normalised.
-  static constexpr int kProduct = Cell::kChannels;
+  // Channels: W_ih x_t, the cell's own, and W_hh h_{t-1}. The products as they were before they were normalised.
+  static constexpr int kInner = kGates;
+  static constexpr int kProduct = kInner + Cell::kChannels;
   static constexpr int kChannels = kProduct + kGates;
   static constexpr bool kKeepsChannels = true;
   static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return kProduct + gate; }
 
-  // Behind the cell's own unit weights: the product's gain, the bias that enters apart, and gain and bias of c.
-  static constexpr int kGain = Cell::kUnitWeights;
-  static constexpr int kBias = kGain + kGates;
-  static constexpr int kCellGain = kBias + (Cell::kApartBias >= 0 ? 1 : 0);
+  // Behind the cell's own unit weights: the gains of W_ih x_t and W_hh h_{t-1}, gain and bias of c.
+  static constexpr int kInputGain = Cell::kUnitWeights;
+  static constexpr int kGain = kInputGain + kGates;
+  static constexpr int kCellGain = kGain + kGates;
   static constexpr int kCellBias = kCellGain + 1;
   static constexpr int kUnitWeights = kCellGain + (Cell::kHasCellState ? 2 : 0);
 };
@@ -44,6 +44,11 @@ template <class Cell>
 inline constexpr bool kNormalizes = false;
 template <class Cell>
 inline constexpr bool kNormalizes<Normalized<Cell>> = true;
+// Where the cell's own channels begin.
+template <class Cell>
+inline constexpr int kInnerChannel = 0;
+template <class Cell>
+inline constexpr int kInnerChannel<Normalized<Cell>> = Normalized<Cell>::kInner;
 template <class Cell>
 inline constexpr bool kNormalizesCell = kNormalizes<Cell> && Cell::kHasCellState;
 

@@ -310,7 +310,7 @@ class BackwardLoop {
     CellStep step;
     if constexpr (kExtended) step.activation = now.extras.extras.activation;
     if constexpr (Inner::kKeepsChannels) {
-      const T* channels = p.channels + at * Cell::kChannels * hidden + unit;
+      const T* channels = p.channels + (at * Cell::kChannels + kInnerChannel<Cell>)*hidden + unit;
       for (int c = 0; c < Inner::kChannels; ++c) step.channels[c] = S::load(channels + c * hidden, lanes);
     }
     if constexpr (Cell::kReadsH) {
@@ -361,7 +361,7 @@ class BackwardLoop {
     grad.h = dh;
     V kept_grad_c{};  // of what zoneout keeps of c
     if constexpr (Cell::kHasCellState) grad.c = load_grad_c(now, row, unit, lanes, kept_grad_c);
-    T* channels = now.grad_channels + row * Cell::kChannels * hidden + unit;
+    T* channels = now.grad_channels + (row * Cell::kChannels + kInnerChannel<Cell>)*hidden + unit;
     if constexpr (kNormalizesCell<Cell>) {
       grad.channels[Cell::kOutput] = S::load(channels + Cell::kOutput * hidden, lanes);
       grad.c += S::load(now.dc + state, lanes);
@@ -414,12 +414,14 @@ class BackwardLoop {
             [&](int64_t unit, int lanes) { S::store(candidate + unit, load_step(now, row, unit, lanes).c, lanes); });
         c = candidate;
       }
-      norm.hidden_backward(c, channels + Cell::kOutput * hidden, grad_h, grad_channels + Cell::kOutput * hidden,
+      constexpr int kOutput = Cell::kInner + Cell::kOutput;
+      norm.hidden_backward(c, channels + kOutput * hidden, grad_h, grad_channels + kOutput * hidden,
                            now.dc + row * hidden, now.projected ? p.operand + at * hidden : nullptr);
     }
     norm.for_each_vector([&](int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
       finish_cell(now, row, unit, lanes, S::load(grad_h + unit, lanes));
     });
+    norm.input_backward(channels, grad_channels);
     norm.product_backward(channels + Cell::kProduct * hidden, grad_channels);
   }
 

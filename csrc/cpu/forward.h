@@ -59,7 +59,11 @@ class ForwardLoop {
           second({has_second(dims) ? dims.recurrent_size : 0, dims.hidden_size}, source, memory) {}
 
     void set(const Params& params) {
-      first.set(params.w_hh, params.b_ih, params.b_hh, Cell::kApartBias);
+      if constexpr (kNormalizes<Cell>) {
+        first.set(params.w_hh, nullptr, nullptr, -1);
+      } else {
+        first.set(params.w_hh, params.b_ih, params.b_hh, Cell::kApartBias);
+      }
       if constexpr (Cell::kLateGates > 0) {
         const int64_t row = kEarlyGates * params.dims.hidden_size;
         second.set(params.w_hh + row * params.dims.recurrent_size, params.b_ih ? params.b_ih + row : nullptr,
@@ -172,7 +176,7 @@ class ForwardLoop {
             state_[s % 2],
             state_[(s + 1) % 2],
             operand_,
-            p_->keep ? channels + Inner::kChannels * dims_.hidden_size : product_,
+            p_->keep ? channels + (Cell::kChannels - Cell::kGates) * dims_.hidden_size : product_,
             p_->keep ? p_->channel_stride : Cell::kGates * dims_.hidden_size,
             worth_prefetching<T>(rows, p_->channel_stride),
             extras_at(s)};
@@ -216,24 +220,25 @@ class ForwardLoop {
           S::store(product + gate * now.hidden, S::load(sums + gate * S::kLanes), lanes);
         }
       } else {
-        V r[Cell::kGates];
-        for (int gate = 0; gate < Cell::kGates; ++gate) r[gate] = S::load(sums + gate * S::kLanes);
-        finish_cell(now, row, unit, lanes, r);
+        const Params& p = now.p;
+        const T* channels = now.channels + row * p.channel_stride + unit;
+        V x[Cell::kGates], r[Cell::kGates];
+        for (int gate = 0; gate < Cell::kGates; ++gate) {
+          x[gate] = S::load(channels + gate * now.hidden, lanes);
+          r[gate] = S::load(sums + gate * S::kLanes);
+          if (gate == Cell::kApartBias && p.b_ih) x[gate] += S::load(p.b_ih + gate * now.hidden + unit, lanes);
+        }
+        finish_cell(now, row, unit, lanes, x, r);
       }
     }
   };
 
-  // r: W_hh h_{t-1}, with the biases if they do not come with x
+  // See the cell for x and r.
   static FASTRNN_INLINE void finish_cell(const Now& now, int64_t row, int64_t unit, int lanes,
-                                         const V (&r)[Cell::kGates]) {
+                                         const V (&x)[Cell::kGates], const V (&r)[Cell::kGates]) {
     const Params& p = now.p;
     const int64_t at = now.first + row;
-    T* channels = now.channels + row * p.channel_stride + unit;
-    V x[Cell::kGates];
-    for (int gate = 0; gate < Cell::kGates; ++gate) {
-      x[gate] = S::load(channels + gate * now.hidden, lanes);
-      if (gate == Inner::kApartBias && p.b_ih) x[gate] += S::load(p.b_ih + gate * now.hidden + unit, lanes);
-    }
+    T* channels = inner_channels(now, row) + unit;
     CellStep step;
     if constexpr (Cell::kReadsPreviousH) {
       const T* h_prev = now.h_prev + row * now.hidden;
@@ -265,6 +270,12 @@ class ForwardLoop {
     if constexpr (!kNormalizesCell<Cell>) hand_on_h(now, row, unit, lanes, step.h);
   }
 
+  // The cell's own channels. Where nothing is kept, they take the place of W_ih x.
+  static FASTRNN_INLINE T* inner_channels(const Now& now, int64_t row) {
+    T* channels = now.channels + row * now.p.channel_stride;
+    return kNormalizes<Cell> && now.p.keep ? channels + kInnerChannel<Cell> * now.hidden : channels;
+  }
+
   // h, to the product with the projection or to the next step.
   static FASTRNN_INLINE void hand_on_h(const Now& now, int64_t row, int64_t unit, int lanes, V h) {
     if (now.projected) {
@@ -285,18 +296,25 @@ class ForwardLoop {
   }
 
   static FASTRNN_INLINE void finish_row(const Now& now, int64_t row) {
+    const Params& p = now.p;
     const int64_t hidden = now.hidden;
-    const T *product = now.product + row * now.product_stride, *weights = now.p.unit_weights;
+    const T *input = now.channels + row * p.channel_stride, *product = now.product + row * now.product_stride;
+    const T *input_gain = p.unit_weights + Cell::kInputGain * hidden, *gain = p.unit_weights + Cell::kGain * hidden;
+    const RowNorm<T> input_norm = norm_of<Isa>(input, Cell::kGates * hidden);
     const RowNorm<T> norm = norm_of<Isa>(product, Cell::kGates * hidden);
     for (int64_t unit = 0; unit < hidden; unit += S::kLanes) {
       const int lanes = static_cast<int>(smaller(S::kLanes, hidden - unit));
-      V r[Cell::kGates];
+      V x[Cell::kGates], r[Cell::kGates];
       for (int gate = 0; gate < Cell::kGates; ++gate) {
-        r[gate] = norm(S::load(product + gate * hidden + unit, lanes)) *
-                  S::load(weights + (Cell::kGain + gate) * hidden + unit, lanes);
-        if (gate == Inner::kApartBias) r[gate] += S::load(weights + Cell::kBias * hidden + unit, lanes);
+        const int64_t at = gate * hidden + unit;
+        x[gate] = input_norm(S::load(input + at, lanes)) * S::load(input_gain + at, lanes);
+        r[gate] = norm(S::load(product + at, lanes)) * S::load(gain + at, lanes);
+        if (p.b_ih) {
+          x[gate] += S::load(p.b_ih + at, lanes);
+          r[gate] += S::load(p.b_hh + at, lanes);
+        }
       }
-      finish_cell(now, row, unit, lanes, r);
+      finish_cell(now, row, unit, lanes, x, r);
     }
   }
 
@@ -304,7 +322,7 @@ class ForwardLoop {
   static FASTRNN_INLINE void finish_normalized_c(const Now& now, int64_t row) {
     const int64_t hidden = now.hidden;
     const T* c = now.operand + row * hidden;
-    const T* output_gate = now.channels + row * now.p.channel_stride + Cell::kOutput * hidden;
+    const T* output_gate = inner_channels(now, row) + Cell::kOutput * hidden;
     const T *gain = now.p.unit_weights + Cell::kCellGain * hidden,
             *bias = now.p.unit_weights + Cell::kCellBias * hidden;
     const RowNorm<T> norm = norm_of<Isa>(c, hidden);

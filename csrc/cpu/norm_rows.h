@@ -92,20 +92,34 @@ struct NormRow {
     });
   }
 
-  // From the gradients of what the product became, in the channels of the cell, to those of the product.
+  // From the gradients of what W_ih x and W_hh h became, in the cell's own channels, to those of the products.
+  FASTRNN_INLINE void input_backward(const T* product, T* grad_channels) const {
+    const auto own = [](int gate) FASTRNN_INLINE_LAMBDA { return Cell::kInner + gate; };
+    product_backward(product, grad_channels, own, grad_channels, Cell::kInputGain);
+  }
   FASTRNN_INLINE void product_backward(const T* product, T* grad_channels) const {
+    const auto own = [](int gate) FASTRNN_INLINE_LAMBDA { return Cell::kInner + Inner::recurrent_channel(gate); };
+    product_backward(product, grad_channels, own, grad_channels + Cell::kProduct * hidden, Cell::kGain);
+  }
+
+  template <class Visit>
+  FASTRNN_INLINE void for_each_vector(const Visit& visit) const {
+    for (int64_t i = 0; i < hidden; i += S::kLanes) visit(i, static_cast<int>(smaller(S::kLanes, hidden - i)));
+  }
+
+ private:
+  template <class Channel>
+  FASTRNN_INLINE void product_backward(const T* product, const T* grad_channels, const Channel& channel,
+                                       T* grad_product, int gain) const {
     const RowNorm<T> norm = norm_of<Isa>(product, Cell::kGates * hidden);
-    const T* gain = weights + Cell::kGain * hidden;
-    T* grad_product = grad_channels + Cell::kProduct * hidden;
     T sums[2] = {};
     for (int gate = 0; gate < Cell::kGates; ++gate) {
-      const T* grads = grad_channels + Inner::recurrent_channel(gate) * hidden;
+      const T *grads = grad_channels + channel(gate) * hidden, *gains = weights + (gain + gate) * hidden;
       const int64_t at = gate * hidden;
       sum_row<Isa, T, 2>(sums, hidden, [&](int64_t i, int lanes, V(&out)[2]) FASTRNN_INLINE_LAMBDA {
         const V normal = norm(S::load(product + at + i, lanes)), grad = S::load(grads + i, lanes);
-        add_grad(Cell::kGain + gate, i, lanes, grad * normal);
-        if (gate == Inner::kApartBias) add_grad(Cell::kBias, i, lanes, grad);
-        out[0] = grad * S::load(gain + at + i, lanes);
+        add_grad(gain + gate, i, lanes, grad * normal);
+        out[0] = grad * S::load(gains + i, lanes);
         out[1] = out[0] * normal;
         S::store(grad_product + at + i, out[0], lanes);
       });
@@ -119,12 +133,6 @@ struct NormRow {
     }
   }
 
-  template <class Visit>
-  FASTRNN_INLINE void for_each_vector(const Visit& visit) const {
-    for (int64_t i = 0; i < hidden; i += S::kLanes) visit(i, static_cast<int>(smaller(S::kLanes, hidden - i)));
-  }
-
- private:
   FASTRNN_INLINE void add_grad(int weight, int64_t unit, int lanes, V grad) const {
     T* sum = grad_weights + weight * hidden + unit;
     S::store(sum, S::load(sum, lanes) + grad, lanes);

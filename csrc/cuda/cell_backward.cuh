@@ -72,7 +72,7 @@ __device__ auto load_step(const CellBackwardParams<T>& p, int64_t row, int64_t u
   Step<Accumulator<T>, Inner::kChannels> step;
   if constexpr (Cell::kActivatesOutput) step.activation = p.activation;
   if constexpr (Inner::kKeepsChannels) {
-    const T* channels = p.channels + row * Cell::kChannels * hidden + unit;
+    const T* channels = p.channels + (row * Cell::kChannels + kInnerChannel<Cell>)*hidden + unit;
     for (int c = 0; c < Inner::kChannels; ++c) step.channels[c] = widen(channels[c * hidden]);
   }
   if (Cell::kReadsPreviousH || (Cell::kReadsH && p.zoneout.h.any())) step.h_prev = previous_h(p, row, unit);
@@ -96,7 +96,8 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   const int64_t hidden = p.hidden_size;
   const auto [row, unit] = element_of_thread(hidden);
   if (!p.rows.include(row)) return;
-  const int64_t state = row * hidden + unit, channel = row * Cell::kChannels * hidden + unit;
+  const int64_t state = row * hidden + unit;
+  const int64_t channel = (row * Cell::kChannels + kInnerChannel<Cell>)*hidden + unit;
   auto step = load_step<Cell>(p, row, unit);
   StepGrad<A, Inner::kChannels> grad;
   const UnitWeights<Inner, T> unit_weights(p.unit_weights, hidden, unit);

@@ -16,7 +16,8 @@ struct CellForwardParams {
   StepRows rows;
   int64_t hidden_size;   // H
   bool keep;             // see ForwardParams
-  A* product;            // (rows, G*H): h_{t-1} W_hh^T; of a cell that normalises it, in its place what it became
+  A* product;            // (rows, G*H): h_{t-1} W_hh^T, and of a cell that normalises then what that became, as well as
+  A* input;              // (rows, G*H): what x W_ih^T became
   const T *b_ih, *b_hh;  // (G*H) or null
   const T* unit_weights;
   T* channels;  // (rows, channel_stride): in x W_ih^T, out the channels if keep
@@ -51,6 +52,13 @@ __device__ void hand_on_h(const CellForwardParams<T>& p, int64_t row, int64_t un
   }
 }
 
+// The cell's own channels. Where nothing is kept, they take the place of x W_ih^T.
+template <class Cell, class T>
+__device__ T* inner_channels(const CellForwardParams<T>& p, int64_t row) {
+  T* channels = p.channels + row * p.channel_stride;
+  return kNormalizes<Cell> && p.keep ? channels + kInnerChannel<Cell> * p.hidden_size : channels;
+}
+
 template <class Cell, class T>
 __global__ void cell_forward(const CellForwardParams<T> p) {
   using A = Accumulator<T>;
@@ -59,12 +67,12 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
   const auto [row, unit] = element_of_thread(hidden);
   if (!p.rows.include(row)) return;
   const int64_t state = row * hidden + unit;
-  const A* product = p.product + row * Cell::kGates * hidden + unit;
-  T* channels = p.channels + row * p.channel_stride + unit;
+  const int64_t first = row * Cell::kGates * hidden + unit;
+  T* channels = inner_channels<Cell>(p, row) + unit;
   A x[Cell::kGates], r[Cell::kGates];
   for (int gate = 0; gate < Cell::kGates; ++gate) {
-    x[gate] = widen(channels[gate * hidden]);
-    r[gate] = product[gate * hidden];
+    x[gate] = kNormalizes<Cell> ? p.input[first + gate * hidden] : widen(channels[gate * hidden]);
+    r[gate] = p.product[first + gate * hidden];
     if (p.b_ih) {
       A& joined = gate == Inner::kApartBias ? x[gate] : r[gate];
       joined += widen(p.b_ih[gate * hidden + unit]);

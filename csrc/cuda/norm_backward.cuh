@@ -15,8 +15,9 @@ __global__ void hidden_backward(const CellBackwardParams<T> p) {
   if (!p.rows.include(row)) return;
   const auto c = [&](int64_t unit) { return load_step<Cell>(p, row, unit).c; };
   const T *gain = p.unit_weights + Cell::kCellGain * hidden, *bias = p.unit_weights + Cell::kCellBias * hidden;
-  const T* output_gate = p.channels + (row * Cell::kChannels + Cell::kOutput) * hidden;
-  T* grad_output_gate = p.grad_channels + (row * Cell::kChannels + Cell::kOutput) * hidden;
+  const int64_t output_channel = (row * Cell::kChannels + Cell::kInner + Cell::kOutput) * hidden;
+  const T* output_gate = p.channels + output_channel;
+  T* grad_output_gate = p.grad_channels + output_channel;
   A *dc = p.dc + row * hidden, *grad_weights = p.grad_unit_weights + row * Cell::kUnitWeights * hidden;
   const RowNorm<A> norm = norm_of<A>(hidden, c);
   A sum{}, products{};
@@ -41,41 +42,46 @@ __global__ void hidden_backward(const CellBackwardParams<T> p) {
                   [&](int64_t unit) { dc[unit] = norm.backward(dc[unit], norm(c(unit)), mean_grad, mean_product); });
 }
 
-// After the cells: from the gradients of what the product became to those of the product.
-template <class Cell, class T>
-__global__ void product_backward(const CellBackwardParams<T> p) {
+// One of a row's two products, whose gradients come from other channels of the cell.
+template <class Cell, class T, class Source>
+__device__ void product_backward(const CellBackwardParams<T>& p, int64_t row, int product_channel, int gain,
+                                 const Source& source) {
   using A = Accumulator<T>;
-  using Inner = InnerCell<Cell>;
-  const int64_t row = row_of_warp(), hidden = p.hidden_size, columns = Cell::kGates * hidden;
-  if (!p.rows.include(row)) return;
-  const T* product = p.channels + (row * Cell::kChannels + Cell::kProduct) * hidden;
-  T* grad_channels = p.grad_channels + row * Cell::kChannels * hidden;
-  A* grad_weights = p.grad_unit_weights + row * Cell::kUnitWeights * hidden;
+  const int64_t hidden = p.hidden_size, columns = Cell::kGates * hidden, first = row * Cell::kChannels * hidden;
+  const T *product = p.channels + first + product_channel * hidden, *gains = p.unit_weights + gain * hidden;
+  T *grad_channels = p.grad_channels + first, *grad_product = grad_channels + product_channel * hidden;
+  A* grad_gains = p.grad_unit_weights + (row * Cell::kUnitWeights + gain) * hidden;
   const RowNorm<A> norm = norm_of<A>(columns, [&](int64_t column) { return widen(product[column]); });
-  const auto through_gain = [&](int gate, int64_t unit) {
-    return widen(grad_channels[Inner::recurrent_channel(gate) * hidden + unit]) *
-           widen(p.unit_weights[(Cell::kGain + gate) * hidden + unit]);
-  };
+  const auto grad_of = [&](int gate, int64_t unit) { return widen(grad_channels[source(gate) * hidden + unit]); };
   A sum{}, products{};
   for_each_column(hidden, [&](int64_t unit) {
     for (int gate = 0; gate < Cell::kGates; ++gate) {
-      const A normal = norm(widen(product[gate * hidden + unit])), grad = through_gain(gate, unit);
-      const A arrived = widen(grad_channels[Inner::recurrent_channel(gate) * hidden + unit]);
-      grad_weights[(Cell::kGain + gate) * hidden + unit] += arrived * normal;
-      if (gate == Inner::kApartBias) grad_weights[Cell::kBias * hidden + unit] += arrived;
-      sum += grad;
-      products += grad * normal;
+      const int64_t column = gate * hidden + unit;
+      const A normal = norm(widen(product[column])), grad = grad_of(gate, unit);
+      grad_gains[column] += grad * normal;
+      sum += grad * widen(gains[column]);
+      products += grad * widen(gains[column]) * normal;
     }
   });
   const A mean_grad = sum_of_warp(sum) / static_cast<A>(columns);
   const A mean_product = sum_of_warp(products) / static_cast<A>(columns);
   for_each_column(hidden, [&](int64_t unit) {
     for (int gate = 0; gate < Cell::kGates; ++gate) {
-      const A normal = norm(widen(product[gate * hidden + unit]));
-      grad_channels[(Cell::kProduct + gate) * hidden + unit] =
-          narrow<T>(norm.backward(through_gain(gate, unit), normal, mean_grad, mean_product));
+      const int64_t column = gate * hidden + unit;
+      const A grad = grad_of(gate, unit) * widen(gains[column]);
+      grad_product[column] = narrow<T>(norm.backward(grad, norm(widen(product[column])), mean_grad, mean_product));
     }
   });
+}
+
+// After the cells: from the gradients of what the products became to those of the products.
+template <class Cell, class T>
+__global__ void products_backward(const CellBackwardParams<T> p) {
+  const int64_t row = row_of_warp();
+  if (!p.rows.include(row)) return;
+  product_backward<Cell>(p, row, 0, Cell::kInputGain, [](int gate) { return Cell::kInner + gate; });
+  product_backward<Cell>(p, row, Cell::kProduct, Cell::kGain,
+                         [](int gate) { return Cell::kInner + InnerCell<Cell>::recurrent_channel(gate); });
 }
 
 }  // namespace fastrnn::cuda

@@ -6,23 +6,22 @@
 
 namespace fastrnn::cuda {
 
-// Before the cells: the product becomes its normalised self, and what it was is kept for backward.
+// Before the cells: the products become their normalised selves, and what they were is kept for backward.
 template <class Cell, class T>
-__global__ void normalize_product(const CellForwardParams<T> p) {
+__global__ void normalize_products(const CellForwardParams<T> p) {
   using A = Accumulator<T>;
   const int64_t row = row_of_warp(), hidden = p.hidden_size, columns = Cell::kGates * hidden;
   if (!p.rows.include(row)) return;
-  A* product = p.product + row * columns;
+  const T* input = p.channels + row * p.channel_stride;
+  A *product = p.product + row * columns, *normal_input = p.input + row * columns;
   T* kept = p.keep ? p.channels + row * p.channel_stride + Cell::kProduct * hidden : nullptr;
+  const T *input_gain = p.unit_weights + Cell::kInputGain * hidden, *gain = p.unit_weights + Cell::kGain * hidden;
+  const RowNorm<A> input_norm = norm_of<A>(columns, [&](int64_t column) { return widen(input[column]); });
   const RowNorm<A> norm = norm_of<A>(columns, [&](int64_t column) { return product[column]; });
   for_each_column(columns, [&](int64_t column) {
     if (kept) kept[column] = narrow<T>(product[column]);
-    A value = norm(product[column]) * widen(p.unit_weights[Cell::kGain * hidden + column]);
-    const int64_t unit = column - InnerCell<Cell>::kApartBias * hidden;
-    if (InnerCell<Cell>::kApartBias >= 0 && unit >= 0 && unit < hidden) {
-      value += widen(p.unit_weights[Cell::kBias * hidden + unit]);
-    }
-    product[column] = value;
+    normal_input[column] = input_norm(widen(input[column])) * widen(input_gain[column]);
+    product[column] = norm(product[column]) * widen(gain[column]);
   });
 }
 
@@ -33,7 +32,7 @@ __global__ void finish_normalized_c(const CellForwardParams<T> p) {
   const int64_t row = row_of_warp(), hidden = p.hidden_size;
   if (!p.rows.include(row)) return;
   const A* c = p.candidate_c + row * hidden;
-  const T* output_gate = p.channels + row * p.channel_stride + Cell::kOutput * hidden;
+  const T* output_gate = inner_channels<Cell>(p, row) + Cell::kOutput * hidden;
   const T *gain = p.unit_weights + Cell::kCellGain * hidden, *bias = p.unit_weights + Cell::kCellBias * hidden;
   const RowNorm<A> norm = norm_of<A>(hidden, [&](int64_t unit) { return c[unit]; });
   for_each_column(hidden, [&](int64_t unit) {

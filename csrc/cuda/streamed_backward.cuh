@@ -83,7 +83,7 @@ class StreamedBackward {
       const CellBackwardParams<T> params = cell_params(s);
       if constexpr (kNormalizesCell<Cell>) launch_rows(hidden_backward<Cell, T>, rows, params, queue_.stream);
       launch_pointwise(cell_backward<Cell, T>, rows, hidden_, params, queue_.stream);
-      if constexpr (kNormalizes<Cell>) launch_rows(product_backward<Cell, T>, rows, params, queue_.stream);
+      if constexpr (kNormalizes<Cell>) launch_rows(products_backward<Cell, T>, rows, params, queue_.stream);
     }
     run_recurrent(s);
     if (p_.extras && (p_.extras->cuts || through_w_hh_ || p_.extra_grads->clip < std::numeric_limits<A>::infinity())) {

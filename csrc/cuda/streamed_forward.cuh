@@ -42,7 +42,8 @@ class StreamedForward {
     const Dims& dims = params.dims;
     const int64_t product = dims.batch * Cell::kGates * dims.hidden_size;
     const int64_t masked = masks_h(params) ? dims.batch * dims.recurrent_size : 0;
-    return (product + candidate_size(dims)) * static_cast<int64_t>(sizeof(A) / sizeof(T)) + operand_size(dims) + masked;
+    return (product + normal_size(dims) + candidate_size(dims)) * static_cast<int64_t>(sizeof(A) / sizeof(T)) +
+           operand_size(dims) + masked;
   }
 
   static void run(const Forward<T>& params, const Queue& queue) {
@@ -59,12 +60,16 @@ class StreamedForward {
         hidden_(params.dims.hidden_size),
         recurrent_(params.dims.recurrent_size),
         product_(reinterpret_cast<A*>(params.scratch)),
-        candidate_c_(product_ + params.dims.batch * Cell::kGates * hidden_),
+        input_(product_ + params.dims.batch * Cell::kGates * hidden_),
+        candidate_c_(input_ + normal_size(params.dims)),
         operand_(reinterpret_cast<T*>(candidate_c_ + candidate_size(params.dims))),
         masked_(masks_h(params) ? operand_ + operand_size(params.dims) : nullptr) {}
 
   static int64_t operand_size(const Dims& dims) {
     return dims.projected || Cell::kLateGates > 0 ? dims.batch * dims.hidden_size : 0;
+  }
+  static int64_t normal_size(const Dims& dims) {
+    return kNormalizes<Cell> ? dims.batch * Cell::kGates * dims.hidden_size : 0;
   }
   static int64_t candidate_size(const Dims& dims) { return kNormalizesCell<Cell> ? dims.batch * dims.hidden_size : 0; }
   static bool masks_h(const Forward<T>& params) { return params.extras && params.extras->h_mask; }
@@ -81,7 +86,7 @@ class StreamedForward {
       launch_pointwise(cell_late<Cell, T>, rows, hidden_, cell_params(s), queue_.stream);
     } else {
       const CellForwardParams<T> params = cell_params(s);
-      if constexpr (kNormalizes<Cell>) launch_rows(normalize_product<Cell, T>, rows, params, queue_.stream);
+      if constexpr (kNormalizes<Cell>) launch_rows(normalize_products<Cell, T>, rows, params, queue_.stream);
       launch_pointwise(cell_forward<Cell, T>, rows, hidden_, params, queue_.stream);
       if constexpr (kNormalizesCell<Cell>) launch_rows(finish_normalized_c<Cell, T>, rows, params, queue_.stream);
     }
@@ -124,6 +129,7 @@ class StreamedForward {
     params.hidden_size = hidden_;
     params.keep = p_.keep;
     params.product = product_;
+    params.input = input_;
     params.b_ih = p_.b_ih;
     params.b_hh = p_.b_hh;
     params.unit_weights = p_.unit_weights;
@@ -150,6 +156,7 @@ class StreamedForward {
   const Queue& queue_;
   const int64_t hidden_, recurrent_;
   A* const product_;      // (B, G*H), then (B, P)
+  A* const input_;        // (B, G*H), of a cell that normalises
   A* const candidate_c_;  // (B, H), of a cell that normalises c
   T* const operand_;      // (B, H) of the second product, if there is one
   T* const masked_;       // (B, K) or null: see EnterStepParams

@@ -22,13 +22,11 @@ struct LayerExtras {
 // A layer's arguments as every op receives them.
 struct LayerArgs {
   CellKind cell;
-  Tensor input;                       // (T, B, I), packed (N, I), or for one step in one direction (B, I); of a cell
-                                      // that normalises I = D*G*H, each direction's W_ih x
+  Tensor input;                       // (T, B, I), packed (N, I), or for one step in one direction (B, I)
   Tensor hx;                          // (D, B, K); for one step (B, K)
   std::optional<Tensor> cx;           // (D, B, H), LSTM only; for one step (B, H)
   std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], and (kUnitWeights, H) of a
-                                      // cell that has unit weights, for each direction; of a cell that normalises
-                                      // w_hh, [w_hr], (kUnitWeights, H)
+                                      // cell that has unit weights, for each direction
   std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time; on the CPU, or on the GPU
                                       // of a padded input, where its values are trusted
   bool bidirectional;

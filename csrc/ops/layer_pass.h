@@ -40,12 +40,6 @@ Tensor copy_or_zeros(const Device& device, const std::optional<Tensor>& from, co
   return out;
 }
 
-template <class T, class U>
-void copy_matrix(const Matrix<T>& to, const Matrix<U>& from, const Place& place) {
-  Tensor view = as_tensor(to, place);
-  torch::stable::copy_(view, as_tensor(from, place));
-}
-
 template <class T, class Device>
 ReserveLayout reserve_layout(const LayerArgs& args, const LayerShape& shape) {
   return {cell_facts(args.cell), shape.rows, shape.dims.hidden_size,
@@ -100,7 +94,8 @@ class ForwardPass {
       const Matrix<T> to{data<T>(out) + d * hidden_, shape_.rows, hidden_, shape_.directions * hidden_};
       const Matrix<const A> from{reinterpret_cast<const A*>(reserve(d) + layout_.channels), shape_.rows, hidden_,
                                  hidden_};
-      copy_matrix(to, from, Place(out));
+      Tensor view = as_tensor(to, Place(out));
+      torch::stable::copy_(view, as_tensor(from, Place(out)));
     }
     return out;
   }
@@ -125,13 +120,8 @@ class ForwardPass {
     const int64_t slot = d % loops_.at_once();
     call.params.channels = keep_channels_ ? reserve(d) + first * channel_columns_
                                           : projections_.data() + slot * stretches_.most_rows() * channel_columns_;
-    const Matrix<T> gates{call.params.channels, rows, gate_columns_, channel_columns_};
-    const Matrix<const T> input{data<const T>(input_) + first * size, rows, size, size};
-    if (shape_.normalizes) {
-      copy_matrix(gates, input.column_range(d * gate_columns_, (d + 1) * gate_columns_), Place(input_));
-      return;
-    }
-    device_.multiply(gates, input,
+    device_.multiply(Matrix<T>{call.params.channels, rows, gate_columns_, channel_columns_},
+                     Matrix<const T>{data<const T>(input_) + first * size, rows, size, size},
                      Matrix<const W>{Weights<T, W>(weights_, shape_, d).w_ih, gate_columns_, size, size}.transposed());
   }
 
@@ -297,16 +287,12 @@ class BackwardPass {
   }
 
   void add_input_grad(int64_t d, size_t i, const Call& call, LayerInputGrads& result) {
-    const int64_t size = shape_.input_size, rows = call.stretch.end_row - call.stretch.first_row;
-    const Matrix<T> grad_input{data<T>(result.input) + call.stretch.first_row * size, rows, size, size};
-    const Matrix<const T> grad_gates{call.params.grad_channels, rows, gate_columns_, channel_columns_};
-    if (shape_.normalizes) {
-      copy_matrix(grad_input.column_range(d * gate_columns_, (d + 1) * gate_columns_), grad_gates, Place(input_));
-      return;
-    }
-    const size_t block = stretches_.block(d, i);
     const Weights<T> w(weights_, shape_, d);
-    device_.multiply(grad_input, grad_gates, Matrix<const T>{w.w_ih, gate_columns_, size, size}, block_written_[block]);
+    const int64_t size = shape_.input_size, rows = call.stretch.end_row - call.stretch.first_row;
+    const size_t block = stretches_.block(d, i);
+    device_.multiply(Matrix<T>{data<T>(result.input) + call.stretch.first_row * size, rows, size, size},
+                     Matrix<const T>{call.params.grad_channels, rows, gate_columns_, channel_columns_},
+                     Matrix<const T>{w.w_ih, gate_columns_, size, size}, block_written_[block]);
     block_written_[block] = true;
   }
 

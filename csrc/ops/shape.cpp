@@ -112,31 +112,22 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
 
   shape.unit_weights = facts.unit_weights;
   const int64_t count = static_cast<int64_t>(args.weights.size()) / shape.directions;
-  shape.normalizes = facts.normalizes;
-  // And biases. A cell that normalises has neither w_ih nor biases.
-  const int64_t matrices = count - (facts.unit_weights > 0 ? 1 : 0) + (facts.normalizes ? 1 : 0);
-  const int64_t most = facts.normalizes ? 3 : facts.activates_output ? 6 : 5;
-  const bool fits = matrices >= 2 && matrices <= most && !(facts.activates_output && matrices == 5);
+  const int64_t matrices = count - (facts.unit_weights > 0 ? 1 : 0);  // and biases
+  const bool fits = matrices >= 2 && (facts.activates_output ? matrices <= 6 && matrices != 5 : matrices <= 5);
   check(count * shape.directions == static_cast<int64_t>(args.weights.size()) && fits,
-        "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], [unit weights] for each direction, of a cell that "
-        "normalises w_hh, [w_hr], unit weights");
+        "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], [unit weights] for each direction");
   shape.biases = matrices >= 4;
   shape.projection_bias = matrices == 6;
   const bool projected = matrices % 2 == 1 || shape.projection_bias;
   check(!projected || facts.projects, "the cell has no projection");
-  const Tensor& w_hh = args.weights[facts.normalizes ? 0 : 1];
-  check(w_hh.dim() == 2, "w_hh must be (gates * hidden_size, size)");
+  check(args.weights[1].dim() == 2, "w_hh must be (gates * hidden_size, size)");
   const int64_t gates = facts.gates;
-  const int64_t hidden = w_hh.size(0) / gates, recurrent = w_hh.size(1);
+  const int64_t hidden = args.weights[1].size(0) / gates, recurrent = args.weights[1].size(1);
   check(projected || recurrent == hidden, "w_hh must be (gates * hidden_size, hidden_size)");
   shape.dims = {shape.batch, hidden, recurrent, projected};
   for (int64_t d = 0; d < shape.directions; ++d) {
     size_t i = static_cast<size_t>(d * count);
-    if (facts.normalizes) {
-      check(shape.input_size == shape.directions * gates * hidden, "the input must be W_ih x of all gates");
-    } else {
-      check_tensor(args.weights[i++], weight_kind, {gates * hidden, shape.input_size}, "w_ih does not fit the input");
-    }
+    check_tensor(args.weights[i++], weight_kind, {gates * hidden, shape.input_size}, "w_ih does not fit the input");
     check_tensor(args.weights[i++], weight_kind, {gates * hidden, recurrent}, "w_hh has the wrong shape");
     for (int b = 0; shape.biases && b < 2; ++b) {
       check_tensor(args.weights[i++], weight_kind, {gates * hidden}, "a bias has the wrong shape");

@@ -13,7 +13,6 @@ inline Tensor converted(const Tensor& tensor, ScalarType dtype) {
 struct LayerShape {
   int64_t steps, batch, rows;  // T, B, N
   int64_t input_size;          // I
-  bool normalizes;             // the input is each direction's W_ih x
   Dims dims;                   // B, H, K
   int64_t directions;          // D
   bool biases;
@@ -46,12 +45,12 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
 // Where the tensors of one direction lie in LayerArgs::weights; W is the matrices' type.
 template <class T, class W = T>
 struct Weights {
-  const W *w_ih = nullptr, *w_hh, *w_hr = nullptr;
+  const W *w_ih, *w_hh, *w_hr = nullptr;
   const T *b_ih = nullptr, *b_hh = nullptr, *b_hr = nullptr, *unit_weights = nullptr;
 
   Weights(const std::vector<Tensor>& dense, const LayerShape& shape, int64_t direction) {
     size_t i = dense.size() / static_cast<size_t>(shape.directions) * static_cast<size_t>(direction);
-    if (!shape.normalizes) w_ih = data<W>(dense[i++]);
+    w_ih = data<W>(dense[i++]);
     w_hh = data<W>(dense[i++]);
     if (shape.biases) {
       b_ih = data<T>(dense[i++]);

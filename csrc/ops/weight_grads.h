@@ -39,7 +39,7 @@ class WeightGrads {
     if (!wanted_) return;
     STD_TORCH_CHECK(shape.batch % groups_ == 0, "fastrnn: the batch must be a multiple of groups");
     if (!shape.dense() || shape.rows == 0 || record.extras) gather_previous_h();
-    if (!shape.normalizes) w_ih_ = make({gate_columns(), shape.input_size});
+    w_ih_ = make({gate_columns(), shape.input_size});
     w_hh_ = make({gate_columns(), recurrent_size()});
     if (shape.dims.projected) w_hr_ = make({recurrent_size(), hidden()});
     if (shape.biases) sums_ = device.empty({groups_, stretch_count(), channel_columns()}, shape.dtype);
@@ -50,7 +50,12 @@ class WeightGrads {
     if (!wanted_) return;
     const Stretch& stretch = stretches_[i];
     const View grads{grad_channels, stretch.end_row - stretch.first_row, channel_columns(), channel_columns()};
-    if (!shape_.normalizes) add_input(stretch, grads);
+    const View input{record_.input, shape_.rows, shape_.input_size, shape_.input_size};
+    const View in_stretch = input.row_range(stretch.first_row, stretch.end_row);
+    for_each_group(w_ih_, shape_.input_size, [&](const Matrix<T>& out, int64_t group) {
+      device_.multiply(out, channels(grads, 0, facts_.gates).every(group, groups_).transposed(),
+                       in_stretch.every(group, groups_), added_);
+    });
     add_recurrent(stretch, grads);
     if (shape_.dims.projected) add_projection(stretch);
     for (int64_t group = 0; shape_.biases && group < groups_; ++group) {
@@ -63,7 +68,7 @@ class WeightGrads {
   // In the order of LayerArgs::weights.
   void append_to(std::vector<Tensor>& grads) const {
     if (!wanted_) return;
-    if (!shape_.normalizes) grads.push_back(w_ih_);
+    grads.push_back(w_ih_);
     grads.push_back(w_hh_);
     if (shape_.biases) append_biases(grads);
     if (shape_.dims.projected) grads.push_back(w_hr_);
@@ -97,15 +102,6 @@ class WeightGrads {
 
   View channels(const View& grads, int64_t first, int64_t count) const {
     return grads.column_range(first * hidden(), (first + count) * hidden());
-  }
-
-  void add_input(const Stretch& stretch, const View& grads) {
-    const View input{record_.input, shape_.rows, shape_.input_size, shape_.input_size};
-    const View in_stretch = input.row_range(stretch.first_row, stretch.end_row);
-    for_each_group(w_ih_, shape_.input_size, [&](const Matrix<T>& out, int64_t group) {
-      device_.multiply(out, channels(grads, 0, facts_.gates).every(group, groups_).transposed(),
-                       in_stretch.every(group, groups_), added_);
-    });
   }
 
   void add_recurrent(const Stretch& stretch, const View& grads) {
@@ -172,10 +168,10 @@ class WeightGrads {
         device_.sum_rows(data<T>(total), View{parts, stretch_count(), channel_columns(), channel_columns()});
         sums = data<const T>(total);
       }
-      device_.copy(data<T>(b_ih) + group * gate_columns(), sums, gate_columns());
+      device_.copy(data<T>(b_ih) + group * gate_columns(), sums + facts_.bias_channel * hidden(), gate_columns());
       for (int gate = 0; gate < facts_.gates; ++gate) {
         device_.copy(data<T>(b_hh) + group * gate_columns() + gate * hidden(),
-                     sums + facts_.recurrent_channel[gate] * hidden(), hidden());
+                     sums + facts_.recurrent_bias_channel[gate] * hidden(), hidden());
       }
     }
     grads.push_back(b_ih);
