@@ -401,28 +401,53 @@ class BackwardLoop {
   }
 
   static FASTRNN_INLINE void finish_row(const Now& now, int64_t row) {
-    const BackwardParams<T>& p = now.p;
-    const int64_t hidden = now.hidden, at = now.first + row, columns = Cell::kChannels * hidden;
-    const NormRow<Isa, Cell, T> norm{hidden, p.unit_weights, p.grad_unit_weights + row * Cell::kUnitWeights * hidden};
-    const T *channels = p.channels + at * columns, *grad_h = now.grad_hidden + row * hidden;
-    T* grad_channels = now.grad_channels + row * columns;
-    if constexpr (kNormalizesCell<Cell>) {
-      const T* c = p.cells + at * hidden;
-      if (now.extras.extras.zones_c()) {
-        T* candidate = now.candidate_c + row * hidden;
-        norm.for_each_vector(
-            [&](int64_t unit, int lanes) { S::store(candidate + unit, load_step(now, row, unit, lanes).c, lanes); });
-        c = candidate;
-      }
-      constexpr int kOutput = Cell::kInner + Cell::kOutput;
-      norm.hidden_backward(c, channels + kOutput * hidden, grad_h, grad_channels + kOutput * hidden,
-                           now.dc + row * hidden, now.projected ? p.operand + at * hidden : nullptr);
-    }
-    norm.for_each_vector([&](int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
-      finish_cell(now, row, unit, lanes, S::load(grad_h + unit, lanes));
+    const int64_t hidden = now.hidden;
+    if constexpr (kNormalizesCell<Cell>) finish_hidden_row(now, row);
+    for_each_vector<Isa, T>(hidden, [&](int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
+      finish_cell(now, row, unit, lanes, S::load(now.grad_hidden + row * hidden + unit, lanes));
     });
-    norm.input_backward(channels, grad_channels);
-    norm.product_backward(channels + Cell::kProduct * hidden, grad_channels);
+    finish_product_row(now, row, 0, Cell::kInputGain, [](int gate) { return gate; });
+    finish_product_row(now, row, Cell::kProduct, Cell::kGain, [](int gate) { return Inner::recurrent_channel(gate); });
+  }
+
+  static FASTRNN_INLINE void finish_hidden_row(const Now& now, int64_t row) {
+    const BackwardParams<T>& p = now.p;
+    const int64_t hidden = now.hidden, at = now.first + row, state = row * hidden;
+    const int64_t output_channel = (Cell::kInner + Cell::kOutput) * hidden;
+    const T *c = p.cells + at * hidden, *weights = p.unit_weights;
+    if (now.extras.extras.zones_c()) {
+      for_each_vector<Isa, T>(hidden, [&](int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
+        S::store(now.candidate_c + state + unit, load_step(now, row, unit, lanes).c, lanes);
+      });
+      c = now.candidate_c + state;
+    }
+    T* grad_weights = p.grad_unit_weights + row * Cell::kUnitWeights * hidden;
+    hidden_backward<Isa, T>(
+        {hidden, c, p.channels + at * Cell::kChannels * hidden + output_channel, weights + Cell::kCellGain * hidden,
+         weights + Cell::kCellBias * hidden, now.grad_hidden + state, grad_weights + Cell::kCellGain * hidden,
+         grad_weights + Cell::kCellBias * hidden, now.grad_channels + row * Cell::kChannels * hidden + output_channel,
+         now.dc + state, now.projected ? p.operand + at * hidden : nullptr});
+  }
+
+  // One of the row's two products, kept in the channels from `product` on; source(gate) is the channel of the cell
+  // whose gradient is that of what it became.
+  template <class Source>
+  static FASTRNN_INLINE void finish_product_row(const Now& now, int64_t row, int product, int gain,
+                                                const Source& source) {
+    const BackwardParams<T>& p = now.p;
+    const int64_t hidden = now.hidden;
+    T* grad_channels = now.grad_channels + row * Cell::kChannels * hidden;
+    ProductRow<T> args{hidden,
+                       Cell::kGates,
+                       p.channels + ((now.first + row) * Cell::kChannels + product) * hidden,
+                       p.unit_weights + gain * hidden,
+                       {},
+                       p.grad_unit_weights + (row * Cell::kUnitWeights + gain) * hidden,
+                       grad_channels + product * hidden};
+    for (int gate = 0; gate < Cell::kGates; ++gate) {
+      args.grads[gate] = grad_channels + (Cell::kInner + source(gate)) * hidden;
+    }
+    product_backward<Isa, T>(args);
   }
 
   const BackwardParams<T>* p_ = nullptr;

@@ -302,8 +302,7 @@ class ForwardLoop {
     const T *input_gain = p.unit_weights + Cell::kInputGain * hidden, *gain = p.unit_weights + Cell::kGain * hidden;
     const RowNorm<T> input_norm = norm_of<Isa>(input, Cell::kGates * hidden);
     const RowNorm<T> norm = norm_of<Isa>(product, Cell::kGates * hidden);
-    for (int64_t unit = 0; unit < hidden; unit += S::kLanes) {
-      const int lanes = static_cast<int>(smaller(S::kLanes, hidden - unit));
+    for_each_vector<Isa, T>(hidden, [&](int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
       V x[Cell::kGates], r[Cell::kGates];
       for (int gate = 0; gate < Cell::kGates; ++gate) {
         const int64_t at = gate * hidden + unit;
@@ -315,7 +314,7 @@ class ForwardLoop {
         }
       }
       finish_cell(now, row, unit, lanes, x, r);
-    }
+    });
   }
 
   // h of the row, whose c lies in the place of the operand.
@@ -326,11 +325,10 @@ class ForwardLoop {
     const T *gain = now.p.unit_weights + Cell::kCellGain * hidden,
             *bias = now.p.unit_weights + Cell::kCellBias * hidden;
     const RowNorm<T> norm = norm_of<Isa>(c, hidden);
-    for (int64_t unit = 0; unit < hidden; unit += S::kLanes) {
-      const int lanes = static_cast<int>(smaller(S::kLanes, hidden - unit));
+    for_each_vector<Isa, T>(hidden, [&](int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
       const V normal = norm(S::load(c + unit, lanes)) * S::load(gain + unit, lanes) + S::load(bias + unit, lanes);
       hand_on_h(now, row, unit, lanes, Inner::hidden_of(V(S::load(output_gate + unit, lanes)), normal));
-    }
+    });
   }
 
   void run_second(int64_t s) {

@@ -1,0 +1,171 @@
+"""From torch.nn's modules to ours and back, in models that are there already or in code that builds its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, overload
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from . import _native
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .modules.base import Cell, Layer
+from .modules.jordan import JordanRNN
+
+Model = TypeVar("Model", bound=nn.Module)
+
+OURS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.RNN: RNN,
+    nn.LSTM: LSTM,
+    nn.GRU: GRU,
+    nn.RNNCell: RNNCell,
+    nn.LSTMCell: LSTMCell,
+    nn.GRUCell: GRUCell,
+}
+TORCHS = {ours: torchs for torchs, ours in OURS.items()}
+
+# What only one of the two keeps beside parameters and settings.
+_TORCHS_OWN = ("_flat_weights", "_flat_weight_refs")
+_OUR_OWN = ("_frozen", "_options")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`convert` did: names of modules as in ``model.named_modules()``, "" for the model itself.
+
+    ``str()`` is a line for each.
+    """
+
+    converted: dict[str, str]  # by name: the class that the module has now
+    left: dict[str, str]  # by name: why a recurrent module was left as it is
+
+    def __str__(self) -> str:
+        lines = [f"{name or '(the model)'}: now {kind}" for name, kind in self.converted.items()]
+        lines += [f"{name or '(the model)'}: left as it is, {reason}" for name, reason in self.left.items()]
+        return "\n".join(lines) or "no recurrent modules"
+
+
+@overload
+def convert(model: Model, report: Literal[False] = False) -> Model: ...
+
+
+@overload
+def convert(model: Model, report: Literal[True]) -> tuple[Model, Report]: ...
+
+
+def convert(model: Model, report: bool = False) -> Model | tuple[Model, Report]:
+    """Make every ``nn.RNN``, ``LSTM``, ``GRU`` and cell in a model fastrnn's, in place.
+
+    The modules stay the same objects with the same parameters, parametrizations and hooks, so optimizers, state_dicts,
+    tied weights and references from elsewhere go on working; their class alone changes. Subclasses are left alone, for
+    nobody knows what they rely on, and so are modules on a device for which this build has no kernels. A second call
+    finds nothing to do.
+
+    Args:
+        model: any module; a recurrent layer by itself will do.
+        report: whether to tell what was done. Default False.
+
+    Returns:
+        The model, or with ``report`` the model and a :class:`Report`.
+
+    Raises:
+        TypeError: if model is not a module.
+    """
+    found = Report({}, {})
+    for name, module in _modules_of(model, "convert"):
+        kind = _class_of(module)
+        if kind in OURS:
+            reason = _missing_kernels(module)
+            if reason:
+                found.left[name] = reason
+                continue
+            _become(module, OURS[kind], _TORCHS_OWN)
+            found.converted[name] = f"fastrnn.{OURS[kind].__name__}"
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and not isinstance(module, (Layer, Cell)):
+            found.left[name] = f"{kind.__module__}.{kind.__qualname__} is a class of its own"
+    return (model, found) if report else model
+
+
+def to_torch(model: Model) -> Model:
+    """Make every fastrnn layer and cell in a model torch.nn's, in place: what :func:`convert` undoes.
+
+    For what torch does with its own modules alone, such as ONNX export, TorchScript and quantisation.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: if model is not a module.
+        ValueError: if a layer is more than torch.nn's (:class:`fastrnn.Options`, :class:`fastrnn.JordanRNN`); then
+            nothing was changed.
+    """
+    modules = list(_modules_of(model, "to_torch"))
+    for name, module in modules:
+        if isinstance(module, JordanRNN) or getattr(module, "options", None) is not None:
+            raise ValueError(
+                f"to_torch: {name or 'the model'} is {module}, and torch.nn has nothing like it. Replace it first"
+            )
+    for _, module in modules:
+        kind = _class_of(module)
+        if kind in TORCHS:
+            _become(module, TORCHS[kind], _OUR_OWN)
+            if isinstance(module, nn.RNNBase):
+                module._init_flat_weights()  # type: ignore[operator]
+    return model
+
+
+@contextmanager
+def patched() -> Iterator[None]:
+    """Within ``with fastrnn.patched():``, ``torch.nn.RNN``, ``LSTM``, ``GRU`` and the cells are fastrnn's.
+
+    For code that builds its own layers, as long as it looks the classes up in ``torch.nn`` then: a name bound earlier
+    by ``from torch.nn import LSTM`` is not changed, nor are layers that exist. What was built within stays fastrnn's.
+    ``isinstance(layer, nn.LSTM)`` within is about fastrnn's class. The classes change for all threads.
+
+    torch.compile traces fastrnn's layers in the same way within and without; code compiled within that mentions
+    ``torch.nn.LSTM`` sees whatever the name means when it is traced.
+    """
+    before = {kind.__name__: getattr(nn, kind.__name__) for kind in OURS}
+    try:
+        for kind, ours in OURS.items():
+            setattr(nn, kind.__name__, ours)
+        yield
+    finally:
+        for name, kind in before.items():
+            setattr(nn, name, kind)
+
+
+def _modules_of(model: nn.Module, caller: str) -> Iterator[tuple[str, nn.Module]]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{caller} takes a torch.nn.Module, got {type(model).__name__}")
+    return model.named_modules()
+
+
+def _class_of(module: nn.Module) -> type[nn.Module]:
+    """The module's class; torch.nn.utils.parametrize puts one of its own in front of it."""
+    kind = type(module)
+    return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
+
+
+def _missing_kernels(module: nn.Module) -> str:
+    for parameter in module.parameters():
+        if parameter.is_cuda and not _native.cuda_built:
+            return "on a GPU, and this build of fastrnn has no CUDA kernels"
+    return ""
+
+
+def _become(module: nn.Module, kind: type[nn.Module], leave_out: tuple[str, ...]) -> None:
+    for name in leave_out:
+        module.__dict__.pop(name, None)
+    if parametrize.is_parametrized(module):
+        old = type(module)
+        own: dict[str, Any] = {k: v for k, v in vars(old).items() if k not in ("__dict__", "__weakref__")}
+        make: Callable[..., type[nn.Module]] = type
+        kind = make(f"Parametrized{kind.__name__}", (kind,), own)
+    module.__class__ = kind
