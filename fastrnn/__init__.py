@@ -11,6 +11,7 @@ import torch  # noqa: F401  (first: the extension links against libraries that t
 
 from . import _public_ops, functional  # noqa: F401  (the first gives the ops their gradients)
 from ._options import Options
+from .adopt import Report, convert, patched, to_torch
 from .explain import Explanation, explain
 from .modules import GRU, LSTM, RNN, GRUCell, JordanRNN, LSTMCell, RNNCell
 
@@ -26,6 +27,10 @@ __all__ = [
     "LSTMCell",
     "Options",
     "RNNCell",
+    "Report",
+    "convert",
     "explain",
     "functional",
+    "patched",
+    "to_torch",
 ]

@@ -116,7 +116,7 @@ def to_torch(model: Model) -> Model:
         if kind in TORCHS:
             _become(module, TORCHS[kind], _OUR_OWN)
             if isinstance(module, nn.RNNBase):
-                module._init_flat_weights()  # type: ignore[operator]
+                module._init_flat_weights()
     return model
 
 
@@ -128,8 +128,8 @@ def patched() -> Iterator[None]:
     by ``from torch.nn import LSTM`` is not changed, nor are layers that exist. What was built within stays fastrnn's.
     ``isinstance(layer, nn.LSTM)`` within is about fastrnn's class. The classes change for all threads.
 
-    torch.compile traces fastrnn's layers in the same way within and without; code compiled within that mentions
-    ``torch.nn.LSTM`` sees whatever the name means when it is traced.
+    torch.compile leaves what ``torch.nn.RNN``, ``LSTM`` and ``GRU`` name out of its graphs, and within the block that is
+    fastrnn's layers, too: compile after it.
     """
     before = {kind.__name__: getattr(nn, kind.__name__) for kind in OURS}
     try:

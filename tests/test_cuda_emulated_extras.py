@@ -169,6 +169,11 @@ def stored_tolerance(dtype, depth):
     return 4 * torch.finfo(dtype).eps / 2 * (6 * 2 * depth) ** 0.5
 
 
+def magnified(kernel):
+    """Layer normalisation divides what a row differs by in rounding, too, by its standard deviation: a third or so."""
+    return 4 if "_norm" in kernel else 1
+
+
 @pytest.mark.parametrize(
     ("kernel", "added"), EXTENDED + [(kernel, added) for kernel in VARIANTS for added in ("nothing", "all")]
 )
@@ -178,7 +183,7 @@ def test_equal_to_the_cpu(monkeypatch, kernel, added, layout, dtype):
     for bidirectional in (False, True):
         call = draw(kernel, added, layout, bidirectional, dtype)
         gates = reference.GATES[call.cell]
-        allowed = tolerance(dtype, STEPS, max(gates * STREAMED, STEPS * BATCH))
+        allowed = tolerance(dtype, STEPS, max(gates * STREAMED, STEPS * BATCH)) * magnified(kernel)
         assert_same(*both_devices(monkeypatch, call, layout), allowed)
 
 
@@ -192,7 +197,7 @@ def test_half_types(monkeypatch, kernel, added, half, layout):
     expected, actual = both_devices(monkeypatch, call, layout, torch.float64)
     assert {value.dtype for value in actual.values()} == {half}
     actual = {name: value.double() for name, value in actual.items()}
-    assert_same(expected, actual, stored_tolerance(half, steps))
+    assert_same(expected, actual, stored_tolerance(half, steps) * magnified(kernel))
 
 
 @pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))

@@ -101,6 +101,11 @@ class BackwardWeights {
   T* narrow_ = nullptr;
 };
 
+// Cells beyond torch.nn's, whose steps are functions of their own: inlined wherever a tile is finished, they would take
+// a third of the time in which a kernel file compiles.
+template <class Cell>
+inline constexpr bool kFinishedApart = Cell::kUnitWeights > 0 || Cell::kLateGates > 0 || Cell::kActivatesOutput;
+
 // Step::unit_weights of a vector of units.
 template <class Isa, class Cell, class T>
 struct UnitWeights {
