@@ -128,8 +128,8 @@ def patched() -> Iterator[None]:
     by ``from torch.nn import LSTM`` is not changed, nor are layers that exist. What was built within stays fastrnn's.
     ``isinstance(layer, nn.LSTM)`` within is about fastrnn's class. The classes change for all threads.
 
-    torch.compile leaves what ``torch.nn.RNN``, ``LSTM`` and ``GRU`` name out of its graphs, and within the block that is
-    fastrnn's layers, too: compile after it.
+    torch.compile leaves what ``torch.nn.RNN``, ``LSTM`` and ``GRU`` name out of its graphs, and within the block they
+    name fastrnn's layers: compile after it.
     """
     before = {kind.__name__: getattr(nn, kind.__name__) for kind in OURS}
     try:
