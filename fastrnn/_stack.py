@@ -88,9 +88,11 @@ def _add(
 ) -> Arguments:
     """The arguments, with what the call is more than torch.nn's."""
     input, _, batch_sizes, batch, order, *_ = arguments
+    if input.dim() == 2 and order is None and isinstance(request.resets, Tensor):
+        batch = _batch_of(batch, request.resets, 0 if batch_first else 1)
     steps = input.shape[0] if input.dim() == 3 or batch_sizes is None else batch_sizes.shape[0]
     added = _extended.add(stack, request, (steps, batch), input, order, batch_first, batched)
-    return arguments._replace(added=added)
+    return arguments._replace(batch=batch, added=added)
 
 
 def _split_cells(arguments: Arguments, finals: States) -> tuple[States, States]:
@@ -213,11 +215,20 @@ def packed_arguments(
     # From a shape where there is one: a tensor's value would break torch.compile's graph.
     batch = int(batch_sizes[0]) if sorted_indices is None else sorted_indices.shape[0]
     if states is not None:
+        if sorted_indices is None:
+            batch = _batch_of(batch, states[0], 1)
         # Before the permutation: index_select would quietly drop rows of a state that has too many.
         _check_states(name, stack, states, (batch,))
         if sorted_indices is not None:
             states = tuple([state.index_select(1, sorted_indices) for state in states])
     return Arguments(data, states, batch_sizes, batch, sorted_indices, unsorted_indices)
+
+
+def _batch_of(read: int, tensor: Tensor, dim: int) -> int:
+    """The batch of a sorted PackedSequence, read from its batch sizes: in a graph, where nothing can be decided by such
+    a number, the size of a tensor that must have as many. The op refuses batch sizes above it; rows beyond do not run.
+    """
+    return tensor.shape[dim] if torch.compiler.is_compiling() and tensor.dim() > dim else read
 
 
 def _check_states(name: str, stack: Stack, states: States, batch: tuple[int, ...]) -> None:

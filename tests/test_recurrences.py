@@ -30,6 +30,7 @@ from recurrence_loops import (
 )
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._pytree import tree_map
 
 import fastrnn
@@ -353,6 +354,24 @@ def test_compiles_without_graph_breaks(layer, feature):
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     actual = outputs_and_gradients(compiled, leaves, run)
     assert_same(expected, {name.replace("_orig_mod.", ""): value for name, value in actual.items()}, 1e-12)
+
+
+@pytest.mark.parametrize("batch_first", (True, False))
+@pytest.mark.parametrize("given", (("hx",), ("resets",), ("hx", "resets", "reset_state")), ids="-".join)
+def test_a_sorted_packed_sequence_compiles_without_graph_breaks(given, batch_first):
+    """Though its batch is nowhere but in a tensor's values."""
+    torch._dynamo.reset()
+    layer = fastrnn.GRU(3, 4, batch_first=batch_first)
+    packed = pack_padded_sequence(torch.randn(6, 5, 3), torch.tensor([6, 4, 4, 2, 1]))
+    resets = torch.rand(6, 5) < 0.5
+    states = {"hx": torch.randn(1, 5, 4), "resets": resets.t() if batch_first else resets}
+    keywords = {name: states.get(name, torch.randn(1, 1, 4)) for name in given}
+    compiled = torch.compile(lambda packed, keywords: layer(packed, **keywords), fullgraph=True, backend="aot_eager")
+    for ours, theirs in zip(compiled(packed, keywords), layer(packed, **keywords), strict=True):
+        assert torch.equal(ours.data, theirs.data)
+    if "hx" in given:
+        with pytest.raises(RuntimeError):
+            compiled(packed, keywords | {"hx": torch.randn(1, 3, 4)})
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
