@@ -175,7 +175,8 @@ def architecture_flags(nvcc: str) -> str:
 def flags_of(source: str, cuda: Cuda | None) -> str:
     """What one source's object needs beside what all have."""
     if cuda and source in ("csrc/python.cpp", *CUDA_SOURCES):
-        return f"-DFASTRNN_WITH_CUDA {cuda.includes}"
+        named = " ".join(re.findall(r"code=(\w+)", cuda.architectures))
+        return f"-DFASTRNN_WITH_CUDA '-DFASTRNN_CUDA_ARCHITECTURES=\"{named}\"' {cuda.includes}"
     return ISA_FLAGS.get(source, "")
 
 

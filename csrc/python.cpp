@@ -100,8 +100,10 @@ PYBIND11_MODULE(_C, m) {
       py::arg("frozen"));
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;
+  m.attr("cuda_architectures") = FASTRNN_CUDA_ARCHITECTURES;
   bind_cuda(m);
 #else
   m.attr("cuda_built") = false;
+  m.attr("cuda_architectures") = "";
 #endif
 }

@@ -3,6 +3,7 @@ from typing import Any
 isa: str
 compiler: str
 cuda_built: bool
+cuda_architectures: str  # that the kernels were compiled for; empty without CUDA
 
 def force_stretch_rows(rows: int) -> None: ...  # 0 leaves it to the kernels; for tests
 def reserve_width(cell: str, half: bool) -> int: ...
