@@ -14,6 +14,7 @@ from ._options import Options
 from .adopt import Report, convert, patched, to_torch
 from .explain import Explanation, explain
 from .modules import GRU, LSTM, RNN, GRUCell, JordanRNN, LSTMCell, RNNCell
+from .streaming import Stream
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "Options",
     "RNNCell",
     "Report",
+    "Stream",
     "convert",
     "explain",
     "functional",

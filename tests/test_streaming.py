@@ -1,0 +1,125 @@
+"""fastrnn.Stream: a sequence in pieces gives what it gives whole."""
+
+import pytest
+import torch
+from cases import LAYERS, randn
+
+import fastrnn
+
+OPTIONS = (
+    {},
+    {"num_layers": 2},
+    {"batch_first": True, "bias": False},
+    {"dtype": torch.float64},
+    {"zoneout": 0.2, "tbptt_steps": 2},
+    {"layer_norm": True, "num_layers": 2},
+)
+by_layer = pytest.mark.parametrize("layer", LAYERS)
+
+
+def build(layer, **options):
+    return getattr(fastrnn, layer)(3, 5, **options).eval()
+
+
+def pieces(length):
+    """Single steps and chunks, in the order in which they come."""
+    done = 0
+    for size in (1, 4, 1, 1, 7, 1):
+        if done < length:
+            yield done, min(size, length - done)
+        done += size
+
+
+@by_layer
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("batch", (None, 1, 4))
+def test_pieces_equal_the_whole(layer, options, batch):
+    module = build(layer, **options)
+    dtype, first = options.get("dtype", torch.float32), options.get("batch_first", False) and batch is not None
+    value = randn(*((12,) if batch is None else (12, batch)), 3, dtype=dtype)
+    with torch.no_grad():
+        expected, final = module(value.transpose(0, 1) if first else value)
+    stream, outputs = fastrnn.Stream(module), []
+    for begin, size in pieces(12):
+        if size == 1:
+            outputs.append(stream.step(value[begin]).unsqueeze(0))
+        else:
+            chunk = value[begin : begin + size]
+            output = stream(chunk.transpose(0, 1) if first else chunk)
+            outputs.append(output.transpose(0, 1) if first else output)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(torch.cat(outputs), expected.transpose(0, 1) if first else expected, **tolerance)
+    torch.testing.assert_close(stream.state, final, **tolerance)
+
+
+def test_projection():
+    module, value = build("LSTM", proj_size=2), randn(6, 2, 3)
+    stream = fastrnn.Stream(module, freeze=False)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.stack([stream.step(sample) for sample in value]), module(value)[0])
+
+
+@by_layer
+def test_reset(layer):
+    module, value = build(layer), randn(4, 3, 3)
+    stream = fastrnn.Stream(module)
+    stream(value)
+    stream.reset(torch.tensor([True, False, True]))
+    with torch.no_grad():
+        again, _ = module(value)
+        expected, _ = module(torch.cat([value, value]))
+    output = stream(value)
+    torch.testing.assert_close(output[:, [0, 2]], again[:, [0, 2]])
+    torch.testing.assert_close(output[:, 1], expected[4:, 1])
+    stream.reset()
+    torch.testing.assert_close(stream(value[:, :2]), again[:, :2])
+
+
+def test_weights_that_change():
+    module, value = build("GRU"), randn(3, 3)
+    stream = fastrnn.Stream(module)
+    stream.step(value[0])
+    with torch.no_grad():
+        module.weight_hh_l0.zero_()
+        torch.testing.assert_close(stream.step(value[1]), module(value[1:2], stream_state(module, value))[0][0])
+
+
+def stream_state(module, value):
+    """After the first sample, from zeros: what w_hh is makes no difference."""
+    return module(value[:1])[1]
+
+
+def test_records_no_gradient():
+    stream = fastrnn.Stream(build("LSTM"))
+    assert not stream.step(randn(3).requires_grad_()).requires_grad
+    assert fastrnn.explain(stream.layer, randn(1, 3)).rows[0].weights != "frozen"  # a call that records gradients
+    with torch.no_grad():
+        assert fastrnn.explain(stream.layer, randn(1, 3)).rows[0].weights == "frozen"
+
+
+class TestRefusals:
+    def test_layers(self):
+        with pytest.raises(ValueError, match="bidirectional"):
+            fastrnn.Stream(fastrnn.GRU(3, 5, bidirectional=True))
+        with pytest.raises(TypeError, match="got GRU"):
+            fastrnn.Stream(torch.nn.GRU(3, 5))
+
+    def test_samples(self):
+        with pytest.raises(ValueError, match="3D"):
+            fastrnn.Stream(build("GRU")).step(randn(2, 2, 3))
+
+    def test_masks(self):
+        stream = fastrnn.Stream(build("GRU"))
+        with pytest.raises(ValueError, match="no batch yet"):
+            stream.reset(torch.tensor([True]))
+        stream.step(randn(2, 3))
+        with pytest.raises(ValueError, match=r"got \(3,\)"):
+            stream.reset(torch.ones(3, dtype=torch.bool))
+        with pytest.raises(TypeError, match="bool"):
+            stream.reset(torch.ones(2))
+
+    def test_another_batch(self):
+        stream = fastrnn.Stream(build("GRU"))
+        stream.step(randn(2, 3))
+        with pytest.raises(RuntimeError, match="expected hx size"):
+            stream.step(randn(4, 3))
