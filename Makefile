@@ -63,7 +63,7 @@ cuda-emulate: venv
 	$(PY) -m pytest $(wildcard tests/test_cuda_emulat*.py) -m "" $(PYTEST_ARGS)
 
 cuda-compile: venv
-	$(PY) -m pytest tests/test_cuda_compile.py -m "" -s $(PYTEST_ARGS)
+	FASTRNN_TEST_ARCHITECTURES=all $(PY) -m pytest tests/test_cuda_compile.py -m "" -s $(PYTEST_ARGS)
 
 demo: venv
 	$(PY) examples/char_rnn.py $(DEMO_ARGS)

@@ -192,8 +192,9 @@ def link_flags(torch: Torch, cuda: Cuda | None) -> str:
     return flags
 
 
-def ninja_file(target: Path, objects: Path) -> str:
-    """The whole build as text; ninja reruns only what changed, headers included."""
+def ninja_file(target: Path) -> str:
+    """The whole build as text, to run in the folder of the objects: that stands in none of its commands, so that a copy
+    of the folder is as far as the original. ninja reruns only what changed, headers included."""
     compiler = check_toolchain()
     try:
         import pybind11
@@ -205,7 +206,6 @@ def ninja_file(target: Path, objects: Path) -> str:
     includes = [Path(pybind11.get_include()), torch.include, Path(sysconfig.get_paths()["include"])]
     flags = f"{CXX_FLAGS} {TORCH_TARGET} " + " ".join(f"-isystem {path}" for path in includes)
     lines = [
-        f"builddir = {objects}",
         f"cxx = {compiler}",
         f"flags = {flags} {os.environ.get('CXXFLAGS', '')}",
         "rule compile",
@@ -230,7 +230,7 @@ def ninja_file(target: Path, objects: Path) -> str:
     x86 = platform.machine() in ("x86_64", "AMD64")
     outputs = []
     for source in SOURCES + (X86_SOURCES if x86 else []) + (CUDA_SOURCES if cuda else []):
-        output = objects / Path(source).with_suffix(".o")
+        output = Path(source).with_suffix(".o")
         outputs.append(str(output))
         rule = "compile_cuda" if source.endswith(".cu") else "compile"
         lines += [f"build {output}: {rule} {ROOT / source}", f"  extra = {flags_of(source, cuda)}"]
@@ -257,11 +257,11 @@ class NinjaBuild(build_ext):
         self.objects.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         build = self.objects / "build.ninja"
-        text = ninja_file(target, self.objects)
+        text = ninja_file(target)
         if not build.exists() or build.read_text() != text:
             build.write_text(text)
         # The package's own ninja, which is there even where the environment's programs are not on the path.
-        if subprocess.call([sys.executable, "-m", "ninja", "-f", str(build)], cwd=ROOT) != 0:
+        if subprocess.call([sys.executable, "-m", "ninja", "-f", str(build)], cwd=self.objects) != 0:
             fail("the compiler reported the errors above.")
 
 
