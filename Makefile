@@ -24,7 +24,7 @@ TEST_KERNELS := $(shell find tests benchmarks -name '*.h' -o -name '*.cpp' -o -n
 FOLDERS := $(wildcard csrc fastrnn tests benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build test test-sanitize test-aarch64 cuda-emulate cuda-compile demo lint format clean distclean FORCE
+.PHONY: help venv build test test-sanitize test-aarch64 cuda-emulate cuda-compile demo examples lint format clean distclean FORCE
 .PHONY: bench bench-quick gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo "make demo       train a character model with torch.nn and with fastrnn   DEMO_ARGS=\"--help\" for options"
 	@echo "make bench      every layer and shape against torch.nn and other peers, at 1 and 2 threads   THREADS=\"1 2 4 8\""
 	@echo "make bench-quick   a first impression of it in 3 minutes, against torch.nn"
+	@echo "make examples   train the other examples, about 5 minutes, and check what each reaches"
 	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make format     put Python and C++ in their standard form"
 	@echo "make clean      remove what was built        make distclean: $(VENV) too"
@@ -67,6 +68,10 @@ cuda-compile: venv
 
 demo: venv
 	$(PY) examples/char_rnn.py $(DEMO_ARGS)
+
+examples: venv
+	$(PIP) install --quiet --editable ".[examples]" --no-build-isolation
+	$(PY) -m pytest tests/test_examples.py -m examples -s $(PYTEST_ARGS)
 
 # The machine with the GPU brings its own Python and torch, and may reach no network. There the package is not installed.
 gpu-%: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))

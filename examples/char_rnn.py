@@ -14,18 +14,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
-import os
-import signal
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from char_report import FULL_RUN_STEPS, Result, draw, print_checks, print_table
+from running import StopOnSignal, save_checkpoint
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -161,15 +159,10 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def save_checkpoint(path: Path, args: argparse.Namespace, runners: dict[str, Runner]) -> None:
-    """Write the whole run to `path`; whatever interrupts this, `path` holds the old checkpoint or the new one."""
-    state = {"settings": settings(args), "runners": {impl: runner.state_dict() for impl, runner in runners.items()}}
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+def save(path: Path, args: argparse.Namespace, runners: dict[str, Runner]) -> None:
+    """Write the whole run to `path`."""
+    states = {impl: runner.state_dict() for impl, runner in runners.items()}
+    save_checkpoint(path, {"settings": settings(args), "runners": states})
 
 
 def load_checkpoint(path: Path, args: argparse.Namespace, runners: dict[str, Runner]) -> int:
@@ -187,25 +180,6 @@ def load_checkpoint(path: Path, args: argparse.Namespace, runners: dict[str, Run
     for impl, runner in runners.items():
         runner.load_state_dict(state["runners"][impl])
     return len(next(iter(runners.values())).losses)
-
-
-class StopOnSignal:
-    """Turns the first Ctrl-C (or SIGTERM) into a flag, so that a step is never cut in half; the second one kills."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> StopOnSignal:
-        self._previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        self.__exit__()
 
 
 # Training
@@ -228,7 +202,7 @@ def train(args: argparse.Namespace, text: Text, runners: dict[str, Runner], firs
             bar.set_postfix({f"{impl} loss": f"{r.losses[-1]:.4f}" for impl, r in runners.items()}, refresh=False)
             bar.update()
             if stop.requested or (step + 1) % SAVE_EVERY == 0 or step + 1 == args.steps:
-                save_checkpoint(checkpoint, args, runners)
+                save(checkpoint, args, runners)
             if stop.requested:
                 return False
     return True

@@ -87,6 +87,7 @@ def parse(task: Task, doc: str, argv: list[str] | None) -> argparse.Namespace:
     option("--steps", type=int, default=task.steps, help="(default: %(default)s; fewer are not judged)")
     option("--seed", type=int, default=0, help="(default: %(default)s)")
     option("--threads", type=int, help="torch's number of threads (default: torch's own choice)")
+    option("--compare", type=float, default=4.0, metavar="SECONDS", help="of both at the end (default: %(default)s)")
     option("--out", type=Path, default=Path(__file__).resolve().parent / "out", help="folder (default: %(default)s)")
     option("--resume", action="store_true", help="go on from the checkpoint in --out")
     args = parser.parse_args(argv)
@@ -155,11 +156,11 @@ class Training:
         return len(self.losses) == steps
 
 
-def steps_per_second(task: Task, args: argparse.Namespace, seconds: float = 4.0) -> tuple[dict[str, float], float]:
+def steps_per_second(task: Task, args: argparse.Namespace) -> tuple[dict[str, float], float]:
     """Of both implementations, and how many times as fast fastrnn is: new models in turns, the median of pairs."""
     both = {impl: Training(task, argparse.Namespace(**{**vars(args), "impl": impl})) for impl in PACKAGES}
     pairs: list[dict[str, float]] = []
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + args.compare
     while len(pairs) < 6 or time.perf_counter() < end:
         taken = {}
         seed = int(torch.randint(2**31, ()))
