@@ -71,7 +71,7 @@ FORWARD_AWAIT = "if (s > 0) exchange_.await(product_.begin(), product_.end(), s)
 BACKWARD_AWAIT = "if (steps_done > 0) exchange_.await(product_.begin(), product_.end(), steps_done);"
 POLL = "while (load_acquire(flag) < static_cast<uint32_t>(steps_done)) {"
 RUNS = "if (!p.rows.include(row)) return;"
-STEP_CELLS = "\n  const int64_t state = row * hidden + unit;\n  const A* product"
+STEP_CELLS = "\n  const int64_t state = row * hidden + unit;\n  const int64_t first"
 
 FAULTS = (
     # Threads of a block that do not meet.

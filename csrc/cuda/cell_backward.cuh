@@ -30,6 +30,7 @@ struct CellBackwardParams {
   const T* unit_weights;
   A* grad_unit_weights;  // (B, kUnitWeights * H): gradients are added
   A* dc;                 // (B, H): what of dc_t comes through its normalisation, of a cell that normalises it
+  A* candidate_c;        // (B, H): c_t before anything was done to it, of such a cell; out
   T* operand;            // (rows, H): see BackwardParams; or null
   const T* h_mask;       // (B, K) or null; where a late gate's operand is masked
   Activation activation;

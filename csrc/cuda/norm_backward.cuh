@@ -13,17 +13,18 @@ __global__ void hidden_backward(const CellBackwardParams<T> p) {
   using Inner = InnerCell<Cell>;
   const int64_t row = row_of_warp(), hidden = p.hidden_size;
   if (!p.rows.include(row)) return;
-  const auto c = [&](int64_t unit) { return load_step<Cell>(p, row, unit).c; };
   const T *gain = p.unit_weights + Cell::kCellGain * hidden, *bias = p.unit_weights + Cell::kCellBias * hidden;
   const int64_t output_channel = (row * Cell::kChannels + Cell::kInner + Cell::kOutput) * hidden;
   const T* output_gate = p.channels + output_channel;
   T* grad_output_gate = p.grad_channels + output_channel;
-  A *dc = p.dc + row * hidden, *grad_weights = p.grad_unit_weights + row * Cell::kUnitWeights * hidden;
-  const RowNorm<A> norm = norm_of<A>(hidden, c);
+  A *c = p.candidate_c + row * hidden, *dc = p.dc + row * hidden;
+  A* grad_weights = p.grad_unit_weights + row * Cell::kUnitWeights * hidden;
+  for_each_column(hidden, [&](int64_t unit) { c[unit] = load_step<Cell>(p, row, unit).c; });
+  const RowNorm<A> norm = norm_of<A>(hidden, [&](int64_t unit) { return c[unit]; });
   A sum{}, products{};
   for_each_column(hidden, [&](int64_t unit) {
     const int64_t state = row * hidden + unit;
-    const A normal = norm(c(unit)), o = widen(output_gate[unit]);
+    const A normal = norm(c[unit]), o = widen(output_gate[unit]);
     const A inner = normal * widen(gain[unit]) + widen(bias[unit]);
     const A grad_h = p.grad_operand ? p.grad_operand[state] : ArrivedGrad<T>(p, row, unit).grad;
     A of_output;
@@ -39,7 +40,7 @@ __global__ void hidden_backward(const CellBackwardParams<T> p) {
   const A mean_grad = sum_of_warp(sum) / static_cast<A>(hidden);
   const A mean_product = sum_of_warp(products) / static_cast<A>(hidden);
   for_each_column(hidden,
-                  [&](int64_t unit) { dc[unit] = norm.backward(dc[unit], norm(c(unit)), mean_grad, mean_product); });
+                  [&](int64_t unit) { dc[unit] = norm.backward(dc[unit], norm(c[unit]), mean_grad, mean_product); });
 }
 
 // One of a row's two products, whose gradients come from other channels of the cell.
@@ -54,24 +55,26 @@ __device__ void product_backward(const CellBackwardParams<T>& p, int64_t row, in
   const RowNorm<A> norm = norm_of<A>(columns, [&](int64_t column) { return widen(product[column]); });
   const auto grad_of = [&](int gate, int64_t unit) { return widen(grad_channels[source(gate) * hidden + unit]); };
   A sum{}, products{};
-  for_each_column(hidden, [&](int64_t unit) {
-    for (int gate = 0; gate < Cell::kGates; ++gate) {
+#pragma unroll 1
+  for (int gate = 0; gate < Cell::kGates; ++gate) {
+    for_each_column(hidden, [&](int64_t unit) {
       const int64_t column = gate * hidden + unit;
       const A normal = norm(widen(product[column])), grad = grad_of(gate, unit);
       grad_gains[column] += grad * normal;
       sum += grad * widen(gains[column]);
       products += grad * widen(gains[column]) * normal;
-    }
-  });
+    });
+  }
   const A mean_grad = sum_of_warp(sum) / static_cast<A>(columns);
   const A mean_product = sum_of_warp(products) / static_cast<A>(columns);
-  for_each_column(hidden, [&](int64_t unit) {
-    for (int gate = 0; gate < Cell::kGates; ++gate) {
+#pragma unroll 1
+  for (int gate = 0; gate < Cell::kGates; ++gate) {
+    for_each_column(hidden, [&](int64_t unit) {
       const int64_t column = gate * hidden + unit;
       const A grad = grad_of(gate, unit) * widen(gains[column]);
       grad_product[column] = narrow<T>(norm.backward(grad, norm(widen(product[column])), mean_grad, mean_product));
-    }
-  });
+    });
+  }
 }
 
 // After the cells: from the gradients of what the products became to those of the products.

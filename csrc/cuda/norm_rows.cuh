@@ -13,8 +13,10 @@ __device__ __forceinline__ int64_t row_of_warp() {
   return static_cast<int64_t>(blockIdx.x) * (kThreadsPerBlock / kWarpLanes) + threadIdx.x / kWarpLanes;
 }
 
+// Not unrolled: that would take the registers of other warps.
 template <class Visit>
 __device__ void for_each_column(int64_t columns, const Visit& visit) {
+#pragma unroll 1
   for (int64_t column = threadIdx.x % kWarpLanes; column < columns; column += kWarpLanes) visit(column);
 }
 

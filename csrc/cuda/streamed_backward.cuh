@@ -71,7 +71,7 @@ class StreamedBackward {
   static int64_t operand_size(const Dims& dims) {
     return dims.projected || Cell::kLateGates > 0 ? dims.batch * dims.hidden_size : 0;
   }
-  static int64_t dc_size(const Dims& dims) { return kNormalizesCell<Cell> ? dims.batch * dims.hidden_size : 0; }
+  static int64_t dc_size(const Dims& dims) { return kNormalizesCell<Cell> ? 2 * dims.batch * dims.hidden_size : 0; }
   static bool masks_h(const Backward<T>& params) { return params.extras && params.extras->h_mask; }
 
   void run_step(int64_t s) const {
@@ -123,6 +123,7 @@ class StreamedBackward {
     params.rows_before = rows_of_step(p_.steps, s - 1);
     params.hidden_size = hidden_;
     params.dc = dc_;
+    params.candidate_c = dc_ + p_.dims.batch * hidden_;
     if constexpr (Cell::kKeepsChannels) params.channels = p_.channels + first * Cell::kChannels * hidden_;
     if constexpr (Cell::kHasCellState) {
       params.cells = p_.cells + first * hidden_;
@@ -200,7 +201,7 @@ class StreamedBackward {
   const Queue& queue_;
   const int64_t hidden_, recurrent_;
   A* const grad_operand_;  // (B, H) or null
-  A* const dc_;            // (B, H), of a cell that normalises c
+  A* const dc_;            // (B, H), of a cell that normalises c, and behind it as much for the candidate of c
   A* const through_w_hh_;  // (B, K) or null: see PassBackParams
 };
 
