@@ -30,7 +30,7 @@ def build():
     return programs.build
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.long), 20])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.long), 60])
 def test_kernels(build, every):
     """The cases of tests/kernels/cases.cpp, each on one thread and on teams that split the batch and the units."""
     run_kernels("neon", EMULATOR, build("test_kernels"), "--every", every)
