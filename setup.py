@@ -63,8 +63,8 @@ ARCHITECTURES = ["8.0", "8.6", "9.0", "10.0", "12.0"]
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
 TORCH_MISSING = (
-    "torch is not installed in this environment. Install it first, then build without isolation: "
-    "pip install --no-build-isolation ."
+    "torch is not installed in this environment. If you have it, pip is building in an empty environment of its own: "
+    "pip install --no-build-isolation . builds in yours. If not: pip install torch ninja pybind11 'setuptools>=77' first."
 )
 
 

@@ -99,6 +99,8 @@ def parse(task: Task, doc: str, argv: list[str] | None) -> argparse.Namespace:
 class Training:
     """A model on its way, as a checkpoint holds it."""
 
+    speaks = True  # whether it shows a bar
+
     def __init__(self, task: Task, args: argparse.Namespace) -> None:
         self.task, self.args = task, args
         self.checkpoint = args.out / f"{task.name}_{args.impl}.pt"
@@ -140,13 +142,23 @@ class Training:
         self.losses = state["losses"]
         torch.set_rng_state(state["generator"])
 
+    def stopping(self, stop: StopOnSignal) -> bool:
+        """Whether to stop before the next step."""
+        return stop.requested
+
     def run(self) -> bool:
         """The steps that are left; False if a signal stopped them. The checkpoint is up to date either way."""
         quiet = not sys.stderr.isatty()  # in a log, a line now and then
         steps = self.args.steps
-        bar = tqdm(total=steps, initial=len(self.losses), unit="step", mininterval=15 if quiet else 0.2)
+        bar = tqdm(
+            total=steps,
+            initial=len(self.losses),
+            unit="step",
+            mininterval=15 if quiet else 0.2,
+            disable=not self.speaks,
+        )
         with StopOnSignal() as stop, bar:
-            while len(self.losses) < steps and not stop.requested:
+            while len(self.losses) < steps and not self.stopping(stop):
                 self.step()
                 bar.set_postfix(loss=f"{statistics.mean(self.losses[-LOGGED_LOSSES:]):.4f}", refresh=False)
                 bar.update()

@@ -52,6 +52,14 @@ def test_only_stable_symbols_of_torch():
     assert not unstable_symbols(native._C.__file__)
 
 
+def test_every_symbol_of_torch_was_there_in_2_11():
+    """So that one build serves every torch since; the list is what libtorch_cpu.so and libc10.so of 2.11.0 export."""
+    exported = set((ROOT / "tests" / "torch_2_11_symbols.txt").read_text().split())
+    taken = {name for name in undefined_symbols(native._C.__file__) if re.match(r"(aoti_)?torch_", name)}
+    assert taken
+    assert taken <= exported
+
+
 def setup_script():
     """setup.py as a module: it builds only as a program."""
     name = "fastrnn_setup"
@@ -67,6 +75,36 @@ def script(monkeypatch):
     for name in ("FASTRNN_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
     return setup_script()
+
+
+def test_no_compiler(script, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SystemExit, match=r"no C\+\+ compiler \('no-such-compiler' was not found\). Install g\+\+ 12"):
+        script.check_toolchain()
+
+
+def test_no_headers_of_python(script, monkeypatch, tmp_path):
+    monkeypatch.setattr(script.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    with pytest.raises(SystemExit, match=r"Python.h is missing. Install Python's headers"):
+        script.check_toolchain()
+
+
+def test_no_torch_or_an_isolated_build(script, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match=r"torch is not installed .* pip install --no-build-isolation \."):
+        script.find_torch()
+
+
+def test_torch_too_old(script, monkeypatch):
+    monkeypatch.setattr("torch.__version__", "2.9.1+cpu")
+    with pytest.raises(SystemExit, match=r"torch 2.9.1\+cpu is too old: 2.11 or later is needed"):
+        script.find_torch()
+
+
+def test_no_pybind11(script, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pybind11", None)
+    with pytest.raises(SystemExit, match="pybind11 is not installed .* pip install pybind11 ninja"):
+        script.ninja_file(Path("none"))
 
 
 @pytest.fixture

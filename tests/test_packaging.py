@@ -2,7 +2,6 @@
 
 import re
 from importlib import metadata, resources
-from pathlib import Path
 
 import pytest
 
@@ -30,13 +29,3 @@ def test_public_names():
 def test_runtime_needs_torch_alone():
     required = [r for r in metadata.requires("fastrnn") or [] if "extra ==" not in r]
     assert [re.match(r"[\w-]+", r)[0] for r in required] == ["torch"]
-
-
-def test_the_readmes_examples_run():
-    """One after the other, as they are read."""
-    readme = Path(__file__).parent.parent / "README.md"
-    examples = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
-    assert len(examples) >= 2
-    names = {}
-    for example in examples:
-        exec(example, names)

@@ -36,7 +36,8 @@ class RNNCell(Cell):
         Input, hx and weights share both; under autocast the results have its dtype.
 
     Attributes:
-        weight_ih: (H, I). weight_hh: (H, H). bias_ih, bias_hh: (H,) or None.
+        weight_ih, weight_hh: (H, I) and (H, H).
+        bias_ih, bias_hh: (H,), or None.
 
     Raises:
         ValueError: for an input or hx that is not 1-D or 2-D.
@@ -94,7 +95,8 @@ class LSTMCell(Cell):
         Input, states and weights share both; under autocast the results have its dtype.
 
     Attributes:
-        weight_ih: (4*H, I). weight_hh: (4*H, H). bias_ih, bias_hh: (4*H,) or None.
+        weight_ih, weight_hh: (4*H, I) and (4*H, H).
+        bias_ih, bias_hh: (4*H,), or None.
 
     Raises:
         ValueError: for an input or state that is not 1-D or 2-D.
@@ -143,7 +145,8 @@ class GRUCell(Cell):
         Input, hx and weights share both; under autocast the results have its dtype.
 
     Attributes:
-        weight_ih: (3*H, I). weight_hh: (3*H, H). bias_ih, bias_hh: (3*H,) or None.
+        weight_ih, weight_hh: (3*H, I) and (3*H, H).
+        bias_ih, bias_hh: (3*H,), or None.
 
     Raises:
         ValueError: for an input or hx that is not 1-D or 2-D.

@@ -81,10 +81,9 @@ class JordanRNN(Refusals, nn.Module):
 
     Attributes:
         weight_ih: (H, I).
-        weight_hh: (H, H), weight_oh: (H, O), or weight_oo: (O, O): that of the recurrence alone.
+        weight_hh, weight_oh, weight_oo: (H, H), (H, O) or (O, O); only that of the recurrence is there.
         weight_ho: (O, H).
-        bias_h: (H,), bias_o: (O,).
-        All are drawn from U(-1/sqrt(H), 1/sqrt(H)).
+        bias_h, bias_o: (H,) and (O,). Weights and biases are drawn from :math:`U(-1/\sqrt H, 1/\sqrt H)`.
 
     Raises:
         ValueError: at construction for an unknown recurrence or nonlinearity, or sizes below 1; at a call for an input

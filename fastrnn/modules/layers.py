@@ -63,8 +63,8 @@ class RNN(Layer):
     Attributes:
         weight_ih_l[k]: (H, I) for k = 0, else (H, D*H).
         weight_hh_l[k]: (H, H).
-        bias_ih_l[k], bias_hh_l[k]: (H,).
-        Each again with ``_reverse`` if bidirectional. All are drawn from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn draws.
+        bias_ih_l[k], bias_hh_l[k]: (H,). All weights and biases are there again with ``_reverse`` if bidirectional,
+            and are drawn from :math:`U(-1/\sqrt H, 1/\sqrt H)`, as torch.nn draws.
 
     Raises:
         ValueError: at construction for an unknown nonlinearity, a ``proj_size``, sizes below 1 or a dropout outside
@@ -214,9 +214,9 @@ class LSTM(Layer):
     Attributes:
         weight_ih_l[k]: gates i, f, g, o, (4*H, I) for k = 0, else (4*H, D*P).
         weight_hh_l[k]: (4*H, P).
-        bias_ih_l[k], bias_hh_l[k]: (4*H,).
         weight_hr_l[k]: (P, H), only with ``proj_size``.
-        Each again with ``_reverse`` if bidirectional. All are drawn from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn draws.
+        bias_ih_l[k], bias_hh_l[k]: (4*H,). All weights and biases are there again with ``_reverse`` if bidirectional,
+            and are drawn from :math:`U(-1/\sqrt H, 1/\sqrt H)`, as torch.nn draws.
 
     Raises:
         ValueError: at construction for sizes below 1, a ``proj_size`` not below ``hidden_size`` or a dropout outside
@@ -380,8 +380,8 @@ class GRU(Layer):
     Attributes:
         weight_ih_l[k]: gates r, z, n, (3*H, I) for k = 0, else (3*H, D*H).
         weight_hh_l[k]: (3*H, H).
-        bias_ih_l[k], bias_hh_l[k]: (3*H,).
-        Each again with ``_reverse`` if bidirectional. All are drawn from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn draws.
+        bias_ih_l[k], bias_hh_l[k]: (3*H,). All weights and biases are there again with ``_reverse`` if bidirectional,
+            and are drawn from :math:`U(-1/\sqrt H, 1/\sqrt H)`, as torch.nn draws.
 
     Raises:
         ValueError: at construction for a ``proj_size``, sizes below 1 or a dropout outside [0, 1]; at a call for an

@@ -1,0 +1,29 @@
+"""The site: `make docs` writes it to docs/_build/html, with warnings as errors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER))
+
+import performance  # noqa: E402  (beside this file)
+
+import fastrnn  # noqa: E402
+
+performance.write(FOLDER / "_generated" / "performance.md")
+
+project = "fastrnn"
+author = "fastrnn authors"
+release = version = fastrnn.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"fastrnn {release}"
+autodoc_typehints = "none"  # the docstrings say what an argument is, its shape included
+autodoc_member_order = "bysource"
+napoleon_use_ivar = True  # weights of layer k are no names to refer to
+napoleon_custom_sections = [("Inputs", "params_style"), ("Outputs", "params_style")]

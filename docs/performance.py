@@ -1,0 +1,114 @@
+"""The page of figures, from what the benchmarks have written to benchmarks/results/."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+CELLS = ("RNN", "GRU", "LSTM")
+PEERS = {"torch": "torch.nn", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+def results(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows)) + "\n"
+
+
+def mean_and_least(ratios: list[float]) -> str:
+    return f"{statistics.geometric_mean(ratios):.2f} ({min(ratios):.2f})"
+
+
+def where(measured: dict[str, Any]) -> str:
+    """The machine, in a line."""
+    machine = measured["machine"]
+    threads = {row.get("threads", machine["threads"]) for row in measured["rows"]}
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']} ({machine['torch_isa']}), "
+        f"fastrnn {machine['fastrnn']} ({machine['fastrnn_isa']}), {', '.join(map(str, sorted(threads)))} thread(s), {machine['date']}."
+    )
+
+
+def suite(name: str) -> str:
+    """Means over the shapes of the grid, of each mode against each peer."""
+    measured = results(name)
+    ratios: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in measured["rows"]:
+        for peer, pair in row["pairs"].items():
+            ratios[row["mode"], peer][row["cell"]].append(pair["ratio"])
+    rows = [
+        [f"{mode}, against {PEERS[peer]}", *(mean_and_least(by_cell[cell]) for cell in CELLS)]
+        for (mode, peer), by_cell in sorted(ratios.items())
+    ]
+    return where(measured) + "\n\n" + table(["", *CELLS], rows)
+
+
+def recurrences() -> str:
+    """What each extra costs beside the plain layer, and how many times as fast as a Python loop it is."""
+    measured = results("recurrences")
+    rows = [
+        [
+            row["feature"],
+            row["cell"],
+            row["case"],
+            f"{1 / row['plain']['ratio']:.2f}",
+            f"{row['loop']['ratio']:.1f}" if row.get("loop") else "-",
+        ]
+        for row in measured["rows"]
+    ]
+    return (
+        where(measured)
+        + "\n\n"
+        + table(["", "layer", "T, B, I, H", "of the plain layer's time", "times as fast as a loop"], rows)
+    )
+
+
+def streaming() -> str:
+    """The latency of one step."""
+    measured = results("streaming")
+    rows = [
+        [
+            row["cell"],
+            str(row["hidden_size"]),
+            f"{row['ours']} / {row['other']}",
+            f"{row['pair']['ours'] / row['steps'] * 1e6:.1f}",
+            f"{row['pair']['ratio']:.2f}",
+        ]
+        for row in measured["rows"]
+    ]
+    return where(measured) + "\n\n" + table(["", "H", "ours / the other", "ours, us", "times as fast"], rows)
+
+
+def memory() -> str:
+    """The peak memory of a training step, as a share of torch.nn's."""
+    measured = results("memory")
+    by_case: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in measured["rows"]:
+        by_case[row["case"]][row["cell"]] = row["ratio"]
+    rows = [[case, *(f"{by_cell[cell]:.2f}" for cell in CELLS)] for case, by_cell in by_case.items()]
+    return where(measured) + "\n\n" + table(["T, B, I, H", *CELLS], rows)
+
+
+def write(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        "# How fast it is\n\n"
+        "Every figure is the median of paired runs in one process, A B A B. The tables are made from\n"
+        "`benchmarks/results/`; `make bench` measures anew, and so do the programs named below.\n\n"
+        "## Against other libraries\n\nTimes as fast, geometric mean over eleven shapes; in brackets the slowest one.\n\n"
+        f"{suite('suite')}\n![Times as fast as each peer, for every shape](../../benchmarks/results/suite_2.png)\n\n"
+        f"### One thread\n\n{suite('suite_one_thread')}\n### AVX2, both sides\n\n{suite('suite_avx2')}\n"
+        f"## More than torch.nn's recurrences\n\n`python benchmarks/recurrences.py`, training.\n\n{recurrences()}\n"
+        f"## One step at a time\n\n`python benchmarks/streaming.py`, T = B = 1.\n\n{streaming()}\n"
+        "## Memory of a training step\n\n`python benchmarks/memory.py`: the peak, as a share of torch.nn's.\n\n"
+        f"{memory()}"
+    )

@@ -1,0 +1,88 @@
+"""What `make wheel` left in dist/: its size and content, and that it runs in a new environment, outside the tree."""
+
+import re
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+MOST_MEGABYTES = 5  # for the CPU alone
+
+pytestmark = pytest.mark.wheel
+
+
+@pytest.fixture(scope="module")
+def wheel():
+    (path,) = (ROOT / "dist").glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def sdist():
+    (path,) = (ROOT / "dist").glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def new_python(tmp_path_factory):
+    """A virtual environment that has torch and nothing else."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    version = torch.__version__.split("+")[0]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"torch=={version}"], check=True)
+    return python
+
+
+def test_wheel_brings_nothing_of_torch(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    libraries = [name for name in names if ".so" in name]
+    assert len(libraries) == 1, libraries
+    assert re.fullmatch(r"fastrnn/_C\..*\.so", libraries[0])
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"fastrnn"}
+    assert "manylinux" in wheel.name
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="kernels for GPUs are large")
+def test_sizes(wheel, sdist):
+    for path in (wheel, sdist):
+        assert path.stat().st_size < MOST_MEGABYTES * 2**20
+
+
+def test_sdist_is_the_tree(sdist):
+    """All that git has, but for what is about git and its hosts."""
+    packed = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert set(tracked) - packed <= {".gitignore", ".ci/run"}
+
+
+def test_installed_wheel_runs(wheel, new_python, tmp_path):
+    """Outside the tree: the self-test compares every layer with torch.nn's."""
+    start = time.perf_counter()
+    subprocess.run([new_python, "-m", "pip", "install", "--quiet", wheel], check=True, cwd=tmp_path)
+    code = "import torch, fastrnn; print(fastrnn.LSTM(4, 8)(torch.randn(3, 2, 4))[0].sum().item(), fastrnn.__file__)"
+    first = subprocess.run([new_python, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    print(f"\n{time.perf_counter() - start:.1f} s from pip install, with torch there, to the first result")
+    assert str(ROOT) not in first.stdout
+    said = subprocess.run(
+        [new_python, "-m", "fastrnn", "--seconds", "0.1"], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert "equal torch.nn's" in said.stdout
+
+
+@pytest.mark.long
+def test_sdist_builds(sdist, new_python, tmp_path):
+    tools = ["setuptools>=77", "ninja", "pybind11"]
+    subprocess.run([new_python, "-m", "pip", "install", "--quiet", *tools], check=True)
+    subprocess.run(
+        [new_python, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", sdist],
+        check=True,
+        cwd=tmp_path,
+    )
+    assert list(tmp_path.glob("fastrnn-*.whl"))
