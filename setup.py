@@ -64,7 +64,7 @@ TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
 TORCH_MISSING = (
     "torch is not installed in this environment. If you have it, pip is building in an empty environment of its own: "
-    "pip install --no-build-isolation . builds in yours. If not: pip install torch ninja pybind11 'setuptools>=77' first."
+    "pip install --no-build-isolation . builds in yours. Else first: pip install torch ninja pybind11 'setuptools>=77'"
 )
 
 

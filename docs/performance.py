@@ -31,10 +31,11 @@ def mean_and_least(ratios: list[float]) -> str:
 def where(measured: dict[str, Any]) -> str:
     """The machine, in a line."""
     machine = measured["machine"]
-    threads = {row.get("threads", machine["threads"]) for row in measured["rows"]}
+    counts = sorted({row.get("threads", machine["threads"]) for row in measured["rows"]})
+    threads = "1 thread" if counts == [1] else f"{', '.join(map(str, counts))} threads"
     return (
         f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']} ({machine['torch_isa']}), "
-        f"fastrnn {machine['fastrnn']} ({machine['fastrnn_isa']}), {', '.join(map(str, sorted(threads)))} thread(s), {machine['date']}."
+        f"fastrnn {machine['fastrnn']} ({machine['fastrnn_isa']}), {threads}, {machine['date']}."
     )
 
 
@@ -98,17 +99,71 @@ def memory() -> str:
     return where(measured) + "\n\n" + table(["T, B, I, H", *CELLS], rows)
 
 
+def clients() -> str:
+    """Whole programs of other projects."""
+    measured = results("clients")
+    rows = [
+        [
+            row["client"] if row["impl"] == "fastrnn" else f"{row['client']}, `resets=`",
+            f"{row['seconds']['torch']:.2f}",
+            f"{row['seconds'][row['impl']]:.2f}",
+            f"{row['ratio']:.2f}",
+        ]
+        for row in measured["rows"]
+    ]
+    return where(measured) + "\n\n" + table(["", "torch.nn, s", "fastrnn, s", "times as fast"], rows)
+
+
+PAGE = """\
+# How fast it is
+
+Every figure is the median of runs in turns, A B A B. The tables are made from `benchmarks/results/`; `make bench`
+measures anew, and so do the programs named below.
+
+## Against other libraries
+
+Times as fast, geometric mean over eleven shapes; in brackets the slowest one.
+
+{suite}
+![Times as fast as each peer, for every shape](../../benchmarks/results/suite_2.png)
+
+### One thread
+
+{one_thread}
+### AVX2, both sides
+
+{avx2}
+## Programs of other projects
+
+`make clients`: training with losses equal to torch.nn's, everything else in the program included.
+
+{clients}
+## More than torch.nn's recurrences
+
+`python benchmarks/recurrences.py`, training.
+
+{recurrences}
+## One step at a time
+
+`python benchmarks/streaming.py`, T = B = 1.
+
+{streaming}
+## Memory of a training step
+
+`python benchmarks/memory.py`: the peak, as a share of torch.nn's.
+
+{memory}"""
+
+
 def write(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(
-        "# How fast it is\n\n"
-        "Every figure is the median of paired runs in one process, A B A B. The tables are made from\n"
-        "`benchmarks/results/`; `make bench` measures anew, and so do the programs named below.\n\n"
-        "## Against other libraries\n\nTimes as fast, geometric mean over eleven shapes; in brackets the slowest one.\n\n"
-        f"{suite('suite')}\n![Times as fast as each peer, for every shape](../../benchmarks/results/suite_2.png)\n\n"
-        f"### One thread\n\n{suite('suite_one_thread')}\n### AVX2, both sides\n\n{suite('suite_avx2')}\n"
-        f"## More than torch.nn's recurrences\n\n`python benchmarks/recurrences.py`, training.\n\n{recurrences()}\n"
-        f"## One step at a time\n\n`python benchmarks/streaming.py`, T = B = 1.\n\n{streaming()}\n"
-        "## Memory of a training step\n\n`python benchmarks/memory.py`: the peak, as a share of torch.nn's.\n\n"
-        f"{memory()}"
+    page = PAGE.format(
+        suite=suite("suite"),
+        one_thread=suite("suite_one_thread"),
+        avx2=suite("suite_avx2"),
+        clients=clients(),
+        recurrences=recurrences(),
+        streaming=streaming(),
+        memory=memory(),
     )
+    path.write_text(page)

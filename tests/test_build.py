@@ -103,7 +103,7 @@ def test_torch_too_old(script, monkeypatch):
 
 def test_no_pybind11(script, monkeypatch):
     monkeypatch.setitem(sys.modules, "pybind11", None)
-    with pytest.raises(SystemExit, match="pybind11 is not installed .* pip install pybind11 ninja"):
+    with pytest.raises(SystemExit, match=r"pybind11 is not installed .* pip install pybind11 ninja"):
         script.ninja_file(Path("none"))
 
 

@@ -57,7 +57,8 @@ def test_sizes(wheel, sdist):
 
 def test_sdist_is_the_tree(sdist):
     """All that git has, but for what is about git and its hosts."""
-    packed = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert set(tracked) - packed <= {".gitignore", ".ci/run"}
 
