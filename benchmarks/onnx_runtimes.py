@@ -12,6 +12,7 @@ from workloads import GATES, Problem
 
 # Which of torch's gates stands where in ONNX's weights: i o f c, and z r h.
 GATE_ORDER = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}
+STATES = ("initial_h", "initial_c")  # ONNX's names of them
 # Operators as ONNX 1.13 has them, in files that every runtime since 2023 reads.
 OPSET, IR_VERSION = 18, 8
 
@@ -25,15 +26,29 @@ class OnnxRuntime:
         if "FASTRNN_ISA" in os.environ:
             raise UnavailableError("it cannot be held to an instruction set")
 
-    def prepare(self, problem: Problem) -> Callable[[], Sequence[Any]]:
-        model = graph(problem)
+    def session(self, model: bytes) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def prepare(self, problem: Problem) -> Callable[[], Sequence[Any]]:
+        session = self.session(graph(problem))
         feed = {"X": problem.input.numpy()}
         return lambda: session.run(None, feed)
+
+    def stream(self, problem: Problem) -> Callable[[], Any]:
+        """A function that runs the layer on from where it left off, and gives the output."""
+        session = self.session(graph(problem, stateful=True))
+        feed = {"X": problem.input.numpy(), **_zero_states(problem)}
+
+        def step() -> Any:
+            output, *states = session.run(None, feed)
+            feed.update(zip(STATES, states, strict=False))
+            return output
+
+        return step
 
 
 class OpenVino:
@@ -43,8 +58,7 @@ class OpenVino:
         self.version = version_of("openvino", "onnx")
         self.threads = threads
 
-    def prepare(self, problem: Problem) -> Callable[[], Sequence[Any]]:
-        model = graph(problem)
+    def compiled(self, model: bytes) -> Any:
         import openvino
 
         core = openvino.Core()
@@ -53,7 +67,10 @@ class OpenVino:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",  # or it takes bf16 where the processor has it
         }
-        compiled = core.compile_model(core.read_model(model), "CPU", options)
+        return core.compile_model(core.read_model(model), "CPU", options)
+
+    def prepare(self, problem: Problem) -> Callable[[], Sequence[Any]]:
+        compiled = self.compiled(graph(problem))
         request, feed = compiled.create_infer_request(), [problem.input.numpy()]
         outputs = list(compiled.outputs)
 
@@ -63,9 +80,30 @@ class OpenVino:
 
         return infer
 
+    def stream(self, problem: Problem) -> Callable[[], Any]:
+        """A function that runs the layer on from where it left off, and gives the output."""
+        compiled = self.compiled(graph(problem, stateful=True))
+        request, outputs = compiled.create_infer_request(), list(compiled.outputs)
+        states = list(_zero_states(problem).values())
 
-def graph(problem: Problem) -> bytes:
-    """The layer as an ONNX model: X to Y, Y_h and, for the LSTM, Y_c. UnavailableError unless it is for inference."""
+        def step() -> Any:
+            results = request.infer([problem.input.numpy(), *states], share_inputs=True)
+            states[:] = [results[output] for output in outputs[1:]]
+            return results[outputs[0]]
+
+        return step
+
+
+def _zero_states(problem: Problem) -> dict[str, Any]:
+    """What a stateful graph begins with, by the names of its inputs."""
+    return {name: torch.zeros_like(state).numpy() for name, state in zip(STATES, problem.states, strict=False)}
+
+
+def graph(problem: Problem, stateful: bool = False) -> bytes:
+    """The layer as an ONNX model: X to Y, Y_h and, for the LSTM, Y_c; with the states as inputs if it is stateful.
+
+    UnavailableError unless it is for inference.
+    """
     if problem.training:
         raise UnavailableError("inference only")
     from onnx import TensorProto, helper, numpy_helper
@@ -77,13 +115,16 @@ def graph(problem: Problem) -> bytes:
     for name in ("Y_h", "Y_c")[: len(problem.states)]:
         outputs[name] = (1, case.batch, case.hidden_size)
     options = {"linear_before_reset": 1} if cell == "GRU" else {}
-    node = helper.make_node(cell, ["X", *weights], list(outputs), hidden_size=case.hidden_size, **options)
-    input = helper.make_tensor_value_info("X", TensorProto.FLOAT, (case.steps, case.batch, case.input_size))
+    inputs = {"X": (case.steps, case.batch, case.input_size)}
+    states = STATES[: len(problem.states)] if stateful else ()
+    inputs |= dict.fromkeys(states, (1, case.batch, case.hidden_size))
+    operands = ["X", *weights, *(["", *states] if stateful else [])]  # "": no lengths
+    node = helper.make_node(cell, operands, list(outputs), hidden_size=case.hidden_size, **options)
     model = helper.make_model(
         helper.make_graph(
             [node],
             cell,
-            [input],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
             [numpy_helper.from_array(weight.numpy(), name) for name, weight in weights.items()],
         ),

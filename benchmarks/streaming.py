@@ -1,4 +1,8 @@
-"""The latency of one step, for programs that get their input step by step: T = B = 1, the states handed on."""
+"""The latency of one step, for programs that get their input step by step: T = B = 1, the states handed on.
+
+Each of our layers and cells is timed against each of torch.nn's, frozen ones against themselves as they were, and
+fastrnn.Stream against torch.nn's cell and the runtimes that are installed (`make bench` installs them).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,12 @@ from typing import Any
 
 import machine
 import torch
+from onnx_runtimes import OnnxRuntime, OpenVino
 from paired import Paired, compare
 from report import Table, times_as_fast
 from torch import nn
-from workloads import CELLS, load
+from unavailable import UnavailableError
+from workloads import CELLS, Case, Problem, build, load
 
 import fastrnn
 
@@ -37,10 +43,34 @@ def stream(module: nn.Module, input: torch.Tensor) -> Callable[[], None]:
     return steps
 
 
+def repeated(step: Callable[[], Any]) -> Callable[[], None]:
+    """A function that takes STEPS steps."""
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            step()
+
+    return steps
+
+
+def runtimes(problem: Problem, expected: Any) -> dict[str, Callable[[], None]]:
+    """Those that are installed and stream, once the outputs of their first two steps are the expected ones."""
+    found = {}
+    for name, make in {"onnxruntime": OnnxRuntime, "openvino": OpenVino}.items():
+        try:
+            step = make(torch.get_num_threads()).stream(problem)
+        except UnavailableError:
+            continue
+        outputs = [torch.as_tensor(step()).flatten().clone() for _ in range(2)]
+        torch.testing.assert_close(torch.stack(outputs), expected, rtol=1e-4, atol=1e-5)
+        found[name] = repeated(step)
+    return found
+
+
 def measure(cell: str, size: int, seconds: float) -> dict[tuple[str, str], Paired]:
-    """Each of ours against each of torch.nn's, and each of ours frozen against itself as it was."""
-    weights = list(getattr(nn, cell)(size, size).parameters())
-    input = torch.randn(1, size)
+    """What the file's first lines say, of one layer."""
+    problem = build(cell, Case(1, 1, size, size), "inference")
+    weights, input = problem.weights, problem.input[0]
     names = {"layer": cell, "cell": cell + "Cell"}
 
     def streamed(package: Any, kind: str, frozen: bool = False) -> Callable[[], None]:
@@ -55,6 +85,11 @@ def measure(cell: str, size: int, seconds: float) -> dict[tuple[str, str], Paire
         pairs[f"frozen {kind}", f"our {kind}"] = compare(
             streamed(fastrnn, kind, frozen=True), streamed(fastrnn, kind), seconds
         )
+    online = fastrnn.Stream(load(getattr(fastrnn, cell)(size, size), weights))
+    expected = torch.stack([online.step(input[0]) for _ in range(2)])
+    others = {"cell": streamed(nn, "cell"), **runtimes(problem, expected)}
+    for name, other in others.items():
+        pairs["Stream", name] = compare(repeated(lambda: online.step(input[0])), other, seconds)
     return pairs
 
 

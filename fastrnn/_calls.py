@@ -142,12 +142,13 @@ class Call:
         return () if e is None else (e.cuts, e.h_mask, e.kept_h, e.kept_c)
 
     def without_masks(self) -> Call:
-        return self.with_masks([None] * len(_MASKS))
+        return self if _no_tensor(self.masks()) else self._with((None,) * len(_MASKS))
 
     def with_masks(self, masks: MaybeTensors) -> Call:
-        if self.extras is None:
-            return self
-        return replace(self, extras=replace(self.extras, **dict[str, Any](zip(_MASKS, masks, strict=True))))
+        return self if _no_tensor(masks) else self._with(masks)
+
+    def _with(self, masks: MaybeTensors) -> Call:
+        return _replaced(self, extras=_replaced(self.extras, **dict(zip(_MASKS, masks, strict=True))))
 
     def unwrapped(self) -> Call:
         """The same call, its tensors without what torch.func wraps around all that is computed in a transform."""
@@ -166,6 +167,20 @@ class Call:
         if self.batch_sizes is None:
             return call
         return replace(call, batch_sizes=_unwrapped(sizes(self.batch_sizes)))
+
+
+def _no_tensor(masks: MaybeTensors) -> bool:
+    for mask in masks:
+        if mask is not None:
+            return False
+    return True
+
+
+def _replaced(whole: Any, **fields: Any) -> Any:
+    """As dataclasses.replace, which takes 10 us to check what is known here, at every step of a training."""
+    copy = object.__new__(type(whole))
+    copy.__dict__.update(whole.__dict__, **fields)
+    return copy
 
 
 def call_of_forward(cell: Cell, plain: bool, arguments: Sequence[Any]) -> tuple[Call, list[Tensor]]:

@@ -146,7 +146,8 @@ def _as_rows(
     expected = (steps,) if not batched else (batch, steps) if batch_first else (steps, batch)
     if tuple(resets.shape) != expected:
         raise ValueError(f"{name}: resets must have shape {expected}, one for each step, got {tuple(resets.shape)}")
-    resets = resets.to(device, non_blocking=True)
+    if resets.device != device:
+        resets = resets.to(device, non_blocking=True)
     if not batched:
         return resets.unsqueeze(1)
     return resets.t() if batch_first else resets
