@@ -170,10 +170,7 @@ class Call:
 
 
 def _no_tensor(masks: MaybeTensors) -> bool:
-    for mask in masks:
-        if mask is not None:
-            return False
-    return True
+    return all(mask is None for mask in masks)
 
 
 def _replaced(whole: Any, **fields: Any) -> Any:

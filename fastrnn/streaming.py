@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .modules.base import Layer
+from . import _precision
+from .autograd import run_step
+from .modules import GRU, LSTM, RNN
+from .modules.base import Layer, current_weights
 
 
 class Stream:
@@ -44,9 +48,23 @@ class Stream:
                 "Stream: a bidirectional layer starts at the end of a sequence, which a stream has not seen"
             )
         self.layer = layer
-        self.state: Any = None
+        self._state: Any = None
+        self._by_layer: list[Sequence[Tensor]] = []  # the state as steps hand it on: (B, features) tensors; or none
+        self._batched = True  # whether those came of batches
         if freeze:
             layer.freeze_weights()
+
+    @property
+    def state(self) -> Any:
+        if self._by_layer:
+            join = torch.stack if self._batched else torch.cat
+            joined = tuple([join(states) for states in zip(*self._by_layer, strict=True)])
+            self._state, self._by_layer = joined if len(joined) > 1 else joined[0], []
+        return self._state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._state, self._by_layer = state, []
 
     def reset(self, where: Tensor | None = None) -> None:
         """Begin new sequences, from zeros: all of them, or those where a bool mask (B,) is True.
@@ -80,7 +98,6 @@ class Stream:
         output, self.state = self.layer(chunk, self.state)
         return output
 
-    @torch.no_grad()
     def step(self, sample: Tensor) -> Tensor:
         """The output of the next step: `sample` (B, I), or (I,) for one sequence.
 
@@ -93,6 +110,63 @@ class Stream:
         """
         if sample.dim() not in (1, 2):
             raise ValueError(f"Stream: a step takes (I,) or (B, I), got {sample.dim()}D. Call the stream with a chunk")
+        if self._is_plain(sample):
+            with torch.no_grad():
+                return self._plain_step(sample)
         if sample.dim() == 2 and self.layer.batch_first:
             return self(sample.unsqueeze(1)).squeeze(1)
         return self(sample.unsqueeze(0)).squeeze(0)
+
+    def _is_plain(self, sample: Tensor) -> bool:
+        """Whether a step is those of cells, one on another: a layer's call would take twice as long at B = 1, H = 64.
+
+        All that is out of the ordinary, a first step and wrong arguments among it, is left to the layer.
+        """
+        layer = self.layer
+        if not (
+            type(layer) in (RNN, LSTM, GRU)
+            and layer._options is None
+            and not (layer.training and layer.dropout > 0)
+            and not (layer._forward_hooks or layer._forward_pre_hooks)
+            and _precision.computed_as_is(sample, _precision.result_dtype(sample))
+        ):
+            return False
+        if not self._by_layer and not self._take_apart():
+            return False
+        batch = sample.shape[0] if sample.dim() == 2 else 1
+        h, weight = self._by_layer[0][0], layer._parameters["weight_ih_l0"]
+        return (
+            self._batched == (sample.dim() == 2)
+            and h.shape[0] == batch
+            and sample.shape[-1] == layer.input_size
+            and weight is not None
+            and h.dtype == sample.dtype == weight.dtype
+            and h.device == sample.device == weight.device
+        )
+
+    def _take_apart(self) -> bool:
+        """The state as steps hand it on, from hx as the layer takes it; False if it is not in that form."""
+        states = self._state if isinstance(self._state, tuple) else (self._state,)
+        layer = self.layer
+        sizes = (layer.proj_size or layer.hidden_size, layer.hidden_size)
+        for state, size in zip(states, sizes, strict=False):
+            if not isinstance(state, Tensor) or state.dim() not in (2, 3) or state.dim() != states[0].dim():
+                return False
+            if (state.shape[0], state.shape[-1]) != (layer.num_layers, size):
+                return False
+        self._batched = states[0].dim() == 3
+        self._by_layer = list(
+            zip(*[state.unbind(0) if self._batched else state.split(1) for state in states], strict=True)
+        )
+        return True
+
+    def _plain_step(self, sample: Tensor) -> Tensor:
+        layer, x = self.layer, sample if self._batched else sample.unsqueeze(0)
+        cell, weights = layer.mode.lower(), current_weights(layer, layer._flat_weights_names)
+        frozen = layer._frozen_weights(weights)
+        each = len(weights) // layer.num_layers
+        for index, states in enumerate(self._by_layer):
+            own = weights[index * each : (index + 1) * each]
+            after = run_step(cell, x, states, own, frozen[index] if frozen else None)
+            self._by_layer[index], x = after, after[0]
+        return x if self._batched else x.squeeze(0)

@@ -97,6 +97,52 @@ def test_records_no_gradient():
         assert fastrnn.explain(stream.layer, randn(1, 3)).rows[0].weights == "frozen"
 
 
+class TestWhichWay:
+    """A plain step does not go through the layer's call, and any other does."""
+
+    @staticmethod
+    def calls(module, monkeypatch, samples=4):
+        stream, count = fastrnn.Stream(module), []
+        forward = module.forward
+        monkeypatch.setattr(module, "forward", lambda *args: (count.append(1), forward(*args))[1])
+        for sample in randn(samples, 2, 3):
+            stream.step(sample)
+        return len(count)
+
+    @by_layer
+    @pytest.mark.parametrize("options", ({}, {"num_layers": 2, "dropout": 0.5}, {"batch_first": True}), ids=str)
+    def test_plain(self, layer, options, monkeypatch):
+        assert self.calls(build(layer, **options), monkeypatch) == 1  # the first, which makes the states
+
+    @by_layer
+    @pytest.mark.parametrize("options", ({"zoneout": 0.1}, {"dtype": torch.bfloat16}), ids=str)
+    def test_others(self, layer, options, monkeypatch):
+        module = build(layer, **options)
+        if "dtype" in options:
+            monkeypatch.setattr(f"{__name__}.randn", lambda *shape: torch.randn(*shape, dtype=torch.bfloat16))
+        assert self.calls(module, monkeypatch) == 4
+
+    def test_dropout_in_training(self, monkeypatch):
+        assert self.calls(build("GRU", num_layers=2, dropout=0.5).train(), monkeypatch) == 4
+
+    def test_hooks(self):
+        module, seen = build("GRU"), []
+        module.register_forward_hook(lambda *_: seen.append(1))
+        stream = fastrnn.Stream(module)
+        for sample in randn(3, 2, 3):
+            stream.step(sample)
+        assert len(seen) == 3
+
+    def test_states_that_were_assigned(self):
+        module = build("LSTM", num_layers=2)
+        stream, hx = fastrnn.Stream(module), (randn(2, 4, 5), randn(2, 4, 5))
+        stream.state, sample = hx, randn(4, 3)
+        with torch.no_grad():
+            output, final = module(sample.unsqueeze(0), hx)
+        torch.testing.assert_close(stream.step(sample), output[0])
+        torch.testing.assert_close(stream.state, final)
+
+
 class TestRefusals:
     def test_layers(self):
         with pytest.raises(ValueError, match="bidirectional"):
