@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
-NAMES = ("sentiment", "numbers_in_words", "digits", "sunspots")
+NAMES = ("sentiment", "numbers_in_words", "digits", "sunspots", "recall")
 
 pytestmark = pytest.mark.examples
 
@@ -47,6 +47,42 @@ def test_both_packages_learn_the_same(example, name):
             training.step()
         losses[impl] = training.losses
     assert losses["torch"] == pytest.approx(losses["fastrnn"], rel=1e-4)
+
+
+def torchrun(out, *options):
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "char_ddp.py",
+        "--out",
+        str(out),
+        *options,
+    ]
+
+
+def test_processes_agree_with_one(tmp_path):
+    done = subprocess.run(torchrun(tmp_path), cwd=FOLDER, stdout=subprocess.PIPE, text=True, check=False)
+    print(f"\nchar_ddp\n{done.stdout}")
+    assert done.returncode == 0, done.stdout
+    assert "reached: at most 0.01 between them" in done.stdout
+    assert "steps per second: torch" in done.stdout
+
+
+def test_processes_go_on(tmp_path):
+    subprocess.run(torchrun(tmp_path, "--steps", "4"), cwd=FOLDER, check=True)
+    again = subprocess.run(
+        torchrun(tmp_path, "--steps", "4", "--resume"), cwd=FOLDER, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert "reached" in again.stdout
+
+
+def test_processes_need_torchrun():
+    done = subprocess.run([sys.executable, "char_ddp.py"], cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "torchrun --nproc-per-node 2" in done.stderr
 
 
 def test_goes_on_from_where_it_was_stopped(tmp_path):
