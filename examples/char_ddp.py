@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import statistics
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +19,7 @@ from types import ModuleType
 import torch
 import torch.distributed as dist
 from char_rnn import CharModel, Text, cross_entropy, held_out_loss
-from running import PACKAGES, StopOnSignal, Task, Training, parse
+from running import StopOnSignal, Task, Training, parse, steps_per_second
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,7 +31,6 @@ PAIRS = 20  # steps of each implementation, for the comparison
 class Characters(Task):
     """One process's part: every process draws the same windows and takes its share of them."""
 
-    name = "char_ddp"
     steps = 300
     figure = "held-out loss, nats a character"
 
@@ -75,6 +72,8 @@ def process_group() -> Iterator[torch.device]:
         sys.exit(f"char_ddp: start it with: torchrun --nproc-per-node 2 {sys.argv[0]}")
     local = int(os.environ["LOCAL_RANK"])
     on_gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
+    if on_gpus:
+        torch.cuda.set_device(local)
     dist.init_process_group("nccl" if on_gpus else "gloo")
     try:
         yield torch.device("cuda", local) if on_gpus else torch.device("cpu")
@@ -82,23 +81,10 @@ def process_group() -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def compare(task: Task, args: argparse.Namespace) -> str:
-    """Steps per second of both implementations, in turns, all processes in step."""
-    both = {impl: Training(task, argparse.Namespace(**{**vars(args), "impl": impl})) for impl in PACKAGES}
-    taken: dict[str, list[float]] = {impl: [] for impl in PACKAGES}
-    for i in range(PAIRS):
-        for impl in both if i % 2 else reversed(both):
-            start = time.perf_counter()
-            both[impl].step()
-            taken[impl].append(time.perf_counter() - start)
-    speeds = {impl: 1 / statistics.median(seconds[2:]) for impl, seconds in taken.items()}
-    ratio = statistics.median(a / b for a, b in zip(taken["torch"][2:], taken["fastrnn"][2:], strict=True))
-    of_each = ", ".join(f"{impl} {speed:.1f}" for impl, speed in speeds.items())
-    return f"steps per second: {of_each}; fastrnn is {ratio:.2f} times as fast"
-
-
 def main(device: torch.device) -> int:
     rank, processes = dist.get_rank(), dist.get_world_size()
+    if BATCH % processes:
+        sys.exit(f"char_ddp: a batch of {BATCH} cannot be shared evenly among {processes} processes")
     task = Characters(rank, processes, device)
     args = parse(task, __doc__, None)
     torch.set_num_threads(args.threads or max(1, (os.cpu_count() or 1) // processes))
@@ -111,7 +97,7 @@ def main(device: torch.device) -> int:
         if rank == 0:
             print("\nstopped; the same command with --resume goes on from there.")
         return 130
-    speeds = compare(task, args)
+    speeds = steps_per_second(task, args, most=PAIRS)  # the same number in every process
     if rank != 0:
         return 0
     return judge(task, training, args, speeds)

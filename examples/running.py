@@ -168,12 +168,15 @@ class Training:
         return len(self.losses) == steps
 
 
-def steps_per_second(task: Task, args: argparse.Namespace) -> tuple[dict[str, float], float]:
-    """Of both implementations, and how many times as fast fastrnn is: new models in turns, the median of pairs."""
+def steps_per_second(task: Task, args: argparse.Namespace, most: int | None = None) -> str:
+    """Of both implementations, and how many times as fast fastrnn is: new models in turns, the median of pairs.
+
+    It goes on for --compare seconds, or for `most` pairs.
+    """
     both = {impl: Training(task, argparse.Namespace(**{**vars(args), "impl": impl})) for impl in PACKAGES}
     pairs: list[dict[str, float]] = []
     end = time.perf_counter() + args.compare
-    while len(pairs) < 6 or time.perf_counter() < end:
+    while len(pairs) < most if most else len(pairs) < 6 or time.perf_counter() < end:
         taken = {}
         seed = int(torch.randint(2**31, ()))
         for impl in both if len(pairs) % 2 else reversed(both):
@@ -183,8 +186,9 @@ def steps_per_second(task: Task, args: argparse.Namespace) -> tuple[dict[str, fl
             taken[impl] = time.perf_counter() - start
         pairs.append(taken)
     pairs = pairs[2:]
-    speeds = {impl: 1 / statistics.median(pair[impl] for pair in pairs) for impl in PACKAGES}
-    return speeds, statistics.median(pair["torch"] / pair["fastrnn"] for pair in pairs)
+    speeds = (f"{impl} {1 / statistics.median(pair[impl] for pair in pairs):.1f}" for impl in PACKAGES)
+    ratio = statistics.median(pair["torch"] / pair["fastrnn"] for pair in pairs)
+    return f"steps per second: {', '.join(speeds)}; fastrnn is {ratio:.2f} times as fast"
 
 
 def main(task: Task, doc: str, argv: list[str] | None = None) -> int:
@@ -206,9 +210,7 @@ def main(task: Task, doc: str, argv: list[str] | None = None) -> int:
             print(f"{name}: {value:.3f}")
         for picture in task.show(training.model, args.out):
             print(f"picture: {picture}")
-    speeds, ratio = steps_per_second(task, args)
-    of_each = ", ".join(f"{impl} {speed:.1f}" for impl, speed in speeds.items())
-    print(f"steps per second: {of_each}; fastrnn is {ratio:.2f} times as fast")
+    print(steps_per_second(task, args))
     if args.steps < task.steps:
         return 0
     reached = figures[task.figure] >= task.least

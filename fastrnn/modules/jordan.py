@@ -88,7 +88,8 @@ class JordanRNN(Refusals, nn.Module):
     Raises:
         ValueError: at construction for an unknown recurrence or nonlinearity, or sizes below 1; at a call for an input
             that is not 2-D or 3-D, or has another dtype than the weights.
-        TypeError: at construction for a size that is not an int or a flag that is not a bool.
+        TypeError: at construction for a size that is not an int or a flag that is not a bool; at a call for resets that
+            are not bool.
         RuntimeError: at a call for a wrong number of features, no steps, or an hx of the wrong shape, dtype or device.
 
     Example::

@@ -70,7 +70,8 @@ class RNN(Layer):
         ValueError: at construction for an unknown nonlinearity, a ``proj_size``, sizes below 1 or a dropout outside
             [0, 1]; at a call for an input that is not 2-D or 3-D or has another dtype than the weights, or resets of
             the wrong shape.
-        TypeError: at construction for a size that is not an int or a flag that is not a bool.
+        TypeError: at construction for a size that is not an int or a flag that is not a bool; at a call for resets that
+            are not bool.
         RuntimeError: at a call for a wrong number of features, no steps, or an hx of the wrong shape, dtype or device.
         NotImplementedError: at a call for a device or dtype without kernels.
 
@@ -223,7 +224,7 @@ class LSTM(Layer):
             [0, 1]; at a call for an input that is not 2-D or 3-D or has another dtype than the weights, or resets of
             the wrong shape.
         TypeError: at construction for a size that is not an int or a flag that is not a bool; at a call for an hx that
-            is one tensor.
+            is one tensor, or resets that are not bool.
         RuntimeError: at a call for a wrong number of features, no steps, or states of the wrong shape, dtype or device.
         NotImplementedError: at a call for a device or dtype without kernels.
 
@@ -386,7 +387,8 @@ class GRU(Layer):
     Raises:
         ValueError: at construction for a ``proj_size``, sizes below 1 or a dropout outside [0, 1]; at a call for an
             input that is not 2-D or 3-D or has another dtype than the weights, or resets of the wrong shape.
-        TypeError: at construction for a size that is not an int or a flag that is not a bool.
+        TypeError: at construction for a size that is not an int or a flag that is not a bool; at a call for resets that
+            are not bool.
         RuntimeError: at a call for a wrong number of features, no steps, or an hx of the wrong shape, dtype or device.
         NotImplementedError: at a call for a device or dtype without kernels.
 
