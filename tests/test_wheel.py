@@ -19,7 +19,8 @@ pytestmark = pytest.mark.wheel
 
 @pytest.fixture(scope="module")
 def wheel():
-    (path,) = (ROOT / "dist").glob("*.whl")
+    major, minor = sys.version_info[:2]
+    (path,) = (ROOT / "dist").glob(f"*-cp{major}{minor}-*.whl")
     return path
 
 
