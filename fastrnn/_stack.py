@@ -329,14 +329,14 @@ def run_cell(
     packed = frozen[0] if frozen else None
     dtype = _precision.result_dtype(step)
     if _precision.computed_as_is(step, dtype):
-        finals = autograd.run_step(cell, step, states, weights, packed)
+        _, *finals = autograd.run_step(cell, step, states, weights, packed)
     else:
         computed = _precision.computed_dtype(step, dtype)
         if not autograd.reads_bfloat16(step, states, weights):
             weights, packed = _precision.cast(weights, computed), None
         with _precision.without_autocast(step.device):
             states = tuple(_precision.cast(states, computed))
-            finals = autograd.run_step(cell, step.to(computed), states, weights, packed)
+            _, *finals = autograd.run_step(cell, step.to(computed), states, weights, packed)
         finals = [state.to(dtype) for state in finals]
     if input.dim() == 1:
         return tuple([state.squeeze(0) for state in finals])

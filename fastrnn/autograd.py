@@ -83,12 +83,12 @@ def _run(call: Call, primals: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def run_step(
     cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], frozen: Tensor | None = None
 ) -> Sequence[Tensor]:
-    """One step of one direction: input (B, I) and states (B, features) to the next states."""
+    """One step of one direction: input (B, I) and states (B, features) to output and next states, in memory apart."""
     if _is_plain_inference(input, states, weights):  # the ops take a step as it is, which saves views
         op = CELLS[cell]
-        return _infer(op, (input, *states), weights, None, False, _precision.allows_tf32(input), frozen)[1:]
-    finals = run_layer(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)[1:]
-    return [state.squeeze(0) for state in finals]
+        return _infer(op, (input, *states), weights, None, False, _precision.allows_tf32(input), frozen)
+    results = run_layer(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
+    return [result.squeeze(0) for result in results]
 
 
 def _is_plain_inference(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:

@@ -12,6 +12,7 @@ from . import _precision
 from .autograd import run_step
 from .modules import GRU, LSTM, RNN
 from .modules.base import Layer, current_weights
+from .reference import STATES
 
 
 class Stream:
@@ -148,16 +149,17 @@ class Stream:
         """The state as steps hand it on, from hx as the layer takes it; False if it is not in that form."""
         states = self._state if isinstance(self._state, tuple) else (self._state,)
         layer = self.layer
-        sizes = (layer.proj_size or layer.hidden_size, layer.hidden_size)
-        for state, size in zip(states, sizes, strict=False):
-            if not isinstance(state, Tensor) or state.dim() not in (2, 3) or state.dim() != states[0].dim():
-                return False
-            if (state.shape[0], state.shape[-1]) != (layer.num_layers, size):
-                return False
-        self._batched = states[0].dim() == 3
-        self._by_layer = list(
-            zip(*[state.unbind(0) if self._batched else state.split(1) for state in states], strict=True)
-        )
+        sizes = (layer.proj_size or layer.hidden_size, layer.hidden_size)[: STATES[layer.mode.lower()]]
+        if len(states) != len(sizes) or not all(isinstance(state, Tensor) for state in states):
+            return False
+        batch = states[0].shape[1:-1]
+        if len(batch) > 1 or any(
+            state.shape != (layer.num_layers, *batch, size) for state, size in zip(states, sizes, strict=True)
+        ):
+            return False
+        self._batched = len(batch) == 1
+        by_state = [state.unbind(0) if self._batched else state.split(1) for state in states]
+        self._by_layer = list(zip(*by_state, strict=True))
         return True
 
     def _plain_step(self, sample: Tensor) -> Tensor:
@@ -165,8 +167,10 @@ class Stream:
         cell, weights = layer.mode.lower(), current_weights(layer, layer._flat_weights_names)
         frozen = layer._frozen_weights(weights)
         each = len(weights) // layer.num_layers
+        after: list[Sequence[Tensor]] = []
         for index, states in enumerate(self._by_layer):
             own = weights[index * each : (index + 1) * each]
-            after = run_step(cell, x, states, own, frozen[index] if frozen else None)
-            self._by_layer[index], x = after, after[0]
+            x, *states_after = run_step(cell, x, states, own, frozen[index] if frozen else None)
+            after.append(states_after)
+        self._by_layer = after
         return x if self._batched else x.squeeze(0)

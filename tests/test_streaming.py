@@ -143,6 +143,18 @@ class TestWhichWay:
         torch.testing.assert_close(stream.state, final)
 
 
+@by_layer
+@pytest.mark.parametrize("batch", ((), (2,)), ids=str)
+def test_output_is_not_the_state(layer, batch):
+    """Whoever changes an output in place does not change what comes."""
+    module, value = build(layer), randn(4, *batch, 3)
+    stream, touched = fastrnn.Stream(module), fastrnn.Stream(module)
+    for sample in value:
+        expected, output = stream.step(sample), touched.step(sample)
+        torch.testing.assert_close(output, expected)
+        output.zero_()
+
+
 class TestRefusals:
     def test_layers(self):
         with pytest.raises(ValueError, match="bidirectional"):
@@ -163,6 +175,15 @@ class TestRefusals:
             stream.reset(torch.ones(3, dtype=torch.bool))
         with pytest.raises(TypeError, match="bool"):
             stream.reset(torch.ones(2))
+
+    def test_wrong_states(self):
+        stream = fastrnn.Stream(build("LSTM"))
+        stream.state = randn(1, 2, 5)
+        with pytest.raises(RuntimeError, match=r"must be a tuple \(hx, cx\)"):
+            stream.step(randn(2, 3))
+        stream.state = (randn(1, 2, 5), randn(1, 3, 5))
+        with pytest.raises(RuntimeError, match="expected cx size"):
+            stream.step(randn(2, 3))
 
     def test_another_batch(self):
         stream = fastrnn.Stream(build("GRU"))

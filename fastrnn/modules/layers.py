@@ -223,9 +223,10 @@ class LSTM(Layer):
         ValueError: at construction for sizes below 1, a ``proj_size`` not below ``hidden_size`` or a dropout outside
             [0, 1]; at a call for an input that is not 2-D or 3-D or has another dtype than the weights, or resets of
             the wrong shape.
-        TypeError: at construction for a size that is not an int or a flag that is not a bool; at a call for an hx that
-            is one tensor, or resets that are not bool.
-        RuntimeError: at a call for a wrong number of features, no steps, or states of the wrong shape, dtype or device.
+        TypeError: at construction for a size that is not an int or a flag that is not a bool; at a call for resets that
+            are not bool.
+        RuntimeError: at a call for a wrong number of features, no steps, an hx that is one tensor, or states of a wrong
+            shape, dtype or device.
         NotImplementedError: at a call for a device or dtype without kernels.
 
     Example::
