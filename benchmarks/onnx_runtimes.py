@@ -84,10 +84,10 @@ class OpenVino:
         """A function that runs the layer on from where it left off, and gives the output."""
         compiled = self.compiled(graph(problem, stateful=True))
         request, outputs = compiled.create_infer_request(), list(compiled.outputs)
-        states = list(_zero_states(problem).values())
+        input, states = problem.input.numpy(), list(_zero_states(problem).values())
 
         def step() -> Any:
-            results = request.infer([problem.input.numpy(), *states], share_inputs=True)
+            results = request.infer([input, *states], share_inputs=True)
             states[:] = [results[output] for output in outputs[1:]]
             return results[outputs[0]]
 

@@ -38,9 +38,12 @@ class Table:
         return "\n".join([self.title, *("  ".join(map(str.rjust, line, widths)) for line in lines)])
 
     def markdown(self) -> str:
-        rule = ["---", *["---:"] * (len(self.header) - 1)]
-        lines = ["| " + " | ".join(line) + " |" for line in (self.header, rule, *self.rows)]
-        return "\n".join([f"**{self.title}**", "", *lines, ""])
+        return f"**{self.title}**\n\n{markdown_table(self.header, self.rows)}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in (header, rule, *rows))
 
 
 def milliseconds(seconds: float) -> str:

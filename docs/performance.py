@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from report import markdown_table  # benchmarks/
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 CELLS = ("RNN", "GRU", "LSTM")
@@ -16,12 +18,6 @@ PEERS = {"torch": "torch.nn", "onnxruntime": "ONNX Runtime", "openvino": "OpenVI
 
 def results(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    header = list(header)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows)) + "\n"
 
 
 def mean_and_least(ratios: list[float]) -> str:
@@ -39,6 +35,10 @@ def where(measured: dict[str, Any]) -> str:
     )
 
 
+def table(measured: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return f"{where(measured)}\n\n{markdown_table(header, rows)}"
+
+
 def suite(name: str) -> str:
     """Means over the shapes of the grid, of each mode against each peer."""
     measured = results(name)
@@ -50,7 +50,7 @@ def suite(name: str) -> str:
         [f"{mode}, against {PEERS[peer]}", *(mean_and_least(by_cell[cell]) for cell in CELLS)]
         for (mode, peer), by_cell in sorted(ratios.items())
     ]
-    return where(measured) + "\n\n" + table(["", *CELLS], rows)
+    return table(measured, ["", *CELLS], rows)
 
 
 def recurrences() -> str:
@@ -66,11 +66,8 @@ def recurrences() -> str:
         ]
         for row in measured["rows"]
     ]
-    return (
-        where(measured)
-        + "\n\n"
-        + table(["", "layer", "T, B, I, H", "of the plain layer's time", "times as fast as a loop"], rows)
-    )
+    header = ["", "layer", "T, B, I, H", "of the plain layer's time", "times as fast as a loop"]
+    return table(measured, header, rows)
 
 
 def streaming() -> str:
@@ -86,7 +83,7 @@ def streaming() -> str:
         ]
         for row in measured["rows"]
     ]
-    return where(measured) + "\n\n" + table(["", "H", "ours / the other", "ours, us", "times as fast"], rows)
+    return table(measured, ["", "H", "ours / the other", "ours, us", "times as fast"], rows)
 
 
 def memory() -> str:
@@ -96,7 +93,7 @@ def memory() -> str:
     for row in measured["rows"]:
         by_case[row["case"]][row["cell"]] = row["ratio"]
     rows = [[case, *(f"{by_cell[cell]:.2f}" for cell in CELLS)] for case, by_cell in by_case.items()]
-    return where(measured) + "\n\n" + table(["T, B, I, H", *CELLS], rows)
+    return table(measured, ["T, B, I, H", *CELLS], rows)
 
 
 def clients() -> str:
@@ -111,7 +108,7 @@ def clients() -> str:
         ]
         for row in measured["rows"]
     ]
-    return where(measured) + "\n\n" + table(["", "torch.nn, s", "fastrnn, s", "times as fast"], rows)
+    return table(measured, ["", "torch.nn, s", "fastrnn, s", "times as fast"], rows)
 
 
 PAGE = """\

@@ -7,10 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # files only: no display is needed
-from matplotlib import pyplot as plt
+from pictures import plt
 
 # What a full run must show.
 FULL_RUN_STEPS = 800

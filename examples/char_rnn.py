@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from char_report import FULL_RUN_STEPS, Result, draw, print_checks, print_table
-from running import StopOnSignal, save_checkpoint
+from running import StopOnSignal, decay, save_checkpoint
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -185,11 +184,6 @@ def load_checkpoint(path: Path, args: argparse.Namespace, runners: dict[str, Run
 # Training
 
 
-def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Half a cosine, from --lr to a twentieth of it."""
-    return args.lr * (0.05 + 0.95 * (1 + math.cos(math.pi * step / args.steps)) / 2)
-
-
 def train(args: argparse.Namespace, text: Text, runners: dict[str, Runner], first: int, checkpoint: Path) -> bool:
     """Take the steps from `first` on; False if a signal stopped them. The checkpoint is up to date either way."""
     quiet = not sys.stderr.isatty()  # in a log, a line now and then
@@ -198,7 +192,7 @@ def train(args: argparse.Namespace, text: Text, runners: dict[str, Runner], firs
         for step in range(first, args.steps):
             order = list(runners.values())
             for runner in order if step % 2 == 0 else reversed(order):
-                runner.step(*text.window(step), learning_rate(step, args), args.clip)
+                runner.step(*text.window(step), args.lr * decay(step, args.steps), args.clip)
             bar.set_postfix({f"{impl} loss": f"{r.losses[-1]:.4f}" for impl, r in runners.items()}, refresh=False)
             bar.update()
             if stop.requested or (step + 1) % SAVE_EVERY == 0 or step + 1 == args.steps:

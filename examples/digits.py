@@ -11,16 +11,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import matplotlib
 import torch
 import torch.nn.functional as F
+from pictures import plt, save
 from running import Task, main
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 ROWS = COLUMNS = 8
 SHADES = 17
@@ -91,10 +88,7 @@ class Digits(Task):
         figure, axes = plt.subplots(figsize=(8, 5))
         axes.imshow(drawn.permute(1, 2, 0, 3).reshape(each * ROWS, 10 * COLUMNS), cmap="gray_r")
         axes.set(xticks=[], yticks=[], title="drawn by the model")
-        path = folder / "digits.png"
-        figure.savefig(path, dpi=120, bbox_inches="tight")
-        plt.close(figure)
-        return [path]
+        return save(figure, folder / "digits.png")
 
 
 if __name__ == "__main__":

@@ -15,18 +15,15 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from pictures import plt, save
 from running import Task, main
 from torch import Tensor, nn
 
 import fastrnn
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 CUES, DELAYS = 4, (2, 10)  # a game lasts a step for the cue, a delay, and a step for the answer
 GAMES, STEPS = 32, 40
@@ -155,10 +152,7 @@ class RecallTask(Task):
             axes.set(ylabel="action")
         rows[0].legend(loc="upper right", ncols=2)
         rows[-1].set(xlabel="step; the darker, the likelier")
-        path = folder / "recall.png"
-        figure.savefig(path, dpi=120, bbox_inches="tight")
-        plt.close(figure)
-        return [path]
+        return save(figure, folder / "recall.png")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-import matplotlib
 import torch
 import torch.nn.functional as F
 import vaderSentiment
+from pictures import plt, save
 from running import Task, main
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 BATCH = 64
@@ -100,10 +97,7 @@ class Sentiment(Task):
         figure, axes = plt.subplots(figsize=(5, 5))
         axes.scatter(self.held_out.ratings, said, s=8, alpha=0.5)
         axes.set(xlabel="people", ylabel="model", title="held-out words, -4 worst to 4 best")
-        path = folder / "sentiment.png"
-        figure.savefig(path, dpi=120, bbox_inches="tight")
-        plt.close(figure)
-        return [path]
+        return save(figure, folder / "sentiment.png")
 
 
 if __name__ == "__main__":

@@ -11,15 +11,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import matplotlib
 import torch
 import torch.nn.functional as F
+from pictures import plt, save
 from running import Task, main
 from statsmodels.datasets import sunspots
 from torch import Tensor, nn
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 FIRST_HELD_OUT = 1930
 BATCH, LENGTH = 32, 60
@@ -82,10 +79,7 @@ class Sunspots(Task):
         axes.plot(years, SCALE * self.forecast(model), "tab:orange", label="forecast a year ahead")
         axes.set(ylabel="sunspots")
         axes.legend()
-        path = folder / "sunspots.png"
-        figure.savefig(path, dpi=120, bbox_inches="tight")
-        plt.close(figure)
-        return [path]
+        return save(figure, folder / "sunspots.png")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def dataset() -> PandasDataset:
 
 def prepare(impl: Impl) -> Train:
     losses = Losses()
-    folder = tempfile.mkdtemp()
+    folder = tempfile.TemporaryDirectory()
     estimator = DeepAREstimator(
         freq="h",
         prediction_length=24,
@@ -38,13 +38,13 @@ def prepare(impl: Impl) -> Train:
             "callbacks": [losses],
             **QUIET,
             "enable_checkpointing": True,  # it reads the best one back
-            "default_root_dir": folder,
+            "default_root_dir": folder.name,
         },
     )
     data = dataset()
 
     def train() -> list[float]:
-        with impl.patched():
+        with folder, impl.patched():
             predictor = estimator.train(data)
             forecast = next(iter(predictor.predict(data, num_samples=20)))
         impl.check(predictor.prediction_net)
