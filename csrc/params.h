@@ -45,8 +45,10 @@ struct Steps {
   const int64_t* sizes;    // (T) rows at each time t, or null: all of B
   const int64_t* offsets;  // (T) first row of each time t in packed data, or null: t * B
   bool reverse;            // runs from t = T - 1 down to 0
-  // (T) as sizes, but in the GPU's memory and unknown to the host, for which all of B runs then; else null.
+  // (T) as sizes and offsets, but in the GPU's memory, for kernels that run more than one step; else null. Where the host
+  // does not know the sizes, all of B runs for it.
   const int64_t* device_sizes = nullptr;
+  const int64_t* device_offsets = nullptr;
 
   FASTRNN_INLINE int64_t time(int64_t s) const { return reverse ? steps - 1 - s : s; }
   // 0 outside the sequence, so that a loop may ask about the step before the first and after the last.

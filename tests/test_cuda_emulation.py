@@ -29,7 +29,8 @@ BUILD = ROOT / "build" / "cuda_emulation" / "kernels"
 KERNELS = (*sorted((CSRC / "cuda").glob("*.cu")), TESTS / "cuda" / "emulated_gemm.cpp")
 HOST = (
     CSRC / "cuda" / "dispatch.cpp",
-    *(TESTS / "cuda" / f"{name}.cpp" for name in ("test_cuda_kernels", "test_dispatch")),
+    CSRC / "cuda" / "plan.cpp",
+    *(TESTS / "cuda" / f"{name}.cpp" for name in ("test_cuda_kernels", "test_plan")),
     *(TESTS / "kernels" / f"{name}.cpp" for name in ("reference", "cases")),
 )
 # About one case in so many fits the minutes that this file may take.
@@ -100,7 +101,7 @@ FAULTS = (
     ),
     Fault("groups_overlap", "race", BLOCK, "end = tiles * (blockIdx.y + 1) / gridDim.y;", "end = tiles;"),
     # Copies behind the kernel's back.
-    Fault("copies_unawaited", "race", FORWARD, COPIED, "", "a copy_async still under way"),
+    Fault("copies_unawaited", "race", FORWARD, COPIED, "", "an asynchronous access still under way"),
     Fault("copy_into_buffer_in_use", "plain", BACKWARD, "begin, buffer ^ 1);\n        }", "begin, buffer);\n        }"),
     # Wrong rows, columns and numbers.
     Fault("last_piece_lost", "plain", PRODUCT, "* (warp_ + 1) / kWarps - first_", "* warp_ / kWarps - first_"),

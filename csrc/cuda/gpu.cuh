@@ -13,7 +13,7 @@
 
 #include <cstdint>
 
-#include "error.h"
+#include "launch.h"
 
 namespace fastrnn::cuda {
 
@@ -114,39 +114,114 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
-struct Launch {
-  int64_t blocks_x, blocks_y;
-  int threads;
-  int64_t shared_bytes;
-  bool cooperative;  // all blocks run at once, or the launch fails
-};
+// Clusters, compute capability 9.0: blocks that run at once and reach one another's shared memory. Kernels that use them
+// are empty where they are compiled for less (FASTRNN_HAS_CLUSTERS), and not launched there.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define FASTRNN_HAS_CLUSTERS 1
+#else
+#define FASTRNN_HAS_CLUSTERS 0
+#endif
+
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+__device__ __forceinline__ int cluster_rank() {
+  uint32_t rank = 0;
+#if FASTRNN_HAS_CLUSTERS
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return static_cast<int>(rank);
+}
+
+// Where all threads of a cluster meet. Not for a loop: it waits for the block's writes to global memory, too.
+__device__ __forceinline__ void cluster_sync() {
+#if FASTRNN_HAS_CLUSTERS
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// A transaction barrier in shared memory. A phase ends when the block has said, once, how many bytes to expect in it,
+// and so many have been stored, no matter which comes first. Others may use it after cluster_sync.
+__device__ __forceinline__ void mbarrier_init(uint64_t* barrier) {
+#if FASTRNN_HAS_CLUSTERS
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(
+                   shared_address(barrier))
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void mbarrier_expect(uint64_t* barrier, int bytes) {
+#if FASTRNN_HAS_CLUSTERS
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+#endif
+}
+// Until the phase of that parity has ended: 0 for the first, 1 for the second, 0 for the third. What was stored in it,
+// and what the storing blocks had done when their threads last met, is seen then.
+__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
+#if FASTRNN_HAS_CLUSTERS
+  uint32_t ended = 0;
+  while (!ended) {
+    asm volatile(
+        "{\n.reg .pred p;\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(ended)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+  }
+#endif
+}
+
+// Stores to where block `rank` of the cluster has what lies at `shared` here, in the background; its `barrier` counts
+// the bytes when they are there. Aligned to its size.
+__device__ __forceinline__ uint32_t address_in(int rank, const void* shared) {
+  uint32_t address = 0;
+#if FASTRNN_HAS_CLUSTERS
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank));
+#endif
+  return address;
+}
+__device__ __forceinline__ void store_async(uint4* shared, uint64_t* barrier, int rank, const uint4& value) {
+#if FASTRNN_HAS_CLUSTERS
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+          address_in(rank, shared)),
+      "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(address_in(rank, barrier))
+      : "memory");
+#endif
+}
+__device__ __forceinline__ void store_async(float2* shared, uint64_t* barrier, int rank, const float2& value) {
+#if FASTRNN_HAS_CLUSTERS
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+                   address_in(rank, shared)),
+               "f"(value.x), "f"(value.y), "r"(address_in(rank, barrier))
+               : "memory");
+#endif
+}
 
 // Every kernel takes one struct. Nothing is launched for an empty grid.
 template <class Params>
 void launch(void (*kernel)(Params), const Launch& shape, const Params& params, cudaStream_t stream) {
-  if (shape.blocks_x == 0 || shape.blocks_y == 0) return;
+  if (shape.empty()) return;
   cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = 1;
+  if (shape.cooperative) {
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+  } else {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(shape.cluster);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  }
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(shape.blocks_x), static_cast<unsigned>(shape.blocks_y));
+  config.gridDim = shape.blocks();
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = shape.cooperative ? 1 : 0;
+  config.numAttrs = shape.cooperative || shape.cluster > 1 ? 1 : 0;
   void* arguments[] = {const_cast<Params*>(&params)};
   check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments));
-}
-
-// Lets a kernel have that much dynamic shared memory, and says how many of its blocks fit on a multiprocessor.
-template <class Params>
-int resident_blocks(void (*kernel)(Params), int threads, int64_t shared_bytes) {
-  const auto* function = reinterpret_cast<const void*>(kernel);
-  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
-  int blocks = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads, static_cast<size_t>(shared_bytes)));
-  return blocks;
 }
 
 }  // namespace fastrnn::cuda

@@ -1,4 +1,4 @@
-// What the ops may ask of a GPU: for every cell and type, two ways through the sequence, forward and backward.
+// What the ops may ask of a GPU: for every cell and type, the ways through the sequence, forward and backward.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -36,27 +36,59 @@ struct StreamedKernels {
   int64_t (*backward_scratch)(const Backward<T>& params);
 };
 
-// Blocks of a persistent kernel: each holds the weights of some hidden units, and runs one group of batch rows.
+constexpr int kThreadsPerBlock = 256;   // of every kernel
+constexpr int kBatchRowsPerTile = 16;   // that a kernel which keeps w_hh on the chip takes at a time
+constexpr int kUnitsPerBlock = 16;      // hidden units of a block of a persistent kernel
+constexpr int kClusterUnits[] = {16, 32};  // those of a cluster kernel, which comes in two sizes
+constexpr int kDirections = 2;          // that one launch can take, at most
+
+// Blocks of a kernel that keeps w_hh on the chip: each holds the weights of some hidden units, and runs one group of
+// batch rows of one direction.
 struct Grid {
-  int64_t unit_blocks, batch_groups;
+  int64_t unit_blocks, batch_groups, directions;
+
+  // Of a group's batch rows, at most.
+  int64_t tiles(int64_t batch) const {
+    const int64_t all = (batch + kBatchRowsPerTile - 1) / kBatchRowsPerTile;
+    return (all + batch_groups - 1) / batch_groups;
+  }
 };
 
-// One launch for the whole sequence, W_hh kept in registers and shared memory. All blocks must run at once.
-template <class Params>
+// What such a kernel is given, Call one of the two above.
+template <class Call>
+struct StationaryParams {
+  Call calls[kDirections];
+  int64_t most_tiles;  // of a group's batch rows
+  uint32_t* flags;     // (directions, batch_groups, unit_blocks) of a persistent kernel, zero
+};
+
+// One launch for the whole sequence, w_hh kept in registers and shared memory. calls: one for each direction.
+//
+// Persistent: all blocks must run at once.
+template <class Call>
 struct PersistentPass {
   int (*resident_blocks)(const Dims& dims);  // on a multiprocessor of the current device; 0 if even one does not fit
-  int64_t (*scratch)(const Dims& dims, const Grid& grid);  // values of T
-  void (*run)(const Params& params, const Grid& grid, const Queue& queue);
+  int64_t (*scratch)(const Grid& grid);      // values of T; the first call's is used
+  void (*run)(const Call* calls, const Grid& grid, const Queue& queue);
 };
 
-constexpr int kThreadsPerBlock = 256;  // of every kernel
-constexpr int kUnitsPerBlock = 16;     // hidden units of a block of a persistent kernel
-constexpr int kBatchRowsPerTile = 16;  // batch rows that it takes at a time
+// Cluster: the unit blocks of a group of batch rows are a cluster, which knows of no other.
+template <class Call>
+struct ClusterPass {
+  int (*resident_clusters)(const Dims& dims, int64_t unit_blocks, int64_t tiles);  // that run at once
+  void (*run)(const Call* calls, const Grid& grid, const Queue& queue);
+};
 
 template <class T>
 struct PersistentKernels {
   PersistentPass<Forward<T>> forward;
   PersistentPass<Backward<T>> backward;
+};
+
+template <class T>
+struct ClusterKernels {
+  ClusterPass<Forward<T>> forward;
+  ClusterPass<Backward<T>> backward;
 };
 
 // Defined for double, float, __half and __nv_bfloat16, in streamed_<type>.cu.
@@ -65,5 +97,8 @@ const StreamedKernels<T>& streamed(CellKind cell);
 // Defined for float (on TF32), __half and __nv_bfloat16, in persistent_<type>.cu.
 template <class T>
 const PersistentKernels<T>& persistent(CellKind cell);
+// The same, in cluster_<type>.cu; units is one of kClusterUnits.
+template <class T>
+const ClusterKernels<T>& cluster(CellKind cell, int64_t units);
 
 }  // namespace fastrnn::cuda

@@ -10,8 +10,8 @@
 
 namespace fastrnn::cuda {
 
-// One of the two passes: Block is PersistentForwardBlock or PersistentBackwardBlock, KernelParams what kKernel takes.
-template <class T, class Call, class Block, class KernelParams, void (*kKernel)(KernelParams)>
+// One of the two passes: Block is PersistentForwardBlock or PersistentBackwardBlock, kKernel runs it.
+template <class T, class Call, class Block, void (*kKernel)(StationaryParams<Call>)>
 struct PersistentLaunch {
   static int64_t shared_bytes(const Dims& dims) {
     Carver count(nullptr);
@@ -20,26 +20,24 @@ struct PersistentLaunch {
   }
 
   static int resident(const Dims& dims) {
-    int device = 0, most = 0;
-    check(cudaGetDevice(&device));
-    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    const int64_t bytes = shared_bytes(dims);
-    return bytes > most ? 0 : resident_blocks(kKernel, kThreadsPerBlock, bytes);
+    return resident_blocks(kKernel, kThreadsPerBlock, shared_bytes(dims));
   }
 
   static int64_t flag_bytes(const Grid& grid) {
-    return grid.unit_blocks * grid.batch_groups * static_cast<int64_t>(sizeof(uint32_t));
+    return grid.unit_blocks * grid.batch_groups * grid.directions * static_cast<int64_t>(sizeof(uint32_t));
   }
 
-  static int64_t scratch(const Dims&, const Grid& grid) {
+  static int64_t scratch(const Grid& grid) {
     return (flag_bytes(grid) + static_cast<int64_t>(sizeof(T)) - 1) / static_cast<int64_t>(sizeof(T));
   }
 
-  static void run(const Call& call, const Grid& grid, const Queue& queue) {
-    auto* flags = reinterpret_cast<uint32_t*>(call.scratch);
-    check(cudaMemsetAsync(flags, 0, static_cast<size_t>(flag_bytes(grid)), queue.stream));
-    launch(kKernel, {grid.unit_blocks, grid.batch_groups, kThreadsPerBlock, shared_bytes(call.dims), true},
-           KernelParams{call, flags}, queue.stream);
+  static void run(const Call* calls, const Grid& grid, const Queue& queue) {
+    StationaryParams<Call> params = stationary_params(calls, grid);
+    params.flags = reinterpret_cast<uint32_t*>(calls->scratch);
+    check(cudaMemsetAsync(params.flags, 0, static_cast<size_t>(flag_bytes(grid)), queue.stream));
+    const int64_t shared = shared_bytes(calls->dims);
+    launch(kKernel, {grid.unit_blocks, grid.batch_groups, kThreadsPerBlock, shared, true, grid.directions}, params,
+           queue.stream);
   }
 
   static constexpr PersistentPass<Call> pass() { return {&resident, &scratch, &run}; }
@@ -47,10 +45,8 @@ struct PersistentLaunch {
 
 template <class Cell, class T>
 constexpr PersistentKernels<T> persistent_kernels() {
-  return {PersistentLaunch<T, Forward<T>, PersistentForwardBlock<Cell, T>, PersistentForwardParams<T>,
-                           &persistent_forward<Cell, T>>::pass(),
-          PersistentLaunch<T, Backward<T>, PersistentBackwardBlock<Cell, T>, PersistentBackwardParams<T>,
-                           &persistent_backward<Cell, T>>::pass()};
+  return {PersistentLaunch<T, Forward<T>, PersistentForwardBlock<Cell, T>, &persistent_forward<Cell, T>>::pass(),
+          PersistentLaunch<T, Backward<T>, PersistentBackwardBlock<Cell, T>, &persistent_backward<Cell, T>>::pass()};
 }
 
 template <class T>

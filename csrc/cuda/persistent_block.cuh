@@ -1,45 +1,18 @@
-// What the persistent kernels share: which units and batch rows a block owns, how blocks wait for one another, and how
-// a step's inputs reach shared memory ahead of their use.
+// How the blocks of a persistent kernel wait for one another.
 #pragma once
 
-#include "gpu.cuh"
-#include "kernels.h"
+#include "stationary_tile.cuh"
 
 namespace fastrnn::cuda {
 
-// The calling thread's place: it finishes the cell of one unit and of one row of each tile.
-struct ThreadPlace {
-  int unit = static_cast<int>(threadIdx.x) % kUnitsPerBlock;
-  int row = static_cast<int>(threadIdx.x) / kUnitsPerBlock;
-  int lane_row = static_cast<int>(threadIdx.x) % 32 / 4;  // of a lane's first operand row
-  int64_t first_unit = int64_t{blockIdx.x} * kUnitsPerBlock;
-};
-static_assert(kThreadsPerBlock == kUnitsPerBlock * kBatchRowsPerTile);
-
-// The tiles of batch rows of this block's group.
-struct Tiles {
-  int64_t begin, end;
-
-  __device__ explicit Tiles(int64_t batch) {
-    const int64_t tiles = (batch + kBatchRowsPerTile - 1) / kBatchRowsPerTile;
-    begin = tiles * blockIdx.y / gridDim.y;
-    end = tiles * (blockIdx.y + 1) / gridDim.y;
-  }
-};
-
-// Rows that run at step s; none outside the sequence.
-__device__ __forceinline__ int64_t running_rows(const Steps& steps, int64_t s) {
-  if (s < 0 || s >= steps.steps) return 0;
-  return steps.device_sizes ? steps.device_sizes[steps.time(s)] : steps.batch;
-}
-
 // A flag for each block counts the steps that it has finished. What a block wrote in a step is written before its
 // threads meet and the first of them stores the flag with release; a warp reads it after all its lanes' loads with
-// acquire and
-// __syncwarp. No step overwrites what another reads, so nobody waits for readers.
+// acquire and __syncwarp. No step overwrites what another reads, so nobody waits for readers.
 class Exchange {
  public:
-  __device__ explicit Exchange(uint32_t* flags) : group_(flags + int64_t{blockIdx.y} * gridDim.x) {}
+  // flags: (directions, batch groups, unit blocks)
+  __device__ explicit Exchange(uint32_t* flags)
+      : group_(flags + (int64_t{blockIdx.z} * gridDim.y + blockIdx.y) * gridDim.x) {}
 
   // After the block's threads have met.
   __device__ void announce(int64_t steps_done) const {
@@ -60,23 +33,5 @@ class Exchange {
  private:
   uint32_t* group_;
 };
-
-// Values of a tile: 16 batch rows by the block's 16 units.
-constexpr int kTileValues = kBatchRowsPerTile * kUnitsPerBlock;
-
-// Starts to copy a tile, 16 bytes a thread. address(row) is where the row's units lie, null for zeros. `turn` spreads
-// several calls over the threads; legal: some address in global memory.
-template <class V, class Address>
-__device__ __forceinline__ void fetch_tile(int turn, V* tile, const void* legal, const Address& address) {
-  constexpr int kWidth = 16 / sizeof(V);
-  constexpr int kPieces = kUnitsPerBlock / kWidth;
-  constexpr int kBusyThreads = kBatchRowsPerTile * kPieces;
-  const int i = (static_cast<int>(threadIdx.x) + turn * kBusyThreads) % kThreadsPerBlock;
-  if (i >= kBusyThreads) return;
-  const int row = i / kPieces, column = i % kPieces * kWidth;
-  const V* from = address(row);
-  copy_async(tile + row * kUnitsPerBlock + column, from ? static_cast<const void*>(from + column) : legal,
-             from != nullptr);
-}
 
 }  // namespace fastrnn::cuda

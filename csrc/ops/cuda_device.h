@@ -2,12 +2,16 @@
 #pragma once
 
 #include <limits>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "../cuda/dispatch.h"
 #include "../cuda/error.h"
 #include "../cuda/gemm.h"
 #include "../cuda/previous_h.h"
+#include "../cuda/upload.h"
 #include "shape.h"
 #include "torch_cuda.h"
 
@@ -88,7 +92,7 @@ class CudaDevice {
 // Which way a pass of a layer takes, on the current device.
 template <class T>
 cuda::Choice plan_pass(const LayerArgs& args, const LayerShape& shape, bool allow_tf32, bool backward) {
-  const cuda::Workload work{shape.steps, shape.dims, !shape.sizes.empty(), allow_tf32, args.extras.has_value()};
+  const cuda::Workload work{shape.steps, shape.dims, shape.directions, allow_tf32, args.extras.has_value()};
   return cuda::choose_plan<T>(args.cell, work, backward);
 }
 
@@ -102,41 +106,66 @@ class CudaLoops {
       : device_(device),
         cell_(args.cell),
         shape_(shape),
-        plan_(plan_pass<T>(args, shape, device.queue().allow_tf32, backward).plan) {}
+        plan_(plan_pass<T>(args, shape, device.queue().allow_tf32, backward).plan) {
+    if (plan_.path != cuda::Path::kStreamed) upload_sizes();
+  }
 
-  // One direction after the other: each kernel fills the GPU, if it can.
-  int64_t at_once() const { return 1; }
+  int64_t at_once() const { return plan_.at_once(); }
 
   // One stretch: the kernels run the whole sequence.
   int64_t stretch_rows(int64_t, int64_t) const { return std::numeric_limits<int64_t>::max(); }
 
   void run(std::vector<ForwardCall<T, A>>& calls) const {
     const ProfilerRange range(name("forward").c_str());
-    for (auto& [params, stretch] : calls) {
-      device_.copy(params.hy, params.hx, shape_.batch * shape_.dims.recurrent_size);
-      const Tensor scratch = device_.empty({cuda::forward_scratch<T>(cell_, params, plan_)}, scalar_type_of<T>);
-      params.scratch = data<T>(scratch);
-      cuda::run_forward(cell_, params, plan_, device_.queue());
+    std::vector<cuda::Forward<T>> params;
+    for (const auto& call : calls) {
+      params.push_back(call.params);
+      params.back().steps = steps(call.params.steps);
+      device_.copy(call.params.hy, call.params.hx, shape_.batch * shape_.dims.recurrent_size);
     }
+    const Tensor scratch = device_.empty({cuda::forward_scratch<T>(cell_, params[0], plan_)}, scalar_type_of<T>);
+    params[0].scratch = data<T>(scratch);
+    cuda::run_forward(cell_, params.data(), plan_, device_.queue());
   }
   void run(std::vector<BackwardCall<T, A>>& calls) const {
     const ProfilerRange range(name("backward").c_str());
-    for (auto& [params, stretch, after] : calls) {
-      const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, params, plan_)}, scalar_type_of<T>);
-      params.scratch = data<T>(scratch);
-      cuda::run_backward(cell_, params, plan_, device_.queue());
+    std::vector<cuda::Backward<T>> params;
+    for (const auto& call : calls) {
+      params.push_back(call.params);
+      params.back().steps = steps(call.params.steps);
     }
+    const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, params[0], plan_)}, scalar_type_of<T>);
+    params[0].scratch = data<T>(scratch);
+    cuda::run_backward(cell_, params.data(), plan_, device_.queue());
   }
 
  private:
   std::string name(const char* pass) const {
-    return std::string("fastrnn::") + pass + (plan_.path == cuda::Path::kPersistent ? " persistent" : " streamed");
+    return std::string("fastrnn::") + pass + " " + cuda::name_of(plan_.path);
+  }
+
+  // What the host knows of ragged rows, in the GPU's memory: a kernel that runs all steps asks there.
+  void upload_sizes() {
+    for (const auto& [values, on_device] : {std::pair(&shape_.sizes, &sizes_), std::pair(&shape_.offsets, &offsets_)}) {
+      if (values->empty()) continue;
+      const auto count = static_cast<int64_t>(values->size());
+      *on_device = device_.empty({count}, ScalarType::Long);
+      cuda::upload(data<int64_t>(**on_device), values->data(), count, device_.queue().stream);
+    }
+  }
+
+  // As the plan's kernels take them.
+  Steps steps(Steps steps) const {
+    if (sizes_) steps.device_sizes = data<const int64_t>(*sizes_);
+    if (offsets_) steps.device_offsets = data<const int64_t>(*offsets_);
+    return steps;
   }
 
   const CudaDevice& device_;
   const CellKind cell_;
   const LayerShape& shape_;
   const cuda::Plan plan_;
+  std::optional<Tensor> sizes_, offsets_;
 };
 
 }  // namespace fastrnn::ops

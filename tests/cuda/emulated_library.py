@@ -10,6 +10,7 @@ SOURCES = (
     *(CSRC / "ops" / f"{name}.cpp" for name in ("layer_cuda", "shape")),
     *sorted((CSRC / "cuda").glob("*.cu")),
     CSRC / "cuda" / "dispatch.cpp",
+    CSRC / "cuda" / "plan.cpp",
     *(HERE / f"{name}.cpp" for name in ("emulated_gemm", "emulated_ops")),
 )
 

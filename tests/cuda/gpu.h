@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cuda/dispatch.h"
+#include "cuda/upload.h"
 #include "kernels/kernel_run.h"
 #include "memory.h"
 #include "runtime.h"
@@ -75,14 +76,15 @@ class Gpu {
   using Plan = GpuPlan;
   static constexpr bool kHyHoldsHx = true;
 
-  explicit Gpu(cuda::Path path) : persistent_(path == cuda::Path::kPersistent) {}
+  explicit Gpu(cuda::Path path) : path_(path), streamed_(path == cuda::Path::kStreamed) {}
 
-  std::string name() const { return type_name<T>() + (persistent_ ? " persistent" : " streamed"); }
+  std::string name() const { return type_name<T>() + " " + cuda::name_of(path_); }
   std::string describe(const GpuPlan& plan) const {
-    const std::string groups = persistent_ ? "batch_groups=" + std::to_string(plan.plan.grid.batch_groups) : "";
-    return groups + " order=" + std::to_string(plan.seed);
+    const auto& [blocks, groups, directions] = plan.plan.grid;
+    const std::string grid = std::to_string(blocks) + " x " + std::to_string(groups) + " blocks";
+    return (streamed_ ? "" : grid) + " order=" + std::to_string(plan.seed);
   }
-  bool idle_grads_are_zero() const { return !persistent_; }
+  bool idle_grads_are_zero() const { return streamed_; }
 
   // Random errors of sums over all units add up as their squares do, those of different steps too: cases.cpp draws
   // w_hh such that a step hands errors on at no more than their size, or in backward sqrt(G * H / K) times that. Each
@@ -95,7 +97,7 @@ class Gpu {
     const double terms = static_cast<double>(p.gates() * drawn.hidden);
     const double recurrent = static_cast<double>(drawn.projection ? drawn.projection : drawn.hidden);
     const double steps = static_cast<double>(std::max<int64_t>(drawn.steps, 1));
-    const double roundoff = persistent_ && std::is_same_v<T, float> ? kTf32Roundoff : kRoundoff<T>;
+    const double roundoff = !streamed_ && std::is_same_v<T, float> ? kTf32Roundoff : kRoundoff<T>;
     const double factors = roundoff * largest * std::sqrt(terms / recurrent);
     const double sums = kRoundoff<Accumulator> * std::sqrt(terms + 3 * 4 * 4);
     return 5 / std::sqrt(3) * (factors + sums) * std::sqrt(steps);
@@ -108,18 +110,34 @@ class Gpu {
     return cuda::backward_scratch<T>(drawn.cell, params, plan.plan);
   }
   void run(const Case& drawn, const cuda::Forward<T>& params, const GpuPlan& plan) const {
-    emulation::set_seed(plan.seed);
-    cuda::run_forward(drawn.cell, params, plan.plan, queue());
+    run_on_gpu(params, plan, [&](const auto* call) { cuda::run_forward(drawn.cell, call, plan.plan, queue()); });
   }
   void run(const Case& drawn, const cuda::Backward<T>& params, const GpuPlan& plan) const {
-    emulation::set_seed(plan.seed);
-    cuda::run_backward(drawn.cell, params, plan.plan, queue());
+    run_on_gpu(params, plan, [&](const auto* call) { cuda::run_backward(drawn.cell, call, plan.plan, queue()); });
   }
 
  private:
-  cuda::Queue queue() const { return {nullptr, nullptr, persistent_}; }
+  cuda::Queue queue() const { return {nullptr, nullptr, !streamed_}; }
 
-  const bool persistent_;
+  // As the ops do: kernels that run all steps find the sizes in the GPU's memory.
+  template <class Params, class Run>
+  void run_on_gpu(Params params, const GpuPlan& plan, const Run& run) const {
+    emulation::set_seed(plan.seed);
+    Steps& steps = params.steps;
+    const GpuMemory<int64_t> sizes(steps.steps), offsets(steps.steps);
+    if (!streamed_ && steps.sizes) {
+      cuda::upload(sizes.data(), steps.sizes, steps.steps, nullptr);
+      steps.device_sizes = sizes.data();
+    }
+    if (!streamed_ && steps.offsets) {
+      cuda::upload(offsets.data(), steps.offsets, steps.steps, nullptr);
+      steps.device_offsets = offsets.data();
+    }
+    run(&params);
+  }
+
+  const cuda::Path path_;
+  const bool streamed_;
 };
 
 }  // namespace fastrnn::test

@@ -1,6 +1,6 @@
 // Runs the CUDA kernels on every case, on the emulated GPU.
 //
-//   test_cuda_kernels [--seed N] [--every N] [--path streamed|persistent] [--type f64|f32|f16|bf16]
+//   test_cuda_kernels [--seed N] [--every N] [--path streamed|persistent|cluster] [--type f64|f32|f16|bf16]
 //
 // --every N takes about one case in N.
 #include <algorithm>
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "previous_h_run.h"
-#include "test_dispatch.h"
+#include "test_plan.h"
 
 #ifdef FASTRNN_EMULATION_ASAN
 #include <sanitizer/common_interface_defs.h>
@@ -42,29 +42,55 @@ const Coverage kStreamedCoverage{{Shape::kDense, Shape::kPacked, Shape::kPadded,
                                  true};
 
 std::vector<GpuPlan> streamed_plans(const Case& drawn) {
-  const cuda::Plan streamed{cuda::Path::kStreamed, {}};
+  const cuda::Plan streamed{};
   return {{drawn.seed, streamed}, {drawn.seed + 1, streamed}};
 }
 
 // Around the units of a block, the rows of a tile, and the warps that share a product.
-const Coverage kPersistentCoverage{
-    {Shape::kDense, Shape::kDeviceSizes}, {16, 32, 48, 144}, {1, 3, 17, 33}, {1, 2, 5}, false, false};
+const Coverage kStationaryCoverage{{Shape::kDense, Shape::kPacked, Shape::kPadded, Shape::kDeviceSizes},
+                                   {16, 32, 48, 144},
+                                   {1, 3, 17, 33},
+                                   {1, 2, 5},
+                                   false,
+                                   false};
 
 // More weights than the registers take.
 template <class T>
 const Coverage kLargeCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 272 : 528}, {3}, {2}, false, false};
+template <class T>
+const Coverage kLargeClusterCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 288 : 512}, {3}, {3}, false, false};
 
-// All batch rows in one group, and in as many as dispatch chooses or in two. Asking dispatch also lets the kernels have
+// All batch rows in one group, and in as many as the plan has or in two. Asking for the plan also lets the kernels have
 // their shared memory.
 template <class T>
-std::vector<GpuPlan> persistent_plans(const Case& drawn, bool backward) {
-  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, false, true, false};
+std::vector<GpuPlan> stationary_plans(const char* path, const Case& drawn, bool backward) {
+  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, 1, true, false};
+  setenv("FASTRNN_CUDA_PATH", path, 1);
   const auto [chosen, reason] = cuda::choose_plan<T>(drawn.cell, work, backward);
-  if (chosen.path != cuda::Path::kPersistent) throw std::runtime_error(std::string("no persistent plan: ") + reason);
+  unsetenv("FASTRNN_CUDA_PATH");
+  if (cuda::name_of(chosen.path) != std::string_view(path)) throw std::runtime_error(std::string("no plan: ") + reason);
   cuda::Plan one_group = chosen, two_groups = chosen;
   one_group.grid.batch_groups = 1;
   two_groups.grid.batch_groups = std::min<int64_t>(chosen.grid.batch_groups, 2);
   return {{drawn.seed, one_group}, {drawn.seed + 1, drawn.seed % 2 ? chosen : two_groups}};
+}
+
+// The same in larger blocks, which the plan has for more batch rows than these.
+template <class T>
+std::vector<GpuPlan> large_block_plans(const Case& drawn, bool backward) {
+  std::vector<GpuPlan> plans = stationary_plans<T>("cluster", drawn, backward);
+  const int64_t blocks = drawn.hidden / cuda::kClusterUnits[1];
+  if (drawn.hidden % cuda::kClusterUnits[1] != 0 || blocks == plans[0].plan.grid.unit_blocks) return {};
+  const Dims dims{drawn.batch, drawn.hidden, drawn.hidden, false};
+  const auto& kernels = cuda::cluster<T>(drawn.cell, cuda::kClusterUnits[1]);
+  for (auto& [seed, plan] : plans) {
+    plan.grid.unit_blocks = blocks;
+    const int64_t tiles = plan.grid.tiles(drawn.batch);
+    const int fit = backward ? kernels.backward.resident_clusters(dims, blocks, tiles)
+                             : kernels.forward.resident_clusters(dims, blocks, tiles);
+    if (fit == 0) throw std::runtime_error("no cluster of large blocks fits");
+  }
+  return plans;
 }
 
 std::vector<Case> some_cases(const Coverage& coverage, const Options& options) {
@@ -112,17 +138,27 @@ void test_streamed(const Options& options, Report& report) {
 }
 
 template <class T>
-void test_persistent(const Options& options, Report& report) {
-  if (!options.wants<T>("persistent")) return;
-  std::vector<Case> cases = some_cases(kPersistentCoverage, options);
-  for (const Case& large : all_cases(kLargeCoverage<T>, options.seed)) {
+void test_stationary(cuda::Path path, const Coverage& large_coverage, const Options& options, Report& report) {
+  const char* const name = cuda::name_of(path);
+  if (!options.wants<T>(name)) return;
+  std::vector<Case> cases = some_cases(kStationaryCoverage, options);
+  for (const Case& large : all_cases(large_coverage, options.seed)) {
     if (large.cell == CellKind::kLstm) cases.push_back(large);  // of all cells it has the most
   }
-  const Gpu<T> gpu(cuda::Path::kPersistent);
+  const Gpu<T> gpu(path);
   test_cases(gpu.name(), cases, report, [&](const Case& drawn, Report& of_gpu) {
-    ForwardRun(gpu, drawn, of_gpu).run(persistent_plans<T>(drawn, false));
-    BackwardRun(gpu, drawn, of_gpu).run(persistent_plans<T>(drawn, true));
+    ForwardRun(gpu, drawn, of_gpu).run(stationary_plans<T>(name, drawn, false));
+    BackwardRun(gpu, drawn, of_gpu).run(stationary_plans<T>(name, drawn, true));
+    if (path != cuda::Path::kCluster) return;
+    ForwardRun(gpu, drawn, of_gpu).run(large_block_plans<T>(drawn, false));
+    BackwardRun(gpu, drawn, of_gpu).run(large_block_plans<T>(drawn, true));
   });
+}
+
+template <class T>
+void test_stationary(const Options& options, Report& report) {
+  test_stationary<T>(cuda::Path::kPersistent, kLargeCoverage<T>, options, report);
+  test_stationary<T>(cuda::Path::kCluster, kLargeClusterCoverage<T>, options, report);
 }
 
 Options parse(int count, char** words) {
@@ -138,7 +174,7 @@ Options parse(int count, char** words) {
     } else if (word == "--type" && i + 1 < count) {
       options.type = words[++i];
     } else {
-      std::fprintf(stderr, "usage: test_cuda_kernels [--seed N] [--every N] [--path streamed|persistent] [--type T]\n");
+      std::fprintf(stderr, "usage: test_cuda_kernels [--seed N] [--every N] [--path PATH] [--type T]\n");
       std::exit(2);
     }
   }
@@ -156,13 +192,13 @@ int main(int count, char** words) {
   __sanitizer_set_death_callback([] { std::fprintf(stderr, "during %s\n", current_call.c_str()); });
 #endif
   Report report;
-  test_dispatch(report);
+  test_plan(report);
   test_streamed<double>(options, report);
   test_streamed<float>(options, report);
   test_streamed<__half>(options, report);
   test_streamed<__nv_bfloat16>(options, report);
-  test_persistent<float>(options, report);
-  test_persistent<__half>(options, report);
-  test_persistent<__nv_bfloat16>(options, report);
+  test_stationary<float>(options, report);
+  test_stationary<__half>(options, report);
+  test_stationary<__nv_bfloat16>(options, report);
   return report.failures() > 0;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
 
 #include "device.h"
 #include "memory.h"
@@ -16,8 +17,10 @@ namespace {
 constexpr size_t kSharedWithoutOptIn = 48 << 10;
 constexpr size_t kSharedTakenByRuntime = 1 << 10;  // of each block
 constexpr int kBlocksPerMultiprocessor = 32;
+constexpr int kPortableCluster = 8, kLargestCluster = 16, kLeastCapabilityOfClusters = 9;
 
 std::map<const void*, size_t> shared_opt_ins;  // of each kernel
+std::set<const void*> nonportable_clusters;    // kernels that may have them
 
 size_t shared_limit(const void* kernel) {
   const auto found = shared_opt_ins.find(kernel);
@@ -44,15 +47,28 @@ int resident_blocks(const void* kernel, int threads, size_t shared_bytes) {
                    d.threads_per_multiprocessor / threads});
 }
 
+int resident_clusters(const void* kernel, int threads, size_t shared_bytes, int cluster) {
+  const Device& d = device();
+  const bool allowed = cluster <= kPortableCluster || (cluster <= kLargestCluster && nonportable_clusters.count(kernel));
+  if (d.capability_major < kLeastCapabilityOfClusters || !allowed) return 0;
+  const int places = std::min(d.multiprocessors, d.clusters_of_sixteen * kLargestCluster);
+  return resident_blocks(kernel, threads, shared_bytes) * (places / cluster);
+}
+
 cudaError_t check_launch(const void* kernel, const LaunchShape& shape) {
-  if (shape.threads < 1 || shape.threads > 1024 || shape.blocks.x >> 31 || shape.blocks.y >> 16) {
+  if (shape.threads < 1 || shape.threads > 1024 || shape.blocks.x >> 31 || shape.blocks.y >> 16 ||
+      shape.blocks.z >> 16 || shape.blocks.x % shape.cluster) {
     return cudaErrorInvalidConfiguration;
   }
   if (shape.shared_bytes > shared_limit(kernel)) return cudaErrorInvalidValue;
   const int resident = resident_blocks(kernel, shape.threads, shape.shared_bytes);
   if (resident == 0) return cudaErrorLaunchOutOfResources;
+  const int cluster = static_cast<int>(shape.cluster);
+  if (cluster > 1 && resident_clusters(kernel, shape.threads, shape.shared_bytes, cluster) == 0) {
+    return cudaErrorInvalidClusterSize;
+  }
   const size_t capacity = static_cast<size_t>(resident) * static_cast<size_t>(device().multiprocessors);
-  const bool too_large = shape.cooperative && size_t{shape.blocks.x} * shape.blocks.y > capacity;
+  const bool too_large = shape.cooperative && size_t{shape.blocks.x} * shape.blocks.y * shape.blocks.z > capacity;
   return too_large ? cudaErrorCooperativeLaunchTooLarge : cudaSuccess;
 }
 
@@ -117,6 +133,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 }
 
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
+  if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
+    if (value) emulation::nonportable_clusters.insert(function);
+    return cudaSuccess;
+  }
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaErrorNotSupported;
   if (value < 0 || static_cast<size_t>(value) > emulation::device().shared_per_block_opt_in) {
     return cudaErrorInvalidValue;
@@ -128,6 +148,13 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* function, int threads,
                                                           size_t shared_bytes) {
   *blocks = emulation::resident_blocks(function, threads, shared_bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* function, const cudaLaunchConfig_t* config) {
+  const int threads = static_cast<int>(config->blockDim.x);
+  const unsigned size = config->attrs[0].val.clusterDim.x;
+  *clusters = emulation::resident_clusters(function, threads, config->dynamicSmemBytes, static_cast<int>(size));
   return cudaSuccess;
 }
 
@@ -144,6 +171,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid pitch argument";
     case cudaErrorLaunchOutOfResources:
       return "too many resources requested for launch";
+    case cudaErrorInvalidClusterSize:
+      return "cluster misconfiguration";
     case cudaErrorCooperativeLaunchTooLarge:
       return "too many blocks in cooperative launch";
     case cudaErrorNotSupported:

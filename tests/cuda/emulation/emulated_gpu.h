@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cuda/error.h"
+#include "cuda/launch.h"
 #include "runtime.h"
 
 // Static shared memory and __constant__ are not for kernels here, and stay undefined; neither is there a __ldg.
@@ -26,6 +26,8 @@
 #define __host__
 #define __launch_bounds__(...)
 #define __grid_constant__
+
+#define FASTRNN_HAS_CLUSTERS 1
 
 #define threadIdx (::fastrnn::emulation::coordinates->thread)
 #define blockIdx (::fastrnn::emulation::coordinates->block)
@@ -134,16 +136,27 @@ void wait_for_copies() {
   emulation::wait_for_copies(kPending);
 }
 
-struct Launch {
-  int64_t blocks_x, blocks_y;
-  int threads;
-  int64_t shared_bytes;
-  bool cooperative;
-};
+inline int cluster_rank() { return emulation::cluster_rank(); }
+inline void cluster_sync(emulation::Place place = emulation::Place::current()) { emulation::meet_cluster(place); }
+inline void mbarrier_init(uint64_t* barrier, emulation::Place place = emulation::Place::current()) {
+  emulation::mbarrier_init(barrier, place);
+}
+inline void mbarrier_expect(uint64_t* barrier, int bytes, emulation::Place place = emulation::Place::current()) {
+  emulation::mbarrier_expect(barrier, static_cast<uint32_t>(bytes), place);
+}
+inline void mbarrier_wait(uint64_t* barrier, uint32_t parity, emulation::Place place = emulation::Place::current()) {
+  emulation::mbarrier_wait(barrier, parity, place);
+}
+template <class V>
+void store_async(V* shared, uint64_t* barrier, int rank, const V& value,
+                 emulation::Place place = emulation::Place::current()) {
+  static_assert(sizeof(V) == 8 || sizeof(V) == 16);
+  emulation::store_async(shared, barrier, rank, &value, sizeof(V), place);
+}
 
 template <class Params>
 void launch(void (*kernel)(Params), const Launch& shape, const Params& params, cudaStream_t) {
-  if (shape.blocks_x == 0 || shape.blocks_y == 0) return;
+  if (shape.empty()) return;
   struct Call {
     void (*kernel)(Params);
     const Params& params;
@@ -153,18 +166,9 @@ void launch(void (*kernel)(Params), const Launch& shape, const Params& params, c
     function(arguments);
   };
   const emulation::LaunchShape emulated{
-      dim3(static_cast<unsigned>(shape.blocks_x), static_cast<unsigned>(shape.blocks_y)), shape.threads,
-      static_cast<size_t>(shape.shared_bytes), shape.cooperative, emulation::kInstrumented};
+      shape.blocks(),    shape.threads, static_cast<size_t>(shape.shared_bytes),
+      shape.cooperative, static_cast<unsigned>(shape.cluster), emulation::kInstrumented};
   check(emulation::run(reinterpret_cast<const void*>(kernel), emulated, body, &call));
-}
-
-template <class Params>
-int resident_blocks(void (*kernel)(Params), int threads, int64_t shared_bytes) {
-  const auto* function = reinterpret_cast<const void*>(kernel);
-  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
-  int blocks = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads, static_cast<size_t>(shared_bytes)));
-  return blocks;
 }
 
 }  // namespace fastrnn::cuda

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent.parent
 COMPILER = os.environ.get("CXX", "g++")
 
-EMULATOR = ("cudart", "exchange", "fiber", "launch", "meetings", "memory", "scheduler", "warp_math")
+EMULATOR = ("clusters", "cudart", "exchange", "fiber", "launch", "meetings", "memory", "scheduler", "warp_math")
 FLAGS = "-std=c++20 -g1 -Wall -Wextra -Wno-unknown-pragmas"
 INCLUDES = (ROOT / "csrc", ROOT / "tests", HERE)
 

@@ -38,25 +38,37 @@ struct Running {
   if (!self.copies.empty()) s.fail(describe(self) + " ended without waiting for its copies");
   warp.ended |= 1u << self.lane;
   ++block.ended;
+  if (block.ended == block.thread_count && s.deliveries.any_to(block)) {
+    s.fail("the block of " + describe(self) + " ended while stores to it were under way");
+  }
   s.end();
 }
 
-std::vector<size_t> shuffled_blocks(size_t count) {
-  std::vector<size_t> order(count);
-  std::iota(order.begin(), order.end(), size_t{0});
-  for (size_t left = count; left > 1; --left) std::swap(order[left - 1], order[scheduler().random.next() % left]);
+// Clusters come in any order, the blocks of one side by side.
+std::vector<size_t> shuffled_blocks(size_t count, size_t cluster) {
+  std::vector<size_t> clusters(count / cluster), order;
+  std::iota(clusters.begin(), clusters.end(), size_t{0});
+  for (size_t left = clusters.size(); left > 1; --left) {
+    std::swap(clusters[left - 1], clusters[scheduler().random.next() % left]);
+  }
+  for (const size_t each : clusters) {
+    for (size_t rank = 0; rank < cluster; ++rank) order.push_back(each * cluster + rank);
+  }
   return order;
 }
 
 // Blocks with these numbers, and their threads.
 class Wave {
  public:
-  Wave(const LaunchShape& shape, const size_t* numbers, size_t count) : blocks_(count) {
+  Wave(const LaunchShape& shape, const size_t* numbers, size_t count)
+      : blocks_(count), clusters_(count / shape.cluster) {
     const auto threads = static_cast<size_t>(shape.threads);
     threads_.reserve(count * threads);
     for (size_t slot = 0; slot < count; ++slot) {
       Block& block = blocks_[slot];
       block.number = numbers[slot];
+      block.cluster = &clusters_[slot / shape.cluster];
+      if (slot % shape.cluster == 0) *block.cluster = {&block, shape.cluster};
       block.threads = threads_.data() + threads_.size();
       block.thread_count = threads;
       block.shared = fresh_shared_memory(slot, shape.shared_bytes);
@@ -66,13 +78,17 @@ class Wave {
     }
   }
 
-  void run() { scheduler().run(blocks_, threads_); }
+  void run() {
+    scheduler().deliveries.clear();
+    scheduler().run(blocks_, threads_);
+  }
 
  private:
   void add_threads(Block& block, const LaunchShape& shape) {
     const auto number = static_cast<unsigned>(block.number);
-    const Coordinates of_block{
-        {}, {number % shape.blocks.x, number / shape.blocks.x, 0}, block.thread_count, shape.blocks};
+    const unsigned row = number / shape.blocks.x;
+    const uint3 place{number % shape.blocks.x, row % shape.blocks.y, row / shape.blocks.y};
+    const Coordinates of_block{{}, place, block.thread_count, shape.blocks};
     for (size_t i = 0; i < block.thread_count; ++i) {
       Warp& warp = block.warps[i / kLanes];
       const int lane = static_cast<int>(i % kLanes);
@@ -83,6 +99,7 @@ class Wave {
   }
 
   std::vector<Block> blocks_;
+  std::vector<Cluster> clusters_;
   std::vector<Thread> threads_;
 };
 
@@ -96,10 +113,11 @@ cudaError_t run(const void* kernel, const LaunchShape& shape, Body* body, const 
   if (shape.threads % kLanes) throw Fault("a launch of blocks that are no whole number of warps");
   if (observer && !shape.instrumented)
     throw Fault("a kernel that the race detector cannot see: it was compiled as host code");
-  const size_t blocks = size_t{shape.blocks.x} * shape.blocks.y;
-  const std::vector<size_t> order = shuffled_blocks(blocks);
+  const size_t blocks = size_t{shape.blocks.x} * shape.blocks.y * shape.blocks.z;
+  const std::vector<size_t> order = shuffled_blocks(blocks, shape.cluster);
   const size_t threads = static_cast<size_t>(shape.threads);
-  const size_t at_once = shape.cooperative ? blocks : std::max<size_t>(1, kThreadsAtOnce / threads);
+  const size_t clusters_at_once = std::max<size_t>(1, kThreadsAtOnce / (threads * shape.cluster));
+  const size_t at_once = shape.cooperative ? blocks : clusters_at_once * shape.cluster;
   running = {body, params};
   if (observer) observer->launch_begins(blocks * threads, threads);
   std::string wrong;

@@ -1,5 +1,6 @@
 // Barriers of blocks and warps, and what a warp does together.
 #include <bit>
+#include <span>
 
 #include "observer.h"
 #include "scheduler.h"
@@ -18,6 +19,13 @@ void require_same_place(const Thread& thread, const Thread& other, Place place) 
   if (!same(other.place, place)) diverged(thread, place, describe(other) + " waits for it in " + describe(other.place));
 }
 
+void release_all(Block& block) {
+  for (Warp& each : block.warps) {
+    each.at_block = 0;
+    scheduler().make_ready(each);
+  }
+}
+
 Thread& arrive(Place place) {
   Thread& self = scheduler().running();
   self.flag = nullptr;
@@ -34,16 +42,36 @@ void meet_block(Place place) {
   Block& block = *warp.block;
   if (block.ended > 0) diverged(self, place, "a thread of its block has ended");
   if (warp.at_meeting) diverged(self, place, "lanes of its warp wait for it to do something together");
+  if (block.cluster->arrived > 0 && warp.at_block) diverged(self, place, "lanes of its warp wait for the cluster");
   if (block.arrived == 0) block.first = &self;
   require_same_place(self, *block.first, place);
   warp.at_block |= bit(self);
   if (++block.arrived == block.thread_count) {
     block.arrived = 0;
-    for (Warp& each : block.warps) {
-      each.at_block = 0;
-      scheduler().make_ready(each);
-    }
+    release_all(block);
     if (observer) observer->met(block);
+  }
+  scheduler().suspend();
+}
+
+void meet_cluster(Place place) {
+  const InEmulator scope;
+  Thread& self = arrive(place);
+  Warp& warp = *self.warp;
+  Cluster& cluster = *warp.block->cluster;
+  const std::span<Block> blocks(cluster.blocks, cluster.size);
+  for (const Block& block : blocks) {
+    if (block.ended > 0) diverged(self, place, "a thread of its cluster has ended");
+  }
+  if (warp.block->arrived > 0) diverged(self, place, "threads of its block wait at their own barrier");
+  if (warp.at_meeting) diverged(self, place, "lanes of its warp wait for it to do something together");
+  if (cluster.arrived == 0) cluster.first = &self;
+  require_same_place(self, *cluster.first, place);
+  warp.at_block |= bit(self);
+  if (++cluster.arrived == cluster.size * warp.block->thread_count) {
+    cluster.arrived = 0;
+    for (Block& block : blocks) release_all(block);
+    if (observer) observer->met(cluster);
   }
   scheduler().suspend();
 }

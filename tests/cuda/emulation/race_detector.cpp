@@ -1,5 +1,8 @@
 #include "race_detector.h"
 
+#include <unordered_map>
+#include <vector>
+
 #include "memory.h"
 #include "observer.h"
 #include "race_order.h"
@@ -20,12 +23,15 @@ class Detector final : public Observer {
     order_.reset(threads, threads_of_block);
     shadow_.begin_launch();
     report_ = {};
+    arrived_.clear();
+    threads_ = threads;
     threads_of_block_ = threads_of_block;
   }
-  std::string launch_ends() override { return report_.text(threads_of_block_); }
+  std::string launch_ends() override { return report_.text(threads_, threads_of_block_); }
 
   void met(const Block& block) override { order_.meet(block); }
   void met(const Warp& warp) override { order_.meet(warp); }
+  void met(const Cluster& cluster) override { order_.meet(cluster); }
 
   void released(const Thread& thread, const uint32_t* flag, const void* caller) override {
     write(flag, sizeof(*flag), {order_.now(thread.number, true), code_of(caller)});
@@ -35,6 +41,31 @@ class Detector final : public Observer {
     read(flag, sizeof(*flag), {order_.now(thread.number, true), code_of(caller)});
     order_.acquire(thread.number, flag);
   }
+
+  void mbarrier_made(const Thread& thread, const MBarrier& barrier, const void* caller) override {
+    write(barrier.address, sizeof(*barrier.address), {order_.now(thread.number, false), code_of(caller)});
+  }
+  void mbarrier_expected(const Thread& thread, const MBarrier& barrier, const void* caller) override {
+    use(barrier, thread.number, caller);
+    order_.send(thread.number, barrier.number);
+  }
+  void mbarrier_waited(const Thread& thread, const MBarrier& barrier, const void* caller) override {
+    use(barrier, thread.number, caller);
+    order_.wait(thread.number, barrier.number);
+  }
+  void mbarrier_completed(const MBarrier& barrier) override {
+    const Epoch now = order_.arrived(barrier.number);
+    for (const Delivery& delivery : arrived_[barrier.number]) end_write(delivery.to, delivery.bytes, delivery.thread, now);
+    arrived_[barrier.number].clear();
+    order_.end_phase(barrier.number);
+  }
+
+  void delivery_begins(const Thread& thread, const Delivery& delivery) override {
+    use(*delivery.barrier, thread.number, delivery.caller);
+    write(delivery.to, delivery.bytes, {Epoch(thread.number, kUnderWay, false), code_of(delivery.caller)});
+    order_.send(thread.number, delivery.barrier->number);
+  }
+  void delivery_arrived(const Delivery& delivery) override { arrived_[delivery.barrier->number].push_back(delivery); }
 
   void copy_begins(const Thread& thread, const Copy& copy) override {
     const Access under_way{Epoch(thread.number, kUnderWay, false), code_of(copy.caller)};
@@ -48,6 +79,11 @@ class Detector final : public Observer {
  private:
   void read(const void* address, size_t bytes, const Access& access);
   void write(const void* address, size_t bytes, const Access& access);
+  void use(const MBarrier& barrier, size_t thread, const void* caller) {
+    read(barrier.address, sizeof(*barrier.address), {order_.now(thread, true), code_of(caller)});
+  }
+  // A write of that thread under way ends at `now`.
+  void end_write(const void* address, size_t bytes, size_t thread, Epoch now);
   bool conflict(const Access& before, const Access& access) const {
     return before.epoch && !(before.epoch.atomic() && access.epoch.atomic()) &&
            !order_.knows(access.epoch.thread(), before.epoch);
@@ -56,7 +92,8 @@ class Detector final : public Observer {
   Order order_;
   Shadow shadow_;
   Report report_;
-  size_t threads_of_block_ = 0;
+  std::unordered_map<size_t, std::vector<Delivery>> arrived_;  // at each mbarrier, in the phase that goes on
+  size_t threads_ = 0, threads_of_block_ = 0;
 } detector;
 
 // Calls `visit(address)` for each granule.
@@ -94,13 +131,17 @@ void Detector::write(const void* address, size_t bytes, const Access& access) {
   });
 }
 
-void Detector::copy_ends(const Thread& thread, const Copy& copy) {
-  const Access begun{Epoch(thread.number, kUnderWay, false), code_of(copy.caller)};
-  const Epoch now = order_.now(thread.number, false);
-  for_granules(copy.shared, kCopyBytes, [&](const char* at) {
+void Detector::end_write(const void* address, size_t bytes, size_t thread, Epoch now) {
+  const Epoch begun(thread, kUnderWay, false);
+  for_granules(address, bytes, [&](const char* at) {
     Cell& cell = shadow_.cell(at);
-    if (cell.write == begun.epoch) cell.write = now;
+    if (cell.write == begun) cell.write = now;
   });
+}
+
+void Detector::copy_ends(const Thread& thread, const Copy& copy) {
+  const Epoch now = order_.now(thread.number, false);
+  end_write(copy.shared, kCopyBytes, thread.number, now);
   if (!copy.valid) return;
   for_granules(copy.global, kCopyBytes, [&](const char* at) { shadow_.end_read(shadow_.cell(at), now); });
 }

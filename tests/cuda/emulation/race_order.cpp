@@ -16,6 +16,7 @@ void Order::reset(size_t threads, size_t threads_of_block) {
   if (threads > Epoch::kMaxThreads) throw Fault("more threads in a launch than the race detector can name");
   states_.assign(threads, {std::make_shared<const Clock>(), kStart});
   releases_.clear();
+  phases_.clear();
   threads_of_block_ = threads_of_block;
 }
 
@@ -43,6 +44,20 @@ void Order::meet(const Block& block) {
   share(block.threads, block.thread_count, std::move(clock), time);
 }
 
+void Order::meet(const Cluster& cluster) {
+  Clock clock;
+  for (size_t i = 0; i < cluster.size; ++i) {
+    const Block& block = cluster.blocks[i];
+    clock.join(joined(block.threads, block.thread_count), threads_of_block_);
+    clock.blocks.raise(block.number, next_or_fail(states_[block.threads[0].number].time, kBarrier));
+  }
+  clock.tidy(threads_of_block_);
+  for (size_t i = 0; i < cluster.size; ++i) {
+    const Block& block = cluster.blocks[i];
+    share(block.threads, block.thread_count, Clock(clock), clock.blocks.get(block.number));
+  }
+}
+
 void Order::meet(const Warp& warp) {
   Clock clock = joined(warp.threads, kLanes);
   const size_t number = warp.threads[0].number;
@@ -68,6 +83,36 @@ void Order::acquire(size_t thread, const uint32_t* flag) {
   Clock clock = *states_[thread].clock;
   clock.join(*found->second.clock, threads_of_block_);
   states_[thread].clock = std::make_shared<const Clock>(std::move(clock));
+}
+
+void Order::send(size_t thread, size_t barrier) {
+  Phases& phases = phases_[barrier];
+  const SharedClock& clock = states_[thread].clock;
+  if (clock == phases.last_sent) return;
+  phases.last_sent = clock;
+  phases.sent.join(*clock, threads_of_block_);
+}
+
+void Order::end_phase(size_t barrier) {
+  Phases& phases = phases_[barrier];
+  const Epoch epoch = arrived(barrier);
+  phases.sent.threads.raise(epoch.thread(), epoch.time() + kRelease);
+  phases.completed = std::make_shared<const Clock>(phases.sent);
+  phases.waiter_before = nullptr;
+  ++phases.ended;
+}
+
+void Order::wait(size_t thread, size_t barrier) {
+  Phases& phases = phases_[barrier];
+  if (!phases.completed) return;
+  SharedClock& own = states_[thread].clock;
+  if (own != phases.waiter_before) {
+    Clock clock = *own;
+    clock.join(*phases.completed, threads_of_block_);
+    phases.waiter_before = own;
+    phases.waiter_after = std::make_shared<const Clock>(std::move(clock));
+  }
+  own = phases.waiter_after;
 }
 
 }  // namespace fastrnn::emulation::race

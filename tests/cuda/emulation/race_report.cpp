@@ -36,14 +36,20 @@ const std::string& source_of(Code code) {
   return entry->second;
 }
 
-std::string describe(const Access& access, bool writes, size_t threads_of_block) {
+// Threads beyond those of the launch stand for mbarriers.
+std::string describe(const Access& access, bool writes, size_t threads, size_t threads_of_block) {
   std::ostringstream out;
-  out << (access.epoch.under_way() ? "a copy_async still under way "
+  const size_t thread = access.epoch.thread();
+  out << (access.epoch.under_way() ? "an asynchronous access still under way "
           : access.epoch.atomic()  ? "the flag is "
                                    : "")
-      << (writes ? "written" : "read") << " by thread " << access.epoch.thread() % threads_of_block << " of block "
-      << access.epoch.thread() / threads_of_block << " in\n"
-      << source_of(access.code);
+      << (writes ? "written" : "read") << " by ";
+  if (thread < threads) {
+    out << "thread " << thread % threads_of_block << " of block " << thread / threads_of_block;
+  } else {
+    out << "a store_async whose mbarrier was not waited for";
+  }
+  out << " in\n" << source_of(access.code);
   return out.str();
 }
 
@@ -71,14 +77,14 @@ void Report::add(const Finding& finding) {
   findings_.push_back(finding);
 }
 
-std::string Report::text(size_t threads_of_block) const {
+std::string Report::text(size_t threads, size_t threads_of_block) const {
   if (found_ == 0) return {};
   std::ostringstream out;
   out << found_ << " accesses of a kernel are wrong; " << findings_.size() << " of them:";
   for (const Finding& finding : findings_) {
     out << "\n  " << describe(finding.kind) << describe_memory(finding.address) << "\n    "
-        << describe(finding.access, finding.writes, threads_of_block);
-    if (finding.kind == Kind::kRace) out << "    and " << describe(finding.before, finding.wrote, threads_of_block);
+        << describe(finding.access, finding.writes, threads, threads_of_block);
+    if (finding.kind == Kind::kRace) out << "    and " << describe(finding.before, finding.wrote, threads, threads_of_block);
   }
   return out.str();
 }

@@ -28,7 +28,7 @@ class Report {
   // Of findings in the same lines of code, the first is kept.
   void add(const Finding& finding);
   // Empty if nothing was found.
-  std::string text(size_t threads_of_block) const;
+  std::string text(size_t threads, size_t threads_of_block) const;
 
  private:
   size_t found_ = 0;

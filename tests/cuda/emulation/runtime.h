@@ -57,6 +57,14 @@ void store_release(uint32_t* flag, uint32_t value, Place place);
 uint32_t load_acquire(const uint32_t* flag, Place place);
 void let_others_run();
 
+// Of clusters: blocks that run at once and reach one another's shared memory (clusters.cpp).
+int cluster_rank();
+void meet_cluster(Place place);
+void mbarrier_init(uint64_t* barrier, Place place);
+void mbarrier_expect(uint64_t* barrier, uint32_t bytes, Place place);
+void mbarrier_wait(uint64_t* barrier, uint32_t parity, Place place);
+void store_async(void* shared, uint64_t* barrier, int rank, const void* value, size_t bytes, Place place);
+
 void copy_async(void* shared, const void* global, bool valid, Place place);
 void commit_copies();
 void wait_for_copies(int pending);
@@ -66,6 +74,7 @@ struct LaunchShape {
   int threads;
   size_t shared_bytes;
   bool cooperative;
+  unsigned cluster;  // blocks side by side in x that form one
   bool instrumented;  // the kernel is compiled for the race detector
 };
 

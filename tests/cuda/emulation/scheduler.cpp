@@ -32,8 +32,9 @@ int any_bit(uint32_t bits, uint64_t random) {
 
 const char* what_it_does(const Thread& thread) {
   const uint32_t bit = 1u << thread.lane;
-  if (thread.warp->at_block & bit) return "wait at the barrier of their block in ";
+  if (thread.warp->at_block & bit) return "wait at the barrier of their block or cluster in ";
   if (thread.warp->at_meeting & bit) return "wait for their warp in ";
+  if (thread.mbarrier) return "wait for an mbarrier in ";
   return thread.flag ? "poll a flag in " : "run after ";
 }
 
@@ -70,6 +71,7 @@ void Scheduler::run(std::vector<Block>& blocks, std::vector<Thread>& threads) {
   left_ = threads.size();
   ready_blocks_.clear();
   waiting_for_flags_.clear();
+  waiting_for_mbarriers_.clear();
   block_ = nullptr;
   note_news();
   for (Block& block : blocks) {
@@ -158,8 +160,25 @@ void Scheduler::wake(const uint32_t* flag) {
   });
 }
 
-// A flag may have changed without a release, or a thread may have polled one that need not change.
+void Scheduler::wait_for(const MBarrier& barrier) {
+  waiting_for_mbarriers_.push_back({&barrier, running_});
+  suspend();
+}
+
+void Scheduler::wake(const MBarrier& barrier) {
+  std::erase_if(waiting_for_mbarriers_, [&](const auto& waiting) {
+    if (waiting.first != &barrier) return false;
+    make_ready(*waiting.second);
+    return true;
+  });
+}
+
+// What is under way arrives when nothing else can happen. A flag may have changed without a release, or a thread may
+// have polled one that need not change.
 void Scheduler::revive() {
+  while (ready_blocks_.empty() && deliveries.deliver_one()) {
+  }
+  if (!ready_blocks_.empty()) return;
   if (waiting_for_flags_.empty() || ++revivals_ > kRevivals) deadlock();
   for (Thread* thread : waiting_for_flags_) make_ready(*thread);
   waiting_for_flags_.clear();

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "clusters.h"
 #include "copies.h"
 #include "fiber.h"
 #include "runtime.h"
@@ -24,6 +25,7 @@ struct Thread : Coordinates {
   Place place{};                   // where it waits, or waited last
   const uint32_t* flag = nullptr;  // which it polled last, if it has done nothing else since, and what it saw
   uint32_t seen = 0;
+  const MBarrier* mbarrier = nullptr;  // that it waits for
   CopyQueue copies;
 };
 
@@ -38,8 +40,17 @@ struct Warp {
   void* operands[kLanes];
 };
 
+// Blocks that run at once, side by side in the launch.
+struct Cluster {
+  Block* blocks;
+  size_t size;
+  size_t arrived = 0;       // threads that wait at the cluster's barrier, and ...
+  Thread* first = nullptr;  // ... which of them came first
+};
+
 struct Block {
   size_t number;  // in the launch
+  Cluster* cluster;
   std::vector<Warp> warps;
   Thread* threads;
   size_t thread_count;
@@ -72,6 +83,7 @@ class Random {
 class Scheduler {
  public:
   Random random;
+  Deliveries deliveries;
 
   // Runs all threads of these blocks, which are ready, to their ends. Throws the fault that stopped them.
   void run(std::vector<Block>& blocks, std::vector<Thread>& threads);
@@ -84,6 +96,8 @@ class Scheduler {
   void suspend();        // the running thread waits until something makes it ready
   void yield();          // it could go on, but others may run first
   void wait_for_flag();  // it waits until its flag changes
+  void wait_for(const MBarrier& barrier);
+  void wake(const MBarrier& barrier);
   void wake(const uint32_t* flag);
   void note_news() { revivals_ = stale_polls_ = 0; }  // something happened that a thread may have waited for
   void note_stale_poll();
@@ -105,6 +119,7 @@ class Scheduler {
   Warp* warp_ = nullptr;
   std::vector<Block*> ready_blocks_;
   std::vector<Thread*> waiting_for_flags_;
+  std::vector<std::pair<const MBarrier*, Thread*>> waiting_for_mbarriers_;
   size_t revivals_ = 0, stale_polls_ = 0;  // since the last news
   std::string fault_;
 };

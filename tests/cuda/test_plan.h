@@ -4,6 +4,6 @@
 
 namespace fastrnn::test {
 
-void test_dispatch(Report& report);
+void test_plan(Report& report);
 
 }  // namespace fastrnn::test

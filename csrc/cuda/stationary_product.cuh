@@ -1,23 +1,24 @@
-// The product of a persistent kernel: weights that stay where they are for the whole sequence, times 16 batch rows.
+// Weights that stay where they are for the whole sequence, times 16 batch rows.
 //
-// The weights are kTiles tiles of 16 rows by `depth` columns. Their columns are dealt to the warps, in pieces as deep
-// as an mma: each warp multiplies its own by all 16 batch rows, and the warps' sums meet in shared memory. A warp keeps
-// its first kRegisterPieces pieces in registers and what is left in shared memory, as fragments either way.
+// The weights are kTileGroups groups of kTiles tiles of 16 rows by `depth` columns. A warp serves one group. Columns are
+// dealt to the warps of a group in pieces as deep as an mma: each warp multiplies its own by all 16 batch rows, and the
+// warps' sums meet in shared memory. A warp keeps its first kRegisterPieces pieces in registers and what is left in
+// shared memory, as fragments either way.
 //
 // Within a piece, lane q = lane % 4 of an mma holds columns 2q, 2q + 1, 2q + 8, 2q + 9 (TF32: q, q + 4). Which columns
 // of memory these stand for is free as long as both operands agree: here 4q to 4q + 3 (TF32: 2q, 2q + 1), so that a
 // lane's share of a row is one load of 8 bytes.
 #pragma once
 
-#include "gpu.cuh"
 #include "layout.h"
+#include "stationary_tile.cuh"
 
 namespace fastrnn::cuda {
 
 constexpr int kWarps = kThreadsPerBlock / 32;
 constexpr int kMmaRows = 8;  // batch rows of an mma
 constexpr int kRowTiles = kBatchRowsPerTile / kMmaRows;
-static_assert(kUnitsPerBlock == 16, "the rows of an mma's left operand");
+constexpr int kMmaUnits = 16;  // rows of its left operand, the weights
 
 // What a lane holds of one row in one piece: two registers of an mma's operand.
 struct Pair {
@@ -52,9 +53,10 @@ __device__ __forceinline__ Pair gather_pair(const T* values, int64_t stride) {
   }
 }
 
-template <class T, int kTiles>
+template <class T, int kTiles, int kTileGroups>
 class StationaryProduct {
  public:
+  static constexpr int kColumnGroups = kWarps / kTileGroups;
   static constexpr int kDepth = Mma<T>::kDepth;
   static constexpr int kPairWidth = kDepth / 4;  // values in a Pair
   // Registers of weights that leave a thread room for sums and addresses.
@@ -67,14 +69,15 @@ class StationaryProduct {
 
     FASTRNN_INLINE Shared(int64_t depth, Carver& carver)
         : weights(carver.take<uint4>(kWarps * shared_pieces(depth) * kTiles * 32)),
-          sums(carver.take<float>(int64_t{kWarps} * kTiles * kUnitsPerBlock * kSumStride)) {}
+          sums(carver.take<float>(int64_t{kWarps} * kTiles * kMmaUnits * kSumStride)) {}
   };
 
   __device__ StationaryProduct(int64_t depth, const Shared& shared)
       : warp_(static_cast<int>(threadIdx.x) / 32),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        first_(depth / kDepth * warp_ / kWarps),
-        pieces_(static_cast<int>(depth / kDepth * (warp_ + 1) / kWarps - first_)),
+        group_(warp_ / kColumnGroups),
+        first_(depth / kDepth * (warp_ % kColumnGroups) / kColumnGroups),
+        pieces_(static_cast<int>(depth / kDepth * (warp_ % kColumnGroups + 1) / kColumnGroups - first_)),
         shared_weights_(shared.weights + (warp_ * shared_pieces(depth) * kTiles) * 32 + lane_),
         sums_(shared.sums) {}
 
@@ -82,7 +85,7 @@ class StationaryProduct {
   __device__ int64_t begin() const { return first_ * kDepth; }
   __device__ int64_t end() const { return (first_ + pieces_) * kDepth; }
 
-  // pair(tile, row, column): the weights at kPairWidth columns from `column` on.
+  // pair(tile, row, column): the weights at kPairWidth columns from `column` on; rows count over the groups' 16 each.
   template <class LoadPair>
   __device__ void load_weights(const LoadPair& pair) {
 #pragma unroll
@@ -136,11 +139,14 @@ class StationaryProduct {
     }
   }
 
-  // The whole sum, once the threads have met after multiply().
+  // The whole sum, once the threads have met after multiply(). unit: of all groups.
   __device__ float sum(int tile, int unit, int row) const {
     float total = 0;
 #pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) total += sums_[sum_index(warp, tile, unit, row)];
+    for (int i = 0; i < kColumnGroups; ++i) {
+      const int warp = unit / kMmaUnits * kColumnGroups + i;
+      total += sums_[sum_index(warp, tile, unit % kMmaUnits, row)];
+    }
     return total;
   }
 
@@ -149,12 +155,12 @@ class StationaryProduct {
   static constexpr int kSumStride = kBatchRowsPerTile + 2;
 
   static FASTRNN_INLINE int64_t shared_pieces(int64_t depth) {
-    const int64_t most = (depth / kDepth + kWarps - 1) / kWarps;
+    const int64_t most = (depth / kDepth + kColumnGroups - 1) / kColumnGroups;
     return most > kRegisterPieces ? most - kRegisterPieces : 0;
   }
 
   static __device__ int sum_index(int warp, int tile, int unit, int row) {
-    return ((warp * kTiles + tile) * kUnitsPerBlock + unit) * kSumStride + row;
+    return ((warp * kTiles + tile) * kMmaUnits + unit) * kSumStride + row;
   }
 
   __device__ uint4& shared_fragment(int piece, int tile) const {
@@ -164,7 +170,8 @@ class StationaryProduct {
   template <class LoadPair>
   __device__ uint4 load_fragment(int tile, int piece, const LoadPair& pair) const {
     const int64_t column = (first_ + piece) * kDepth + lane_ % 4 * kPairWidth;
-    const Pair upper = pair(tile, lane_ / 4, column), lower = pair(tile, lane_ / 4 + 8, column);
+    const int row = group_ * kMmaUnits + lane_ / 4;
+    const Pair upper = pair(tile, row, column), lower = pair(tile, row + 8, column);
     return {upper.low, lower.low, upper.high, lower.high};
   }
 
@@ -182,7 +189,7 @@ class StationaryProduct {
     }
   }
 
-  const int warp_, lane_;
+  const int warp_, lane_, group_;
   const int64_t first_;  // piece
   const int pieces_;
   uint4* const shared_weights_;

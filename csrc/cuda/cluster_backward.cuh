@@ -1,0 +1,193 @@
+// The cluster path, backward (BPTT). A block keeps the rows of w_hh of its own units: at every step it sums what the
+// cluster's blocks found of dh of its units, takes the derivatives of their cells, multiplies what it found by its
+// weights, and sends every block what is its own of that. So the gates' gradients stay where they are, and what
+// travels is dh, 1 / G of them.
+#pragma once
+
+#include "cluster_exchange.cuh"
+#include "scattered_product.cuh"
+#include "stationary_cells.cuh"
+
+namespace fastrnn::cuda {
+
+template <class Cell, class T, int kUnits>
+class ClusterBackwardBlock {
+  static constexpr int kDepth = Cell::kGates * kUnits;
+  using A = Accumulator<T>;
+  using Product = ScatteredProduct<T, kDepth>;
+  using Cells = BackwardCells<Cell, T, kUnits>;
+  using Inputs = typename Cells::Inputs;
+  using Place = ThreadPlace<kUnits>;
+
+ public:
+  struct Shared {
+    typename Product::Shared product;
+    char* inputs;            // of the tile at hand and of the next one
+    float* parts;            // (tiles, 2, blocks, kUnits, kPartStride): of dh of this block's units
+    T* grads;                // (16, kGradStride): of this block's gates
+    A* grad_h;               // (tiles, 16, kUnits): as in BackwardParams
+    A* grad_c = nullptr;     // the same
+    uint64_t* barriers;      // of the exchange
+
+    FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, Carver& carver)
+        : product(dims.hidden_size, carver),
+          inputs(carver.take<char>(2 * Inputs(Carver(nullptr)).bytes)),
+          parts(carver.take<float>(tiles * ClusterExchange::kBuffers * dims.hidden_size * kPartStride)),
+          grads(carver.take<T>(kBatchRowsPerTile * kGradStride)),
+          grad_h(carver.take<A>(tiles * kTileValues<kUnits>)) {
+      if (Cell::kHasCellState) grad_c = carver.take<A>(tiles * kTileValues<kUnits>);
+      barriers = ClusterExchange::take_barriers(carver, tiles);
+    }
+  };
+
+  __device__ ClusterBackwardBlock(const Backward<T>& call, const Shared& shared)
+      : p_(call),
+        hidden_(call.dims.hidden_size),
+        last_(call.steps.steps - 1),
+        tiles_(call.dims.batch),
+        shared_(shared),
+        cells_(call),
+        product_(hidden_, shared.product),
+        exchange_(shared.barriers, tiles_.end - tiles_.begin,
+                  static_cast<int>(hidden_ * kBatchRowsPerTile * static_cast<int64_t>(sizeof(float))),
+                  call.steps.steps) {
+    product_.load_weights([&](int64_t unit, int column) {
+      const int64_t gate_row = column / kUnits * hidden_ + place_.first_unit + column % kUnits;
+      return gather_pair(p_.w_hh + gate_row * hidden_ + unit, hidden_);
+    });
+    for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
+      for_own_rows(tile, [&](int64_t row, int in_tile) {
+        grad_h(tile, in_tile) = p_.grad_h[state(row)];
+        if constexpr (Cell::kHasCellState) grad_c(tile, in_tile) = p_.grad_c[state(row)];
+      });
+    }
+  }
+
+  __device__ void run() {
+    int buffer = 0;
+    cells_.fetch(last_, tiles_.begin, inputs(buffer));
+    // s = -1 only hands the gradients of the first step's rows on to hx.
+    for (int64_t s = last_; s >= -1; --s) {
+      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile, buffer ^= 1) {
+        const int64_t local = tile - tiles_.begin, received = last_ - s - 1;
+        if (s < last_) exchange_.await(local, received);
+        wait_for_copies<0>();
+        __syncthreads();
+        if (s < last_) exchange_.received(local, received);
+        if (s >= 0 && tile + 1 < tiles_.end) {
+          cells_.fetch(s, tile + 1, inputs(buffer ^ 1));
+        } else if (s > 0) {
+          cells_.fetch(s - 1, tiles_.begin, inputs(buffer ^ 1));
+        }
+        finish(s, tile, inputs(buffer));
+        __syncthreads();
+        if (s >= 0) multiply_and_send(s, tile);
+      }
+    }
+    for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
+      for_own_rows(tile, [&](int64_t row, int in_tile) {
+        p_.grad_h[state(row)] = grad_h(tile, in_tile);
+        if constexpr (Cell::kHasCellState) p_.grad_c[state(row)] = grad_c(tile, in_tile);
+      });
+    }
+  }
+
+ private:
+  // Not 16: neighbouring units' parts would share a bank. Even, for two are stored at a time.
+  static constexpr int kPartStride = kBatchRowsPerTile + 2;
+  // Rows whose pieces neighbouring lanes load must not share a bank.
+  static constexpr int kGradStride = kDepth + 32 / static_cast<int>(sizeof(T));
+
+  __device__ Inputs inputs(int buffer) const {
+    return Inputs(Carver(shared_.inputs + buffer * Inputs(Carver(nullptr)).bytes));
+  }
+
+  // visit(row, in_tile), for rows of the batch.
+  template <class Visit>
+  __device__ void for_own_rows(int64_t tile, const Visit& visit) const {
+#pragma unroll
+    for (int in_tile = place_.first_row; in_tile < kBatchRowsPerTile; in_tile += Place::kRowStep) {
+      const int64_t row = tile * kBatchRowsPerTile + in_tile;
+      if (row < p_.dims.batch) visit(row, in_tile);
+    }
+  }
+
+  __device__ int64_t state(int64_t row) const { return row * hidden_ + place_.first_unit + place_.unit; }
+  __device__ int64_t own(int64_t tile, int in_tile) const {
+    return ((tile - tiles_.begin) * kBatchRowsPerTile + in_tile) * kUnits + place_.unit;
+  }
+  __device__ A& grad_h(int64_t tile, int in_tile) const { return shared_.grad_h[own(tile, in_tile)]; }
+  __device__ A& grad_c(int64_t tile, int in_tile) const { return shared_.grad_c[own(tile, in_tile)]; }
+
+  // What the blocks found of dh that step s handed on: (blocks, kUnits, kPartStride).
+  __device__ float* parts(int64_t s, int64_t tile) const {
+    return shared_.parts + ClusterExchange::buffer(tile - tiles_.begin, last_ - s) * hidden_ * kPartStride;
+  }
+
+  __device__ A sum_of_parts(int64_t s, int64_t tile, int in_tile) const {
+    const float* part = parts(s, tile) + place_.unit * kPartStride + in_tile;
+    A sum = 0;
+    for (int block = 0; block < static_cast<int>(gridDim.x); ++block) sum += part[block * kUnits * kPartStride];
+    return sum;
+  }
+
+  __device__ void finish(int64_t s, int64_t tile, const Inputs& inputs) const {
+    const int64_t running = running_rows(p_.steps, s);
+#pragma unroll
+    for (int in_tile = place_.first_row; in_tile < kBatchRowsPerTile; in_tile += Place::kRowStep) {
+      const int64_t row = tile * kBatchRowsPerTile + in_tile;
+      T* const grads = shared_.grads + in_tile * kGradStride + place_.unit;
+      if (row >= running) {
+#pragma unroll
+        for (int gate = 0; gate < Cell::kGates; ++gate) grads[gate * kUnits] = narrow<T>(A{0});
+      }
+      if (row >= p_.dims.batch) continue;
+      A no_c;
+      cells_.finish(
+          s, row, inputs, [&] { return sum_of_parts(s + 1, tile, in_tile); }, grad_h(tile, in_tile),
+          Cell::kHasCellState ? grad_c(tile, in_tile) : no_c, [&](int channel, T value) {
+#pragma unroll
+            for (int gate = 0; gate < Cell::kGates; ++gate) {
+              if (Cell::recurrent_channel(gate) == channel) grads[gate * kUnits] = value;
+            }
+          });
+    }
+  }
+
+  __device__ void multiply_and_send(int64_t s, int64_t tile) const {
+    const T* rows[kRowTiles];
+#pragma unroll
+    for (int half = 0; half < kRowTiles; ++half) {
+      rows[half] = shared_.grads + (half * kMmaRows + place_.lane_row) * kGradStride;
+    }
+    float* const own_parts = parts(s, tile) + int64_t{cluster_rank()} * kUnits * kPartStride;
+    product_.multiply(rows, [&](int64_t unit, int batch_row, float2 sums) {
+      float* const to = own_parts + unit % kUnits * kPartStride + batch_row;
+      exchange_.send(reinterpret_cast<float2*>(to), tile - tiles_.begin, last_ - s, static_cast<int>(unit / kUnits),
+                     sums);
+    });
+  }
+
+  const Backward<T>& p_;
+  const int64_t hidden_, last_;
+  const Place place_;
+  const Tiles tiles_;
+  const Shared& shared_;
+  const Cells cells_;
+  Product product_;
+  const ClusterExchange exchange_;
+};
+
+template <class Cell, class T, int kUnits>
+__global__ void __launch_bounds__(kThreadsPerBlock, 1)
+    cluster_backward(const __grid_constant__ StationaryParams<Backward<T>> params) {
+#if FASTRNN_HAS_CLUSTERS
+  using Block = ClusterBackwardBlock<Cell, T, kUnits>;
+  Carver carver(dynamic_shared());
+  const Backward<T>& call = params.calls[blockIdx.z];
+  const typename Block::Shared shared(call.dims, params.most_tiles, carver);
+  Block(call, shared).run();
+#endif
+}
+
+}  // namespace fastrnn::cuda

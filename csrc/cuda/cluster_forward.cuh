@@ -1,0 +1,174 @@
+// The cluster path, forward. The blocks of a cluster keep all of w_hh, and h of their batch rows besides: at every step
+// a block multiplies h_{t-1} by the rows of w_hh of its own units, finishes their cells, and sends their h to all
+// blocks of the cluster. Clusters do not know of one another.
+#pragma once
+
+#include "cluster_exchange.cuh"
+#include "stationary_cells.cuh"
+#include "stationary_product.cuh"
+
+namespace fastrnn::cuda {
+
+template <class Cell, class T, int kUnits>
+class ClusterForwardBlock {
+  using A = Accumulator<T>;
+  using Product = StationaryProduct<T, Cell::kGates, kUnits / kMmaUnits>;
+  using Cells = ForwardCells<Cell, T, kUnits>;
+  using Place = ThreadPlace<kUnits>;
+
+ public:
+  struct Shared {
+    typename Product::Shared product;
+    T* inputs;           // of the tile at hand and of the next one
+    T* h;                // (tiles, 2, 16, h_stride): h of every other step
+    T* own_h;            // (16, kUnits): on its way to the others
+    A* c = nullptr;      // (tiles, 16, kUnits)
+    uint64_t* barriers;  // of the exchange
+
+    FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, Carver& carver)
+        : product(dims.recurrent_size, carver),
+          inputs(carver.take<T>(2 * Cells::kInputs)),
+          h(carver.take<T>(tiles * ClusterExchange::kBuffers * kBatchRowsPerTile * h_stride(dims.hidden_size))),
+          own_h(carver.take<T>(kTileValues<kUnits>)) {
+      if (Cell::kHasCellState) c = carver.take<A>(tiles * kTileValues<kUnits>);
+      barriers = ClusterExchange::take_barriers(carver, tiles);
+    }
+  };
+
+  __device__ ClusterForwardBlock(const Forward<T>& call, const Shared& shared)
+      : p_(call),
+        hidden_(call.dims.hidden_size),
+        stride_(h_stride(hidden_)),
+        tiles_(call.dims.batch),
+        shared_(shared),
+        cells_(call),
+        product_(call.dims.recurrent_size, shared.product),
+        exchange_(shared.barriers, tiles_.end - tiles_.begin,
+                  static_cast<int>(kBatchRowsPerTile * hidden_ * static_cast<int64_t>(sizeof(T))), p_.steps.steps - 1) {
+    product_.load_weights([&](int gate, int unit, int64_t column) {
+      return load_pair(p_.w_hh + (gate * hidden_ + place_.first_unit + unit) * hidden_ + column);
+    });
+    for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) load_state(tile);
+    __syncthreads();
+  }
+
+  __device__ void run() {
+    int buffer = 0;
+    cells_.fetch(0, tiles_.begin, inputs(buffer));
+    for (int64_t s = 0; s < p_.steps.steps; ++s) {
+      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile, buffer ^= 1) {
+        const int64_t local = tile - tiles_.begin;
+        if (s > 0) exchange_.await(local, s - 1);
+        multiply(s, tile);
+        wait_for_copies<0>();
+        __syncthreads();
+        if (s > 0) exchange_.received(local, s - 1);
+        if (tile + 1 < tiles_.end) {
+          cells_.fetch(s, tile + 1, inputs(buffer ^ 1));
+        } else if (s + 1 < p_.steps.steps) {
+          cells_.fetch(s + 1, tiles_.begin, inputs(buffer ^ 1));
+        }
+        finish(s, tile, inputs(buffer));
+        __syncthreads();
+        if (s + 1 < p_.steps.steps) send(s, tile);
+      }
+    }
+  }
+
+ private:
+  // Rows whose pieces neighbouring lanes load must not share a bank.
+  static FASTRNN_INLINE int64_t h_stride(int64_t hidden) { return hidden + 32 / static_cast<int64_t>(sizeof(T)); }
+
+  __device__ T* inputs(int buffer) const { return shared_.inputs + buffer * Cells::kInputs; }
+
+  // h of step s of the tile, (16, stride_); of step -1, where rows begin.
+  __device__ T* h(int64_t s, int64_t tile) const {
+    return shared_.h +
+           ClusterExchange::buffer(tile - tiles_.begin, s + ClusterExchange::kBuffers) * kBatchRowsPerTile * stride_;
+  }
+
+  __device__ A& c(int64_t tile, int row) const {
+    return shared_.c[((tile - tiles_.begin) * kBatchRowsPerTile + row) * kUnits + place_.unit];
+  }
+
+  __device__ void load_state(int64_t tile) const {
+    for (int64_t i = threadIdx.x; i < kBatchRowsPerTile * hidden_; i += kThreadsPerBlock) {
+      const int64_t row = tile * kBatchRowsPerTile + i / hidden_;
+      h(-1, tile)[i / hidden_ * stride_ + i % hidden_] =
+          row < p_.dims.batch ? p_.hx[row * hidden_ + i % hidden_] : narrow<T>(A{0});
+    }
+    if constexpr (Cell::kHasCellState) {
+      for (int row = place_.first_row; row < kBatchRowsPerTile; row += Place::kRowStep) {
+        const int64_t at = tile * kBatchRowsPerTile + row;
+        if (at < p_.dims.batch) c(tile, row) = p_.cell[at * hidden_ + place_.first_unit + place_.unit];
+      }
+    }
+  }
+
+  __device__ void multiply(int64_t s, int64_t tile) const {
+    const T* rows[kRowTiles];
+#pragma unroll
+    for (int half = 0; half < kRowTiles; ++half) {
+      rows[half] = h(s - 1, tile) + (half * kMmaRows + place_.lane_row) * stride_;
+    }
+    product_.multiply(rows, [](int64_t column) { return column; });
+  }
+
+  // Rows that do not run keep their h: until they begin, that is hx.
+  __device__ void finish(int64_t s, int64_t tile, const T* inputs) const {
+    const int64_t running = running_rows(p_.steps, s), running_next = running_rows(p_.steps, s + 1);
+#pragma unroll
+    for (int row = place_.first_row; row < kBatchRowsPerTile; row += Place::kRowStep) {
+      const int64_t at = tile * kBatchRowsPerTile + row;
+      T own_h = h(s - 1, tile)[row * stride_ + place_.first_unit + place_.unit];
+      if (at < running) {
+        A own_c{};
+        if constexpr (Cell::kHasCellState) own_c = c(tile, row);
+        own_h = cells_.finish(
+            s, at, inputs, [&](int gate) { return product_.sum(gate, place_.unit, row); }, [&] { return own_h; },
+            own_c);
+        if constexpr (Cell::kHasCellState) {
+          c(tile, row) = own_c;
+          if (at >= running_next) p_.cell[at * hidden_ + place_.first_unit + place_.unit] = own_c;
+        }
+      }
+      shared_.own_h[row * kUnits + place_.unit] = own_h;
+    }
+  }
+
+  __device__ void send(int64_t s, int64_t tile) const {
+    constexpr int kWidth = 16 / sizeof(T), kPieces = kTileValues<kUnits> / kWidth;
+    const int blocks = static_cast<int>(gridDim.x), first_rank = cluster_rank();
+    for (int i = static_cast<int>(threadIdx.x); i < kPieces * blocks; i += kThreadsPerBlock) {
+      const int piece = i % kPieces, row = piece * kWidth / kUnits, unit = piece * kWidth % kUnits;
+      // Not all blocks to the same one first.
+      const int rank = (i / kPieces + first_rank) % blocks;
+      T* const to = h(s, tile) + row * stride_ + place_.first_unit + unit;
+      exchange_.send(reinterpret_cast<uint4*>(to), tile - tiles_.begin, s, rank,
+                     reinterpret_cast<const uint4*>(shared_.own_h)[piece]);
+    }
+  }
+
+  const Forward<T>& p_;
+  const int64_t hidden_, stride_;
+  const Place place_;
+  const Tiles tiles_;
+  const Shared& shared_;
+  const Cells cells_;
+  Product product_;
+  const ClusterExchange exchange_;
+};
+
+template <class Cell, class T, int kUnits>
+__global__ void __launch_bounds__(kThreadsPerBlock, 1)
+    cluster_forward(const __grid_constant__ StationaryParams<Forward<T>> params) {
+#if FASTRNN_HAS_CLUSTERS
+  using Block = ClusterForwardBlock<Cell, T, kUnits>;
+  Carver carver(dynamic_shared());
+  const Forward<T>& call = params.calls[blockIdx.z];
+  const typename Block::Shared shared(call.dims, params.most_tiles, carver);
+  Block(call, shared).run();
+#endif
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,139 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "launch.h"
+
+namespace fastrnn::cuda {
+
+namespace {
+
+constexpr int kLeastCapability = 8;          // major: asynchronous copies, tensor cores for TF32 and bfloat16
+constexpr int kLeastCapabilityOfClusters = 9;
+constexpr int64_t kLargestCluster = 16;  // that a device may be able to run
+
+// FASTRNN_CUDA_PATH allows one path besides the streamed one, which takes what the other cannot: to compare them, or to
+// rule one out.
+std::optional<Path> only_path() {
+  const char* const wish = std::getenv("FASTRNN_CUDA_PATH");
+  if (!wish || !*wish) return {};
+  for (const Path path : {Path::kStreamed, Path::kPersistent, Path::kCluster}) {
+    if (std::string_view(wish) == name_of(path)) return path;
+  }
+  throw std::runtime_error("fastrnn: FASTRNN_CUDA_PATH=" + std::string(wish) +
+                           ": use streamed, persistent or cluster, or leave it unset");
+}
+
+int64_t tiles_of(const Workload& work) { return (work.dims.batch + kBatchRowsPerTile - 1) / kBatchRowsPerTile; }
+
+// Why no kernel can keep w_hh on the chip for the whole sequence, on whatever device; null if one may.
+const char* why_streamed(const Workload& work) {
+  if (work.extended) return "persistent kernels know nothing but the plain recurrence";
+  if (work.dims.projected) return "persistent kernels have no projection";
+  if (work.steps <= 1) return "a single step leaves nothing to keep on the chip";
+  if (work.dims.hidden_size % kUnitsPerBlock != 0) return "hidden_size is not a multiple of 16";
+  if (work.dims.hidden_size == 0 || work.dims.batch == 0) return "nothing to compute";
+  return nullptr;
+}
+
+// A cluster for every group of batch rows, in blocks of that many units: as many groups as run at once.
+template <class T>
+std::optional<Grid> cluster_grid(CellKind cell, const Workload& work, bool backward, int64_t units) {
+  const int64_t blocks = work.dims.hidden_size / units, tiles = tiles_of(work);
+  if (work.dims.hidden_size % units != 0 || blocks > kLargestCluster) return {};
+  const ClusterKernels<T>& kernels = cluster<T>(cell, units);
+  const auto resident = [&](int64_t tiles_of_group) -> int64_t {
+    return backward ? kernels.backward.resident_clusters(work.dims, blocks, tiles_of_group)
+                    : kernels.forward.resident_clusters(work.dims, blocks, tiles_of_group);
+  };
+  const int64_t clusters = resident(1);
+  for (const int64_t directions : {work.directions, int64_t{1}}) {
+    if (clusters < directions) continue;
+    const Grid grid{blocks, std::min(tiles, clusters / directions), directions};
+    if (resident(grid.tiles(work.dims.batch)) >= grid.batch_groups * directions) return grid;
+  }
+  return {};
+}
+
+// The smaller the blocks, the more multiprocessors share a step's work: the larger ones are for what does not fit so, or
+// not all at once.
+template <class T>
+std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool backward) {
+  std::optional<Grid> best;
+  for (const int64_t units : kClusterUnits) {
+    const std::optional<Grid> grid = cluster_grid<T>(cell, work, backward, units);
+    if (!grid) continue;
+    const auto waits = [&](const Grid& each) { return each.tiles(work.dims.batch) * work.directions / each.directions; };
+    if (!best || waits(*grid) < waits(*best)) best = grid;
+  }
+  return best;
+}
+
+template <class T>
+std::optional<Grid> persistent_grid(CellKind cell, const Workload& work, bool backward) {
+  const PersistentKernels<T>& kernels = persistent<T>(cell);
+  const int64_t resident =
+      backward ? kernels.backward.resident_blocks(work.dims) : kernels.forward.resident_blocks(work.dims);
+  const int64_t capacity = resident * device_attribute(cudaDevAttrMultiProcessorCount);
+  const int64_t blocks = work.dims.hidden_size / kUnitsPerBlock;
+  for (const int64_t directions : {work.directions, int64_t{1}}) {
+    const int64_t groups = std::min(tiles_of(work), capacity / (blocks * directions));
+    if (groups > 0) return Grid{blocks, groups, directions};
+  }
+  return {};
+}
+
+}  // namespace
+
+const char* name_of(Path path) {
+  switch (path) {
+    case Path::kStreamed:
+      return "streamed";
+    case Path::kPersistent:
+      return "persistent";
+    case Path::kCluster:
+      return "cluster";
+  }
+  return "";
+}
+
+// No GPU has timed the paths yet. That a cluster kernel is taken wherever its clusters run at once, and a persistent one
+// wherever that fits, is what benchmarks/gpu_model.py predicts; benchmarks/gpu.py --paths is to find out.
+template <class T>
+Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
+  const auto stream = [](const char* reason) { return Choice{{Path::kStreamed, {}}, reason}; };
+  if constexpr (std::is_same_v<T, double>) {
+    return stream("float64 has no persistent kernel");
+  } else {
+    if (std::is_same_v<T, float> && !work.allow_tf32) {
+      return stream("persistent kernels compute float32 products in TF32, which is not allowed");
+    }
+    const std::optional<Path> only = only_path();
+    if (only == Path::kStreamed) return stream("FASTRNN_CUDA_PATH=streamed");
+    if (const char* const reason = why_streamed(work)) return stream(reason);
+    const int capability = device_attribute(cudaDevAttrComputeCapabilityMajor);
+    if (capability < kLeastCapability) return stream("persistent kernels need compute capability 8.0 or higher");
+    if (capability >= kLeastCapabilityOfClusters && only != Path::kPersistent) {
+      if (const std::optional<Grid> grid = best_cluster_grid<T>(cell, work, backward)) {
+        return {{Path::kCluster, *grid}, "a cluster of blocks keeps the recurrent weights and the state"};
+      }
+    }
+    if (only == Path::kCluster) return stream("FASTRNN_CUDA_PATH=cluster, and no cluster holds the recurrent weights");
+    if (const std::optional<Grid> grid = persistent_grid<T>(cell, work, backward)) {
+      return {{Path::kPersistent, *grid}, "the recurrent weights stay on the chip for the whole sequence"};
+    }
+    return stream("the recurrent weights do not fit on the chip");
+  }
+}
+
+template Choice choose_plan<double>(CellKind, const Workload&, bool);
+template Choice choose_plan<float>(CellKind, const Workload&, bool);
+template Choice choose_plan<__half>(CellKind, const Workload&, bool);
+template Choice choose_plan<__nv_bfloat16>(CellKind, const Workload&, bool);
+
+}  // namespace fastrnn::cuda

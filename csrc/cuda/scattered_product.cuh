@@ -1,0 +1,130 @@
+// Weights that stay where they are for the whole sequence, times 16 batch rows: the product's rows are dealt to the
+// warps, so that no sums meet. For products that are shallow and have many rows; StationaryProduct (stationary_product.cuh)
+// is for the others, and says how fragments lie.
+//
+// A warp takes every kWarps-th tile of 16 rows. It keeps the first of its tiles in registers and what is left in shared
+// memory.
+#pragma once
+
+#include "stationary_product.cuh"
+
+namespace fastrnn::cuda {
+
+template <class T, int kDepth>
+class ScatteredProduct {
+ public:
+  static constexpr int kPieces = kDepth / Mma<T>::kDepth;
+  static constexpr int kPairWidth = Mma<T>::kDepth / 4;
+  static constexpr int kRegisterTiles = kPieces < 16 ? 16 / kPieces : 1;
+
+  struct Shared {
+    uint4* weights;
+
+    FASTRNN_INLINE Shared(int64_t rows, Carver& carver)
+        : weights(carver.take<uint4>(kWarps * shared_tiles(rows) * kPieces * 32)) {}
+  };
+
+  __device__ ScatteredProduct(int64_t rows, const Shared& shared)
+      : warp_(static_cast<int>(threadIdx.x) / 32),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        tiles_(static_cast<int>((rows / kMmaUnits - warp_ + kWarps - 1) / kWarps)),
+        shared_weights_(shared.weights + warp_ * shared_tiles(rows) * kPieces * 32 + lane_) {}
+
+  // pair(row, column): the weights at kPairWidth columns from `column` on.
+  template <class LoadPair>
+  __device__ void load_weights(const LoadPair& pair) {
+#pragma unroll
+    for (int i = 0; i < kRegisterTiles; ++i) {
+#pragma unroll
+      for (int piece = 0; piece < kPieces; ++piece) {
+        const uint4 fragment = i < tiles_ ? load_fragment(i, piece, pair) : uint4{};
+        weights_[i][piece][0] = fragment.x;
+        weights_[i][piece][1] = fragment.y;
+        weights_[i][piece][2] = fragment.z;
+        weights_[i][piece][3] = fragment.w;
+      }
+    }
+    for (int i = kRegisterTiles; i < tiles_; ++i) {
+      for (int piece = 0; piece < kPieces; ++piece) shared_fragment(i, piece) = load_fragment(i, piece, pair);
+    }
+  }
+
+  // rows: where the lane's batch rows (lane / 4, and 8 on) begin. store(row, batch_row, pair): takes the sums of a row of
+  // the product at two neighbouring batch rows.
+  template <class Store>
+  __device__ void multiply(const T* const (&rows)[kRowTiles], const Store& store) const {
+    Pair right[kPieces][kRowTiles];
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+#pragma unroll
+      for (int half = 0; half < kRowTiles; ++half) {
+        right[piece][half] = load_pair(rows[half] + piece * Mma<T>::kDepth + lane_ % 4 * kPairWidth);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kRegisterTiles; ++i) {
+      if (i >= tiles_) break;
+      float sums[kRowTiles][4] = {};
+#pragma unroll
+      for (int piece = 0; piece < kPieces; ++piece) add_piece(weights_[i][piece], right[piece], sums);
+      store_tile(i, sums, store);
+    }
+#pragma unroll 1
+    for (int i = kRegisterTiles; i < tiles_; ++i) {
+      float sums[kRowTiles][4] = {};
+#pragma unroll
+      for (int piece = 0; piece < kPieces; ++piece) {
+        const uint4 fragment = shared_fragment(i, piece);
+        const uint32_t weights[4] = {fragment.x, fragment.y, fragment.z, fragment.w};
+        add_piece(weights, right[piece], sums);
+      }
+      store_tile(i, sums, store);
+    }
+  }
+
+ private:
+  static FASTRNN_INLINE int64_t shared_tiles(int64_t rows) {
+    const int64_t most = (rows / kMmaUnits + kWarps - 1) / kWarps;
+    return most > kRegisterTiles ? most - kRegisterTiles : 0;
+  }
+
+  __device__ int64_t first_row(int i) const { return int64_t{i * kWarps + warp_} * kMmaUnits; }
+
+  __device__ uint4& shared_fragment(int i, int piece) const {
+    return shared_weights_[((i - kRegisterTiles) * kPieces + piece) * 32];
+  }
+
+  template <class LoadPair>
+  __device__ uint4 load_fragment(int i, int piece, const LoadPair& pair) const {
+    const int64_t row = first_row(i) + lane_ / 4;
+    const int column = piece * Mma<T>::kDepth + lane_ % 4 * kPairWidth;
+    const Pair upper = pair(row, column), lower = pair(row + 8, column);
+    return {upper.low, lower.low, upper.high, lower.high};
+  }
+
+  __device__ __forceinline__ static void add_piece(const uint32_t (&weights)[4], const Pair (&right)[kRowTiles],
+                                                   float (&sums)[kRowTiles][4]) {
+#pragma unroll
+    for (int half = 0; half < kRowTiles; ++half) {
+      const uint32_t columns[2] = {right[half].low, right[half].high};
+      Mma<T>::multiply_add(sums[half], weights, columns);
+    }
+  }
+
+  template <class Store>
+  __device__ __forceinline__ void store_tile(int i, const float (&sums)[kRowTiles][4], const Store& store) const {
+    const int64_t row = first_row(i) + lane_ / 4;
+#pragma unroll
+    for (int half = 0; half < kRowTiles; ++half) {
+      const int batch_row = half * kMmaRows + lane_ % 4 * 2;
+      store(row, batch_row, float2{sums[half][0], sums[half][1]});
+      store(row + 8, batch_row, float2{sums[half][2], sums[half][3]});
+    }
+  }
+
+  const int warp_, lane_, tiles_;
+  uint4* const shared_weights_;
+  uint32_t weights_[kRegisterTiles][kPieces][4];
+};
+
+}  // namespace fastrnn::cuda

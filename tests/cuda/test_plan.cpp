@@ -1,0 +1,159 @@
+// Which path csrc/cuda/plan.cpp chooses on which device.
+#include "test_plan.h"
+
+#include <cstdlib>
+#include <string_view>
+#include <utility>
+
+#include "cuda/plan.h"
+#include "device.h"
+
+namespace fastrnn::test {
+
+namespace {
+
+using cuda::Choice;
+using cuda::Path;
+using cuda::Workload;
+
+// What every kernel takes: four clusters or groups of 16 rows.
+const Workload kPlain{100, {64, 64, 64, false}, 1, true, false};
+
+template <class Change>
+Workload changed(const Change& change) {
+  Workload work = kPlain;
+  change(work);
+  return work;
+}
+
+// A device, or FASTRNN_CUDA_PATH, as long as this lives.
+class On {
+ public:
+  template <class Change>
+  explicit On(const Change& change) {
+    change(emulation::device());
+  }
+  explicit On(const char* path) { setenv("FASTRNN_CUDA_PATH", path, 1); }
+  On(On&&) = delete;
+  ~On() {
+    emulation::device() = {};
+    unsetenv("FASTRNN_CUDA_PATH");
+  }
+};
+
+template <class T>
+void expect_streamed(const char* why, const Workload& work, Report& report) {
+  for (bool backward : {false, true}) {
+    const Choice choice = cuda::choose_plan<T>(CellKind::kLstm, work, backward);
+    if (choice.plan.path == Path::kStreamed && std::string_view(choice.reason).find(why) != std::string_view::npos) {
+      continue;
+    }
+    report.fail(std::string("plan: for '") + why + "' the reason is '" + choice.reason + "'");
+  }
+}
+
+// blocks x groups x directions
+template <class T>
+void expect_grid(Path path, const cuda::Grid& grid, const Workload& work, Report& report) {
+  for (bool backward : {false, true}) {
+    const auto [plan, reason] = cuda::choose_plan<T>(CellKind::kGru, work, backward);
+    const auto& [blocks, groups, directions] = plan.grid;
+    if (plan.path == path && blocks == grid.unit_blocks && groups == grid.batch_groups &&
+        directions == grid.directions) {
+      continue;
+    }
+    report.fail(std::string("plan: ") + cuda::name_of(plan.path) + ", " + std::to_string(blocks) + " x " +
+                std::to_string(groups) + " x " + std::to_string(directions) + " blocks, where " + cuda::name_of(path) +
+                ", " + std::to_string(grid.unit_blocks) + " x " + std::to_string(grid.batch_groups) + " x " +
+                std::to_string(grid.directions) + " were expected");
+  }
+}
+
+// 64 units in 64 rows: 4 blocks of 16 units, or 2 of 32, for each of 4 tiles.
+template <class T>
+void test_clusters(Report& report) {
+  const Workload both = changed([](Workload& work) { work.directions = 2; });
+  expect_grid<T>(Path::kCluster, {4, 4, 1}, kPlain, report);
+  expect_grid<T>(Path::kCluster, {4, 4, 2}, both, report);
+  {
+    const On small([](auto& device) { device.multiprocessors = 8, device.registers_per_thread = 255; });
+    expect_grid<T>(Path::kCluster, {2, 4, 1}, kPlain, report);
+    expect_grid<T>(Path::kCluster, {2, 2, 2}, both, report);
+  }
+  {
+    const On tiny([](auto& device) { device.multiprocessors = 4, device.registers_per_thread = 255; });
+    expect_grid<T>(Path::kCluster, {2, 2, 1}, kPlain, report);
+  }
+  const Workload wide = changed([](Workload& work) { work.dims.hidden_size = work.dims.recurrent_size = 320; });
+  expect_grid<T>(Path::kCluster, {10, 4, 1}, wide, report);
+  const Workload odd = changed([](Workload& work) { work.dims.hidden_size = work.dims.recurrent_size = 272; });
+  expect_grid<T>(Path::kPersistent, {17, 4, 1}, odd, report);
+  const Workload too_wide = changed([](Workload& work) { work.dims.hidden_size = work.dims.recurrent_size = 544; });
+  {
+    const On usual([](auto& device) { device.registers_per_thread = 255; });
+    expect_grid<T>(Path::kPersistent, {34, 3, 1}, too_wide, report);
+  }
+  const On cluster("cluster");
+  expect_streamed<T>("no cluster holds", too_wide, report);
+}
+
+// Where there are no clusters.
+template <class T>
+void test_persistent(Report& report) {
+  const Workload both = changed([](Workload& work) { work.directions = 2; });
+  {
+    const On old([](auto& device) { device.capability_major = 8; });
+    expect_grid<T>(Path::kPersistent, {4, 4, 1}, kPlain, report);
+  }
+  {
+    const On forced("persistent");
+    expect_grid<T>(Path::kPersistent, {4, 4, 1}, kPlain, report);
+  }
+  const auto with = [&](int multiprocessors, const Workload& work, const cuda::Grid& grid) {
+    const On small([&](auto& device) {
+      device.capability_major = 8, device.multiprocessors = multiprocessors, device.registers_per_thread = 255;
+    });
+    expect_grid<T>(Path::kPersistent, grid, work, report);
+  };
+  with(15, kPlain, {4, 3, 1});
+  with(4, kPlain, {4, 1, 1});
+  with(17, both, {4, 2, 2});
+  with(7, both, {4, 1, 1});
+}
+
+template <class T>
+void test_type(Report& report) {
+  test_clusters<T>(report);
+  test_persistent<T>(report);
+  {
+    const On one([](auto& device) { device.capability_major = 8, device.multiprocessors = 1; });
+    expect_streamed<T>("do not fit", kPlain, report);
+  }
+  {
+    const On shallow([](auto& device) { device.shared_per_block_opt_in = device.shared_per_multiprocessor = 1024; });
+    expect_streamed<T>("do not fit", kPlain, report);
+  }
+  {
+    const On old([](auto& device) { device.capability_major = 7; });
+    expect_streamed<T>("compute capability", kPlain, report);
+  }
+  expect_streamed<T>("plain recurrence", changed([](Workload& work) { work.extended = true; }), report);
+  expect_streamed<T>("projection", changed([](Workload& work) { work.dims.projected = true; }), report);
+  expect_streamed<T>("single step", changed([](Workload& work) { work.steps = 1; }), report);
+  expect_streamed<T>("multiple of 16", changed([](Workload& work) { work.dims.hidden_size = 72; }), report);
+  expect_streamed<T>("nothing", changed([](Workload& work) { work.dims.batch = 0; }), report);
+}
+
+}  // namespace
+
+void test_plan(Report& report) {
+  test_type<float>(report);
+  test_type<__half>(report);
+  test_type<__nv_bfloat16>(report);
+  expect_streamed<double>("float64", kPlain, report);
+  const On forced("streamed");
+  expect_streamed<__half>("FASTRNN_CUDA_PATH", kPlain, report);
+  expect_streamed<float>("TF32", changed([](Workload& work) { work.allow_tf32 = false; }), report);
+}
+
+}  // namespace fastrnn::test
