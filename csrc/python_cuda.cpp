@@ -46,8 +46,8 @@ py::dict plan_cuda(const std::string& cell_name, const std::string& dtype, int64
 
 void bind_cuda(py::module_& m) {
   m.def("plan_cuda", &plan_cuda, py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("batch"),
-        py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("directions"), py::arg("projected"), py::arg("backward"),
-        py::arg("allow_tf32"), py::arg("extended") = false, py::arg("device"));
+        py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("directions"), py::arg("projected"),
+        py::arg("backward"), py::arg("allow_tf32"), py::arg("extended") = false, py::arg("device"));
 }
 
 }  // namespace fastrnn

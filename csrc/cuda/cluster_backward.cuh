@@ -22,12 +22,12 @@ class ClusterBackwardBlock {
  public:
   struct Shared {
     typename Product::Shared product;
-    char* inputs;            // of the tile at hand and of the next one
-    float* parts;            // (tiles, 2, blocks, kUnits, kPartStride): of dh of this block's units
-    T* grads;                // (16, kGradStride): of this block's gates
-    A* grad_h;               // (tiles, 16, kUnits): as in BackwardParams
-    A* grad_c = nullptr;     // the same
-    uint64_t* barriers;      // of the exchange
+    char* inputs;         // of the tile at hand and of the next one
+    float* parts;         // (tiles, 2, blocks, kUnits, kPartStride): of dh of this block's units
+    T* grads;             // (16, kGradStride): of this block's gates
+    A* grad_h;            // (tiles, 16, kUnits): as in BackwardParams
+    A* grad_c = nullptr;  // the same
+    uint64_t* barriers;   // of the exchange
 
     FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, Carver& carver)
         : product(dims.hidden_size, carver),
@@ -145,7 +145,8 @@ class ClusterBackwardBlock {
       A no_c;
       cells_.finish(
           s, row, inputs, [&] { return sum_of_parts(s + 1, tile, in_tile); }, grad_h(tile, in_tile),
-          Cell::kHasCellState ? grad_c(tile, in_tile) : no_c, [&](int channel, T value) {
+          Cell::kHasCellState ? grad_c(tile, in_tile) : no_c,
+          [&](int channel, T value) {
 #pragma unroll
             for (int gate = 0; gate < Cell::kGates; ++gate) {
               if (Cell::recurrent_channel(gate) == channel) grads[gate * kUnits] = value;

@@ -1,5 +1,5 @@
-// How the blocks of a cluster exchange what they compute: each has two buffers for every tile of batch rows, for steps in
-// turn, that all blocks of the cluster store into, and an mbarrier for each that knows when all has come.
+// How the blocks of a cluster exchange what they compute: each has two buffers for every tile of batch rows, for steps
+// in turn, that all blocks of the cluster store into, and an mbarrier for each that knows when all has come.
 //
 // Nobody waits until a buffer is free. A block stores into the buffers of step n + 2 after it has received all of step
 // n + 1, and every block sends that after it has read step n.

@@ -12,7 +12,9 @@ namespace fastrnn::cuda {
 template <class Cell, class T, int kUnits>
 class ClusterForwardBlock {
   using A = Accumulator<T>;
-  using Product = StationaryProduct<T, Cell::kGates, kUnits / kMmaUnits>;
+  // Small blocks have few columns: the largest cluster of them has 256.
+  static constexpr int kWeightRegisters = kUnits == 16 ? 32 : 64;
+  using Product = StationaryProduct<T, Cell::kGates, kUnits / kMmaUnits, kWeightRegisters>;
   using Cells = ForwardCells<Cell, T, kUnits>;
   using Place = ThreadPlace<kUnits>;
 

@@ -114,8 +114,8 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
-// Clusters, compute capability 9.0: blocks that run at once and reach one another's shared memory. Kernels that use them
-// are empty where they are compiled for less (FASTRNN_HAS_CLUSTERS), and not launched there.
+// Clusters, compute capability 9.0: blocks that run at once and reach one another's shared memory. Kernels that use
+// them are empty where they are compiled for less (FASTRNN_HAS_CLUSTERS), and not launched there.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define FASTRNN_HAS_CLUSTERS 1
 #else
@@ -145,9 +145,9 @@ __device__ __forceinline__ void cluster_sync() {
 // and so many have been stored, no matter which comes first. Others may use it after cluster_sync.
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier) {
 #if FASTRNN_HAS_CLUSTERS
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(
-                   shared_address(barrier))
-               : "memory");
+  asm volatile(
+      "mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(shared_address(barrier))
+      : "memory");
 #endif
 }
 __device__ __forceinline__ void mbarrier_expect(uint64_t* barrier, int bytes) {
@@ -184,11 +184,10 @@ __device__ __forceinline__ uint32_t address_in(int rank, const void* shared) {
 }
 __device__ __forceinline__ void store_async(uint4* shared, uint64_t* barrier, int rank, const uint4& value) {
 #if FASTRNN_HAS_CLUSTERS
-  asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
-          address_in(rank, shared)),
-      "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(address_in(rank, barrier))
-      : "memory");
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                   address_in(rank, shared)),
+               "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(address_in(rank, barrier))
+               : "memory");
 #endif
 }
 __device__ __forceinline__ void store_async(float2* shared, uint64_t* barrier, int rank, const float2& value) {

@@ -36,11 +36,11 @@ struct StreamedKernels {
   int64_t (*backward_scratch)(const Backward<T>& params);
 };
 
-constexpr int kThreadsPerBlock = 256;   // of every kernel
-constexpr int kBatchRowsPerTile = 16;   // that a kernel which keeps w_hh on the chip takes at a time
-constexpr int kUnitsPerBlock = 16;      // hidden units of a block of a persistent kernel
+constexpr int kThreadsPerBlock = 256;      // of every kernel
+constexpr int kBatchRowsPerTile = 16;      // that a kernel which keeps w_hh on the chip takes at a time
+constexpr int kUnitsPerBlock = 16;         // hidden units of a block of a persistent kernel
 constexpr int kClusterUnits[] = {16, 32};  // those of a cluster kernel, which comes in two sizes
-constexpr int kDirections = 2;          // that one launch can take, at most
+constexpr int kDirections = 2;             // that one launch can take, at most
 
 // Blocks of a kernel that keeps w_hh on the chip: each holds the weights of some hidden units, and runs one group of
 // batch rows of one direction.

@@ -19,9 +19,7 @@ struct PersistentLaunch {
     return count.used();
   }
 
-  static int resident(const Dims& dims) {
-    return resident_blocks(kKernel, kThreadsPerBlock, shared_bytes(dims));
-  }
+  static int resident(const Dims& dims) { return resident_blocks(kKernel, kThreadsPerBlock, shared_bytes(dims)); }
 
   static int64_t flag_bytes(const Grid& grid) {
     return grid.unit_blocks * grid.batch_groups * grid.directions * static_cast<int64_t>(sizeof(uint32_t));

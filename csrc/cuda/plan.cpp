@@ -13,7 +13,7 @@ namespace fastrnn::cuda {
 
 namespace {
 
-constexpr int kLeastCapability = 8;          // major: asynchronous copies, tensor cores for TF32 and bfloat16
+constexpr int kLeastCapability = 8;  // major: asynchronous copies, tensor cores for TF32 and bfloat16
 constexpr int kLeastCapabilityOfClusters = 9;
 constexpr int64_t kLargestCluster = 16;  // that a device may be able to run
 
@@ -60,15 +60,17 @@ std::optional<Grid> cluster_grid(CellKind cell, const Workload& work, bool backw
   return {};
 }
 
-// The smaller the blocks, the more multiprocessors share a step's work: the larger ones are for what does not fit so, or
-// not all at once.
+// The smaller the blocks, the more multiprocessors share a step's work: the larger ones are for what does not fit so,
+// or not all at once.
 template <class T>
 std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool backward) {
   std::optional<Grid> best;
   for (const int64_t units : kClusterUnits) {
     const std::optional<Grid> grid = cluster_grid<T>(cell, work, backward, units);
     if (!grid) continue;
-    const auto waits = [&](const Grid& each) { return each.tiles(work.dims.batch) * work.directions / each.directions; };
+    const auto waits = [&](const Grid& each) {
+      return each.tiles(work.dims.batch) * work.directions / each.directions;
+    };
     if (!best || waits(*grid) < waits(*best)) best = grid;
   }
   return best;
@@ -102,8 +104,8 @@ const char* name_of(Path path) {
   return "";
 }
 
-// No GPU has timed the paths yet. That a cluster kernel is taken wherever its clusters run at once, and a persistent one
-// wherever that fits, is what benchmarks/gpu_model.py predicts; benchmarks/gpu.py --paths is to find out.
+// No GPU has timed the paths yet. That a cluster kernel is taken wherever its clusters run at once, and a persistent
+// one wherever that fits, is what benchmarks/gpu_model.py predicts; benchmarks/gpu.py --paths is to find out.
 template <class T>
 Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
   const auto stream = [](const char* reason) { return Choice{{Path::kStreamed, {}}, reason}; };

@@ -1,6 +1,6 @@
 // Weights that stay where they are for the whole sequence, times 16 batch rows: the product's rows are dealt to the
-// warps, so that no sums meet. For products that are shallow and have many rows; StationaryProduct (stationary_product.cuh)
-// is for the others, and says how fragments lie.
+// warps, so that no sums meet. For products that are shallow and have many rows; StationaryProduct
+// (stationary_product.cuh) is for the others, and says how fragments lie.
 //
 // A warp takes every kWarps-th tile of 16 rows. It keeps the first of its tiles in registers and what is left in shared
 // memory.
@@ -49,8 +49,8 @@ class ScatteredProduct {
     }
   }
 
-  // rows: where the lane's batch rows (lane / 4, and 8 on) begin. store(row, batch_row, pair): takes the sums of a row of
-  // the product at two neighbouring batch rows.
+  // rows: where the lane's batch rows (lane / 4, and 8 on) begin. store(row, batch_row, pair): takes the sums of a row
+  // of the product at two neighbouring batch rows.
   template <class Store>
   __device__ void multiply(const T* const (&rows)[kRowTiles], const Store& store) const {
     Pair right[kPieces][kRowTiles];

@@ -1,5 +1,5 @@
-// The cells of a block's units, a tile of batch rows at a time: what a kernel that keeps w_hh on the chip does at a step
-// besides its product. What a step reads arrives in shared memory ahead of its use.
+// The cells of a block's units, a tile of batch rows at a time: what a kernel that keeps w_hh on the chip does at a
+// step besides its product. What a step reads arrives in shared memory ahead of its use.
 #pragma once
 
 #include "../cells/cell.h"

@@ -1,8 +1,8 @@
 // Weights that stay where they are for the whole sequence, times 16 batch rows.
 //
-// The weights are kTileGroups groups of kTiles tiles of 16 rows by `depth` columns. A warp serves one group. Columns are
-// dealt to the warps of a group in pieces as deep as an mma: each warp multiplies its own by all 16 batch rows, and the
-// warps' sums meet in shared memory. A warp keeps its first kRegisterPieces pieces in registers and what is left in
+// The weights are kTileGroups groups of kTiles tiles of 16 rows by `depth` columns. A warp serves one group. Columns
+// are dealt to the warps of a group in pieces as deep as an mma: each warp multiplies its own by all 16 batch rows, and
+// the warps' sums meet in shared memory. A warp keeps its first kRegisterPieces pieces in registers and what is left in
 // shared memory, as fragments either way.
 //
 // Within a piece, lane q = lane % 4 of an mma holds columns 2q, 2q + 1, 2q + 8, 2q + 9 (TF32: q, q + 4). Which columns
@@ -53,14 +53,14 @@ __device__ __forceinline__ Pair gather_pair(const T* values, int64_t stride) {
   }
 }
 
-template <class T, int kTiles, int kTileGroups>
+// kWeightRegisters: of a thread, at most.
+template <class T, int kTiles, int kTileGroups, int kWeightRegisters = 64>
 class StationaryProduct {
  public:
   static constexpr int kColumnGroups = kWarps / kTileGroups;
   static constexpr int kDepth = Mma<T>::kDepth;
   static constexpr int kPairWidth = kDepth / 4;  // values in a Pair
-  // Registers of weights that leave a thread room for sums and addresses.
-  static constexpr int kRegisterPieces = 64 / (4 * kTiles);
+  static constexpr int kRegisterPieces = kWeightRegisters / (4 * kTiles);
 
   // Shared memory of a block: weights beyond the registers, and the warps' sums.
   struct Shared {

@@ -140,9 +140,7 @@ class CudaLoops {
   }
 
  private:
-  std::string name(const char* pass) const {
-    return std::string("fastrnn::") + pass + " " + cuda::name_of(plan_.path);
-  }
+  std::string name(const char* pass) const { return std::string("fastrnn::") + pass + " " + cuda::name_of(plan_.path); }
 
   // What the host knows of ragged rows, in the GPU's memory: a kernel that runs all steps asks there.
   void upload_sizes() {

@@ -1,6 +1,7 @@
 // Runs the CUDA kernels on every case, on the emulated GPU.
 //
 //   test_cuda_kernels [--seed N] [--every N] [--path streamed|persistent|cluster] [--type f64|f32|f16|bf16]
+//                     [--cell rnn_tanh|rnn_relu|lstm|gru]
 //
 // --every N takes about one case in N.
 #include <algorithm>
@@ -25,12 +26,13 @@ namespace {
 struct Options {
   uint64_t seed = 0;
   uint64_t every = 1;
-  std::string path, type;  // empty for all
+  std::string path, type, cell;  // empty for all
 
   template <class T>
   bool wants(const char* some_path) const {
     return (path.empty() || path == some_path) && (type.empty() || type == type_name<T>());
   }
+  bool wants(const Case& drawn) const { return cell.empty() || drawn.name().starts_with(cell + " "); }
 };
 
 // Around the threads of a warp and of a block.
@@ -95,7 +97,7 @@ std::vector<GpuPlan> large_block_plans(const Case& drawn, bool backward) {
 
 std::vector<Case> some_cases(const Coverage& coverage, const Options& options) {
   std::vector<Case> cases = all_cases(coverage, options.seed);
-  std::erase_if(cases, [&](const Case& drawn) { return drawn.seed % options.every != 0; });
+  std::erase_if(cases, [&](const Case& drawn) { return drawn.seed % options.every != 0 || !options.wants(drawn); });
   return cases;
 }
 
@@ -143,7 +145,7 @@ void test_stationary(cuda::Path path, const Coverage& large_coverage, const Opti
   if (!options.wants<T>(name)) return;
   std::vector<Case> cases = some_cases(kStationaryCoverage, options);
   for (const Case& large : all_cases(large_coverage, options.seed)) {
-    if (large.cell == CellKind::kLstm) cases.push_back(large);  // of all cells it has the most
+    if (large.cell == CellKind::kLstm && options.wants(large)) cases.push_back(large);  // it has the most weights
   }
   const Gpu<T> gpu(path);
   test_cases(gpu.name(), cases, report, [&](const Case& drawn, Report& of_gpu) {
@@ -173,8 +175,10 @@ Options parse(int count, char** words) {
       options.path = words[++i];
     } else if (word == "--type" && i + 1 < count) {
       options.type = words[++i];
+    } else if (word == "--cell" && i + 1 < count) {
+      options.cell = words[++i];
     } else {
-      std::fprintf(stderr, "usage: test_cuda_kernels [--seed N] [--every N] [--path PATH] [--type T]\n");
+      std::fprintf(stderr, "usage: test_cuda_kernels [--seed N] [--every N] [--path PATH] [--type T] [--cell C]\n");
       std::exit(2);
     }
   }

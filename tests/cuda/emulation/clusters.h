@@ -17,10 +17,10 @@ struct Thread;
 struct MBarrier {
   const uint64_t* address;
   const Block* block;
-  size_t number;         // in the launch
+  size_t number;  // in the launch
   bool expected = false;
-  int64_t missing = 0;   // bytes expected less those that came; below zero when they came first
-  uint64_t phases = 0;   // that ended
+  int64_t missing = 0;  // bytes expected less those that came; below zero when they came first
+  uint64_t phases = 0;  // that ended
 };
 
 struct Delivery {

@@ -49,7 +49,8 @@ int resident_blocks(const void* kernel, int threads, size_t shared_bytes) {
 
 int resident_clusters(const void* kernel, int threads, size_t shared_bytes, int cluster) {
   const Device& d = device();
-  const bool allowed = cluster <= kPortableCluster || (cluster <= kLargestCluster && nonportable_clusters.count(kernel));
+  const bool allowed =
+      cluster <= kPortableCluster || (cluster <= kLargestCluster && nonportable_clusters.count(kernel));
   if (d.capability_major < kLeastCapabilityOfClusters || !allowed) return 0;
   const int places = std::min(d.multiprocessors, d.clusters_of_sixteen * kLargestCluster);
   return resident_blocks(kernel, threads, shared_bytes) * (places / cluster);

@@ -165,9 +165,12 @@ void launch(void (*kernel)(Params), const Launch& shape, const Params& params, c
     const auto& [function, arguments] = *static_cast<const Call*>(opaque);
     function(arguments);
   };
-  const emulation::LaunchShape emulated{
-      shape.blocks(),    shape.threads, static_cast<size_t>(shape.shared_bytes),
-      shape.cooperative, static_cast<unsigned>(shape.cluster), emulation::kInstrumented};
+  const emulation::LaunchShape emulated{shape.blocks(),
+                                        shape.threads,
+                                        static_cast<size_t>(shape.shared_bytes),
+                                        shape.cooperative,
+                                        static_cast<unsigned>(shape.cluster),
+                                        emulation::kInstrumented};
   check(emulation::run(reinterpret_cast<const void*>(kernel), emulated, body, &call));
 }
 

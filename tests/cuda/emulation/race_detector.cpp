@@ -55,7 +55,8 @@ class Detector final : public Observer {
   }
   void mbarrier_completed(const MBarrier& barrier) override {
     const Epoch now = order_.arrived(barrier.number);
-    for (const Delivery& delivery : arrived_[barrier.number]) end_write(delivery.to, delivery.bytes, delivery.thread, now);
+    for (const Delivery& delivery : arrived_[barrier.number])
+      end_write(delivery.to, delivery.bytes, delivery.thread, now);
     arrived_[barrier.number].clear();
     order_.end_phase(barrier.number);
   }

@@ -49,8 +49,8 @@ class Order {
   struct Phases {
     Time ended = 0;  // number
     SharedClock last_sent;
-    Clock sent;             // in the phase that goes on and in those before
-    SharedClock completed;  // in those before
+    Clock sent;                               // in the phase that goes on and in those before
+    SharedClock completed;                    // in those before
     SharedClock waiter_before, waiter_after;  // the last that waited
   };
 

@@ -84,7 +84,8 @@ std::string Report::text(size_t threads, size_t threads_of_block) const {
   for (const Finding& finding : findings_) {
     out << "\n  " << describe(finding.kind) << describe_memory(finding.address) << "\n    "
         << describe(finding.access, finding.writes, threads, threads_of_block);
-    if (finding.kind == Kind::kRace) out << "    and " << describe(finding.before, finding.wrote, threads, threads_of_block);
+    if (finding.kind == Kind::kRace)
+      out << "    and " << describe(finding.before, finding.wrote, threads, threads_of_block);
   }
   return out.str();
 }

@@ -74,7 +74,7 @@ struct LaunchShape {
   int threads;
   size_t shared_bytes;
   bool cooperative;
-  unsigned cluster;  // blocks side by side in x that form one
+  unsigned cluster;   // blocks side by side in x that form one
   bool instrumented;  // the kernel is compiled for the race detector
 };
 

@@ -21,6 +21,9 @@ NAN = "^NaN$"
 WRONG = f"^wrong values$|{NAN}"
 RACE = "data race on "
 POISON = "AddressSanitizer: use-after-poison"
+UNPREPARED = "mbarrier that was not initialised|^nothing$"
+PHASE = "an mbarrier expects a phase while the one before goes on"
+MBARRIER = r"deadlock: .* threads, such as thread .*, wait for an mbarrier in gossip\.h:\d+"
 UNFINISHED = "ended without waiting for its copies"
 # What each build says to every order; where one expression stands for all builds, it says to all of them.
 FAULTS = {
@@ -59,6 +62,18 @@ FAULTS = {
     "StoreUnderCopy": (WRONG, WRONG, "an asynchronous access still under way"),
     "StoreAfterCopy": (NOTHING, NOTHING, RACE),
     "CopyMisaligned": "copy_async of misaligned addresses",
+    "GossipNothing": NOTHING,
+    "GossipClusterMeeting": (UNPREPARED, UNPREPARED, f"{RACE}|{UNPREPARED}"),
+    "GossipClusterMeetingByHalf": r"divergent: thread .* came to gossip\.h:\d+",
+    "GossipAwait": PHASE,
+    "GossipParity": PHASE,
+    "GossipExpect": MBARRIER,
+    "GossipTooMuchExpected": MBARRIER,
+    "GossipOneBuffer": (WRONG, WRONG, RACE),
+    "GossipBarrierBeforeSending": (WRONG, WRONG, f"{RACE}|nobody wrote byte"),
+    "GossipLastAwait": "ended while stores to it were under way|store_async to a block that has ended",
+    "GossipRank": "store_async to a block that is not in the cluster",
+    "GossipMisaligned": "store_async to what lies outside a block's shared memory, or misaligned",
     "CopyPastEnd": "copy_async from what lies outside the GPU's allocations",
 }
 

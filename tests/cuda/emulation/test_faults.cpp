@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <string>
 
+#include "gossip.h"
 #include "relay_run.h"
 
 namespace fastrnn::test {
@@ -107,6 +108,7 @@ struct Case {
 };
 
 #define RELAY(name) {#name, relay_run<Wrong::k##name>}
+#define GOSSIP(name) {"Gossip" #name, run_gossip<Mischief::k##name>}
 constexpr Case kCases[] = {
     RELAY(Nothing),
     RELAY(BarrierBeforeReading),
@@ -143,9 +145,22 @@ constexpr Case kCases[] = {
     {"BarrierBetweenHalves", neighbours_run<__half, 64, Meeting::kNone, Meeting::kOfBlock>},
     {"BarrierBetweenBfloats", neighbours_run<__nv_bfloat16, 64, Meeting::kOfBlock, Meeting::kNone>},
     {"BarrierBetweenWarps", neighbours_run<__half, 64, Meeting::kOfWarp, Meeting::kOfBlock>},
+    GOSSIP(Nothing),
+    GOSSIP(ClusterMeeting),
+    GOSSIP(ClusterMeetingByHalf),
+    GOSSIP(Await),
+    GOSSIP(Parity),
+    GOSSIP(Expect),
+    GOSSIP(TooMuchExpected),
+    GOSSIP(OneBuffer),
+    GOSSIP(BarrierBeforeSending),
+    GOSSIP(LastAwait),
+    GOSSIP(Rank),
+    GOSSIP(Misaligned),
     {"MeetingBetweenLanes", neighbours_run<__half, 32, Meeting::kOfWarp, Meeting::kNone>},
 };
 #undef RELAY
+#undef GOSSIP
 
 std::string outcome(const Case& wrong, uint64_t seed) {
   emulation::set_seed(seed);
