@@ -50,7 +50,6 @@ def plan(
     directions: int,
     rows: int,
     projected: bool,
-    host_sizes: bool,
     allow_tf32: bool,
     extended: bool,
     frozen: bool,
@@ -58,8 +57,7 @@ def plan(
     """How the kernels will run one direction of one layer: path, isa, tile, threads, reason and reserve_bytes.
 
     `dtype` is the one they compute in, `weights` the one in which they read the weights, `rows` the number of valid
-    (step, batch) pairs, and `host_sizes` says that the host knows how many run at each step,
-    `extended` that the call is more than the plain recurrence.
+    (step, batch) pairs, and `extended` says that the call is more than the plain recurrence.
     """
     sizes: dict[str, Any] = {
         "cell": cell,
@@ -67,6 +65,7 @@ def plan(
         "batch": batch,
         "hidden_size": hidden_size,
         "recurrent_size": recurrent_size,
+        "directions": directions,
         "projected": projected,
         "backward": backward,
     }
@@ -76,13 +75,12 @@ def plan(
         facts = _C.plan_cuda(
             **sizes,
             dtype=name,
-            packed=host_sizes,
             allow_tf32=allow_tf32,
             device=device.index,
             extended=extended,
         )
     else:
         name = str(weights).removeprefix("torch.")
-        facts = _C.plan(**sizes, weights=name, directions=directions, rows=rows, frozen=frozen)
+        facts = _C.plan(**sizes, weights=name, rows=rows, frozen=frozen)
     facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size) * dtype.itemsize
     return facts

@@ -67,7 +67,6 @@ class _Shape:
     steps: int
     batch: int
     rows: int  # steps * batch, less padding
-    host_sizes: bool  # the host knows how many rows run at each step
     hidden_size: int
     recurrent_size: int
     projected: bool
@@ -204,7 +203,7 @@ def _shape(
     weights: list[Tensor],
     frozen: bool,
 ) -> tuple[_Shape, list[Tensor]]:
-    input, states, batch_sizes, batch, *_ = arguments
+    input, states, _, batch, *_ = arguments
     result = _precision.result_dtype(input)
     dtype = _precision.computed_dtype(input, result)
     reads_bfloat16 = autograd.reads_bfloat16(input, states or (), weights)
@@ -219,7 +218,6 @@ def _shape(
         steps,
         batch,
         rows,
-        batch_sizes is not None and batch_sizes.is_cpu,
         hidden_size,
         proj_size or hidden_size,
         proj_size > 0,
@@ -267,7 +265,6 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         directions=shape.directions,
         rows=shape.rows,
         projected=shape.projected,
-        host_sizes=shape.host_sizes,
         allow_tf32=shape.allow_tf32,
         extended=shape.extended,
         frozen=shape.frozen and not records,

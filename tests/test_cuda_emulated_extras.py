@@ -11,7 +11,7 @@ import pytest
 import torch
 from cases import KERNELS, assert_same, exact_for_relu_, randn, tolerance
 from primals import weight_shapes
-from test_cuda_emulated_layers import HALF, PERSISTENT, STREAMED, library  # noqa: F401
+from test_cuda_emulated_layers import HALF, ON_CHIP, STREAMED, library  # noqa: F401
 from torch import nn
 
 from fastrnn import reference
@@ -193,7 +193,7 @@ def test_equal_to_the_cpu(monkeypatch, kernel, added, layout, dtype):
 @pytest.mark.parametrize("layout", ("dense", "sizes on the GPU"))
 def test_half_types(monkeypatch, kernel, added, half, layout):
     steps = 2 if kernel == "rnn_relu" else STEPS
-    call = draw(kernel, added, layout, True, half, steps, hidden=PERSISTENT)
+    call = draw(kernel, added, layout, True, half, steps, hidden=ON_CHIP)
     expected, actual = both_devices(monkeypatch, call, layout, torch.float64)
     assert {value.dtype for value in actual.values()} == {half}
     actual = {name: value.double() for name, value in actual.items()}
@@ -210,10 +210,13 @@ def test_gradients_of_groups(monkeypatch, kernel):
 
 @by_kernel
 def test_streamed(library, kernel):  # noqa: F811
-    """Where a plain call would take the persistent kernels."""
-    count = library.fastrnn_emulated_persistent_passes
+    """Where a plain call would keep the weights on the chip."""
+
+    def count():
+        return [library.fastrnn_emulated_passes(path) for path in (b"persistent", b"cluster")]
+
     before = count()
-    draw(kernel, "all", dtype=torch.float16, hidden=PERSISTENT).run(torch.ops.fastrnn_emulated)
+    draw(kernel, "all", dtype=torch.float16, hidden=ON_CHIP).run(torch.ops.fastrnn_emulated)
     assert count() == before
 
 

@@ -7,6 +7,7 @@ torch.func, autocast. What kernels do to memory, and under every schedule, is te
 import ctypes
 import itertools
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,12 @@ import emulated_library
 from emulation.emulator import cuda_include
 
 HALF = (torch.bfloat16, torch.float16)
-# Streamed are f64, projections, hidden sizes that tiles of 16 do not divide, and what the host knows to be ragged.
-STREAMED, PERSISTENT = 5, 16
+# Streamed are f64, projections, and hidden sizes that blocks of 16 units do not divide.
+STREAMED, ON_CHIP = 5, 16
+PATHS = ("streamed", "persistent", "cluster")
 
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
-by_persistent = pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel != "lstm_proj"])
+by_on_chip = pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel != "lstm_proj"])
 by_layer = pytest.mark.parametrize("layer", LAYERS)
 by_half = pytest.mark.parametrize("half", HALF, ids=("bf16", "f16"))
 both_ways = pytest.mark.parametrize("bidirectional", (False, True))
@@ -76,9 +78,12 @@ def gpu(monkeypatch, library):
 
 
 @pytest.fixture
-def persistent_passes(library):
-    """How many passes took the persistent kernels since the test began, once it is called."""
-    count = library.fastrnn_emulated_persistent_passes
+def passes(library):
+    """How many passes took each path since the test began, once it is called."""
+
+    def count():
+        return Counter({path: library.fastrnn_emulated_passes(path.encode()) for path in PATHS})
+
     before = count()
     return lambda: count() - before
 
@@ -171,36 +176,38 @@ class TestAgainstTorch:
         check_parity(Case(layer, {"num_layers": 2, "dropout": 1.0}), torch.float64)
 
 
-class TestPersistent:
+class TestOnChip:
     """One launch for the whole sequence; batches of two tiles, of which one is not full, and of a part of one."""
 
-    @pytest.fixture(autouse=True)
-    def _both_passes_were(self, persistent_passes):
+    @pytest.fixture(autouse=True, params=("persistent", "cluster"))
+    def _both_passes_were(self, monkeypatch, request, passes):
+        monkeypatch.setenv("FASTRNN_CUDA_PATH", request.param)
         yield
-        assert persistent_passes() >= 2
+        assert passes()[request.param] >= 2
+        assert set(passes()) == {request.param}
 
-    @by_persistent
+    @by_on_chip
     @both_ways
     @by_half
     def test_half_types(self, kernel, bidirectional, half):
-        case = rounded_case(kernel, bidirectional=bidirectional, num_layers=2, hidden_size=PERSISTENT, seq=3, batch=17)
+        case = rounded_case(kernel, bidirectional=bidirectional, num_layers=2, hidden_size=ON_CHIP, seq=3, batch=17)
         check_against_f64(case, half, stored_tolerance(torch.finfo(half).eps, case.depth))
 
-    @by_persistent
+    @by_on_chip
     @both_ways
     def test_tf32(self, tf32, kernel, bidirectional):
-        case = rounded_case(kernel, bidirectional=bidirectional, hidden_size=2 * PERSISTENT, seq=4, batch=5)
+        case = rounded_case(kernel, bidirectional=bidirectional, hidden_size=2 * ON_CHIP, seq=4, batch=5)
         check_against_f64(case, torch.float32, stored_tolerance(2**-10, case.depth))
 
     @by_layer
     @by_half
     def test_without_bias_or_state(self, layer, half):
-        case = Case(layer, {"bias": False, "batch_first": True}, has_hx=False, hidden_size=PERSISTENT)
+        case = Case(layer, {"bias": False, "batch_first": True}, has_hx=False, hidden_size=ON_CHIP)
         check_against_f64(case, half, stored_tolerance(torch.finfo(half).eps, case.depth))
 
 
 class TestTf32:
-    @by_persistent
+    @by_on_chip
     def test_backward_computes_as_forward_did(self, monkeypatch, kernel):
         """Whatever torch's switch says by then, and again when backward is differentiated."""
         case, allowed = LayerCase(kernel), [True]
@@ -220,7 +227,7 @@ class TestTf32:
     @by_layer
     def test_tf32_only_where_it_is_allowed(self, layer):
         """Else float32 is float32: streamed then, and as near to torch.nn as on the CPU."""
-        check_parity(Case(layer, {}, hidden_size=PERSISTENT), torch.float32)
+        check_parity(Case(layer, {}, hidden_size=ON_CHIP), torch.float32)
 
 
 @by_kernel
@@ -245,20 +252,22 @@ class TestLengths:
 
     @by_layer
     @by_half
-    @pytest.mark.parametrize("hidden", (STREAMED, PERSISTENT))
-    def test_half_types(self, device_sizes, persistent_passes, layer, half, hidden):
-        lengths = torch.tensor([2, 6, 1, 4, 3])
+    @pytest.mark.parametrize("hidden", (STREAMED, ON_CHIP))
+    @pytest.mark.parametrize("ragged", ("sizes on the CPU", "sizes on the GPU", "packed"))
+    def test_half_types(self, monkeypatch, passes, layer, half, hidden, ragged):
+        monkeypatch.setenv("FASTRNN_EMULATE_DEVICE_SIZES", str(int(ragged == "sizes on the GPU")))
+        run = on_packed if ragged == "packed" else with_lengths(torch.tensor([2, 6, 1, 4, 3]))
         case = Case(layer, {"bidirectional": True}, seq=6, batch=5, hidden_size=hidden)
 
-        tolerance = stored_tolerance(torch.finfo(half).eps, case.depth)
-        check_against_f64(case, half, tolerance, with_lengths(lengths), on_packed)
-        assert persistent_passes() == (4 if device_sizes and hidden == PERSISTENT else 0)
+        check_against_f64(case, half, stored_tolerance(torch.finfo(half).eps, case.depth), run, on_packed)
+        # A launch for both directions, or one for each pass of them.
+        assert passes() == ({"cluster": 2} if hidden == ON_CHIP else {"streamed": 4})
 
     @by_layer
     @pytest.mark.parametrize("dtype", (torch.float64, torch.float16), ids=("f64", "f16"))
     def test_padding_is_never_read(self, device_sizes, layer, dtype):
         """Nor is the state of an empty row changed, by so much as a bit."""
-        case = Case(layer, {"bidirectional": True}, seq=6, batch=5, hidden_size=PERSISTENT)
+        case = Case(layer, {"bidirectional": True}, seq=6, batch=5, hidden_size=ON_CHIP)
         module, leaves = case.build(dtype, fastrnn), make_leaves(case, dtype)
         lengths = torch.tensor([2, 0, 1, 6, 3])
         results = []
@@ -276,7 +285,7 @@ class TestLengths:
         """A whole training step asks no tensor for a value, and what is out of range is clamped."""
         monkeypatch.setenv("FASTRNN_EMULATE_DEVICE_SIZES", "1")
         monkeypatch.setattr(_ragged, "check_lengths", lambda *_: None)
-        module, value = getattr(fastrnn, layer)(3, PERSISTENT, 2), randn(4, 3, 3)
+        module, value = getattr(fastrnn, layer)(3, ON_CHIP, 2), randn(4, 3, 3)
         with Questions() as questions:
             output, _ = module(value, lengths=torch.tensor([9, 2, -3]))
             output.square().sum().backward()
@@ -296,7 +305,7 @@ class TestLengths:
         """Then nobody waits, as with lengths on the GPU."""
         monkeypatch.setenv("FASTRNN_EMULATE_DEVICE_SIZES", "1")
         monkeypatch.setattr(_ragged, "check_lengths", lambda *_: None)
-        layers = nn.ModuleList([getattr(fastrnn, layer)(size, PERSISTENT) for size in (3, PERSISTENT)])
+        layers = nn.ModuleList([getattr(fastrnn, layer)(size, ON_CHIP) for size in (3, ON_CHIP)])
         offsets = torch.tensor([0, 3, 4, 9])
         value = torch.nested.nested_tensor_from_jagged(randn(9, 3), offsets, max_seqlen=5)
         with Questions() as questions:
@@ -341,7 +350,7 @@ class TestDerivatives:
     def test_second_gradients_of_half_types(self, layer, half):
         """By formulas that compute in float32; through the first gradients, which were stored in the half type."""
         results = []
-        case = Case(layer, {}, hidden_size=PERSISTENT)
+        case = Case(layer, {}, hidden_size=ON_CHIP)
         ours, leaves = case.build(half, fastrnn), make_leaves(case, half)
         theirs = case.build(torch.float64)
         theirs.load_state_dict(ours.state_dict())
@@ -415,8 +424,8 @@ class TestAutocast:
     @by_half
     def test_computes_in_its_dtype(self, name, half):
         """What a module of the half type computes, to the bit; gradients come in the leaves' own dtype."""
-        module = getattr(fastrnn, name)(3, PERSISTENT)
-        halved = getattr(fastrnn, name)(3, PERSISTENT, dtype=half)
+        module = getattr(fastrnn, name)(3, ON_CHIP)
+        halved = getattr(fastrnn, name)(3, ON_CHIP, dtype=half)
         halved.load_state_dict(module.state_dict())
         value = randn(*((4,) if name in LAYERS else ()), 2, 3)
         leaf = value.clone().requires_grad_()

@@ -242,7 +242,7 @@ class TestExplain:
         (facts,) = asked
         assert facts["cell"] == {"RNN": "rnn_tanh", "LST": "lstm", "GRU": "gru"}[name[:3]]
         assert (facts["dtype"], facts["device"], facts["batch"], facts["hidden_size"]) == ("float32", 0, 2, 5)
-        assert (facts["steps"], facts["backward"], facts["packed"]) == (4 if name in LAYERS else 1, False, False)
+        assert (facts["steps"], facts["backward"], facts["directions"]) == (4 if name in LAYERS else 1, False, 1)
 
     @by_class
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -269,15 +269,3 @@ class TestExplain:
         word = str(half).removeprefix("torch.")
         assert row.precision == f"{word}, sums in float32"
         assert asked[-1]["dtype"] == word
-
-    @by_layer
-    def test_sizes_known_to_the_host(self, asked, monkeypatch, layer):
-        monkeypatch.setattr(_ragged, "check_lengths", lambda *_: None)
-        module, value = build(layer), value_of(layer)
-        for place, known in (("cpu", True), ("cuda:0", False)):
-            fastrnn.explain(module, value, lengths=torch.empty(2, dtype=torch.int64, device=place))
-            assert asked[-1]["packed"] is known
-        order = torch.empty(2, dtype=torch.int64, device="cuda:0")
-        sizes = torch.empty(3, dtype=torch.int64)
-        fastrnn.explain(module, PackedSequence(torch.empty(5, 3, device="cuda:0"), sizes, order, order))
-        assert asked[-1]["packed"] is True

@@ -34,8 +34,12 @@ inline int32_t dtype_code(ScalarType dtype) {
       return aoti_torch_dtype_float16();
     case ScalarType::BFloat16:
       return aoti_torch_dtype_bfloat16();
-    default:
+    case ScalarType::Long:
+      return aoti_torch_dtype_int64();
+    case ScalarType::Float:
       return aoti_torch_dtype_float32();
+    default:
+      STD_TORCH_CHECK(false, "fastrnn: no tensors are made of ", torch::headeronly::toString(dtype));
   }
 }
 
