@@ -21,7 +21,7 @@ class Kernel:
     stack: int
     local: int
     shared: int  # static, with what CUDA takes for itself
-    instructions: Counter = field(default_factory=Counter)  # those on tensor cores and on local memory
+    instructions: Counter = field(default_factory=Counter)  # on tensor cores, local memory, and barriers of more than a block
 
 
 def nvidia_tool(name):
@@ -46,7 +46,7 @@ def dump(library, *options):
 
 
 USAGE = r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)"
-INSTRUCTION = r"\*/\s+(?:@!?U?P\w+ )?(?P<instruction>(?:[A-Z]*MMA|LDL|STL)\b[\w.]*)"
+INSTRUCTION = r"\*/\s+(?:@!?U?P\w+ )?(?P<instruction>(?:[A-Z]*MMA|LDL|STL|MEMBAR|UCGABAR_ARV)\b[\w.]*)"
 
 
 def facts(pattern, text):

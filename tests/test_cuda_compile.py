@@ -25,6 +25,7 @@ ARCHITECTURES = {"8.0": "sm_80", "9.0": "sm_90"}
 if os.environ.get("FASTRNN_TEST_ARCHITECTURES") == "all":
     ARCHITECTURES |= {"10.0": "sm_100", "12.0": "sm_120"}
 
+UNITS = (16, 32)  # of a block of a cluster kernel
 CELLS = {"Elman<Tanh>": 1, "Elman<Relu>": 1, "Lstm": 4, "Gru": 3}  # gates
 # The instruction on tensor cores for each type of persistent kernel: TF32, float16 and bfloat16, all with float sums.
 MMA = {"float": "HMMA.1688.F32.TF32", "__half": "HMMA.16816.F32", "__nv_bfloat16": "HMMA.16816.F32.BF16"}
@@ -122,7 +123,9 @@ def test_the_same_kernels_on_every_architecture(kernels):
         assert [kernel.name for kernel in kernels if kernel.architecture == architecture] == sorted(names)
     streamed = itertools.product(("cell_forward", "cell_backward"), CELLS, ("double", *MMA))
     persistent = itertools.product(("persistent_forward", "persistent_backward"), CELLS, MMA)
+    cluster = itertools.product(("cluster_forward", "cluster_backward"), CELLS, MMA, UNITS)
     assert {f"{kernel}<{cell}, {value}>" for kernel, cell, value in (*streamed, *persistent)} <= names
+    assert {f"{kernel}<{cell}, {value}, {units}>" for kernel, cell, value, units in cluster} <= names
 
 
 def test_nothing_is_in_local_memory(kernels):
@@ -142,26 +145,48 @@ def test_shared_memory_is_dynamic(kernels):
 def test_streamed_kernels_leave_room_for_each_other(kernels):
     """They mostly wait for memory: at least half of the threads that a multiprocessor can have must fit on it."""
     for kernel in kernels:
-        if not kernel.name.startswith("persistent"):
+        if not kernel.name.startswith(("persistent", "cluster")):
             assert kernel.registers <= 64, kernel
 
 
 def test_tensor_cores(kernels):
-    """Persistent kernels multiply in their type's own mma, in whole pieces; the streamed ones leave it to cuBLAS."""
+    """Kernels that keep w_hh multiply in their type's own mma, in whole pieces; the streamed ones leave it to cuBLAS."""
     for kernel in kernels:
         found = {name: count for name, count in kernel.instructions.items() if "MMA" in name}
-        persistent = re.fullmatch(r"persistent_(\w+)<(.*), (\w+)>", kernel.name)
-        if not persistent:
+        on_chip = re.fullmatch(r"(persistent|cluster)_(\w+)<(.*), (\w+)(?:, (\d+))?>", kernel.name)
+        if not on_chip or (on_chip[1] == "cluster" and kernel.architecture == "sm_80"):
             assert not found, kernel
             continue
-        direction, cell, value = persistent.groups()
+        path, direction, cell, value, units = on_chip.groups()
         assert list(found) == [MMA[value]], kernel
-        # A piece of the weights is one fragment for each gate (backward: one in all), times two tiles of batch rows. 16
-        # fragments are in registers, and one more piece at least in the loop over those in shared memory.
-        fragments = CELLS[cell] if direction == "forward" else 1
+        fragments, held, more = held_fragments(path, direction, CELLS[cell], value, units)
+        # Each is multiplied by two tiles of batch rows.
         pieces, rest = divmod(found[MMA[value]], 2 * fragments)
         assert rest == 0, kernel
-        assert pieces >= 16 // fragments + 1, kernel
+        assert pieces >= held // fragments + more, kernel
+
+
+def held_fragments(path, direction, gates, value, units):
+    """Fragments of a piece of the weights, how many a thread has in registers, and pieces in the loop over the others."""
+    if direction == "forward":  # a piece has one for each gate
+        return gates, 8 if units == "16" else 12, 1
+    if path == "persistent":
+        return 1, 16, 1
+    # Of the product that is dealt by rows, a tile is a piece, as deep as the block's gates.
+    depth = gates * int(units) // (8 if value == "float" else 16)
+    return depth, max(16, depth) // depth * depth, 1
+
+
+def test_no_cluster_waits_for_the_whole_gpu(kernels):
+    """A barrier of the cluster does. There is one, before the first step; in the steps there are mbarriers."""
+    seen = 0
+    for kernel in kernels:
+        if not kernel.name.startswith("cluster") or kernel.architecture == "sm_80":
+            continue
+        seen += 1
+        assert kernel.instructions["UCGABAR_ARV"] == 1, kernel
+        assert kernel.instructions["MEMBAR.ALL.GPU"] == 1, kernel
+    assert seen > 0
 
 
 PLANTED = """

@@ -13,7 +13,7 @@ template <class Cell, class T, int kUnits>
 class ClusterForwardBlock {
   using A = Accumulator<T>;
   // Small blocks have few columns: the largest cluster of them has 256.
-  static constexpr int kWeightRegisters = kUnits == 16 ? 32 : 64;
+  static constexpr int kWeightRegisters = kUnits == 16 ? 32 : 48;
   using Product = StationaryProduct<T, Cell::kGates, kUnits / kMmaUnits, kWeightRegisters>;
   using Cells = ForwardCells<Cell, T, kUnits>;
   using Place = ThreadPlace<kUnits>;

@@ -12,7 +12,7 @@ template <class Cell, class T>
 class PersistentBackwardBlock {
   static constexpr int kUnits = kUnitsPerBlock;
   using A = Accumulator<T>;
-  using Product = StationaryProduct<T, 1, 1>;
+  using Product = StationaryProduct<T, 1, 1, 64>;
   using Cells = BackwardCells<Cell, T, kUnits>;
   using Inputs = typename Cells::Inputs;
 

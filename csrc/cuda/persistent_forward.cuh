@@ -12,7 +12,8 @@ template <class Cell, class T>
 class PersistentForwardBlock {
   static constexpr int kUnits = kUnitsPerBlock;
   using A = Accumulator<T>;
-  using Product = StationaryProduct<T, Cell::kGates, 1>;
+  // With 64 nvcc spills where a cell has four gates.
+  using Product = StationaryProduct<T, Cell::kGates, 1, 48>;
   using Cells = ForwardCells<Cell, T, kUnits>;
 
  public:

@@ -54,7 +54,7 @@ __device__ __forceinline__ Pair gather_pair(const T* values, int64_t stride) {
 }
 
 // kWeightRegisters: of a thread, at most.
-template <class T, int kTiles, int kTileGroups, int kWeightRegisters = 64>
+template <class T, int kTiles, int kTileGroups, int kWeightRegisters>
 class StationaryProduct {
  public:
   static constexpr int kColumnGroups = kWarps / kTileGroups;
