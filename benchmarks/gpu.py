@@ -5,7 +5,8 @@ and, in training, every gradient included.
     make gpu-bench BENCH_ARGS="--quick"             # a selection, in two
     make gpu-bench BENCH_ARGS="--paths"             # our persistent kernels against our streamed path
 
-With --paths the ratios say where the streamed path is the faster one: for the thresholds in csrc/cuda/dispatch.cpp.
+With --paths the ratios say where the streamed path is the faster one: for the thresholds in csrc/cuda/plan.cpp. What
+gpu_model.py predicts of a step, and the share of the floor that was reached, stand beside what was measured.
 
 A time is that of a call among calls in a row, by CUDA events: what a training loop sees, which launches ahead.
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 import machine
 import torch
+from gpu_model import Gpu, predict
 from paired import Paired, compare, wall_seconds
 from torch import Tensor, nn
 from torch.autograd import DeviceType
@@ -125,6 +127,8 @@ class Row:
     pairs: int
     difference: float  # of the results, relative
     other_kernel: str  # of torch.nn's, the one that ran longest
+    predicted_us_per_step: float | None  # by gpu_model.py, where it predicts
+    share_of_floor: float | None
 
 
 class Burst:
@@ -199,7 +203,7 @@ def measure(problem: Problem, args: argparse.Namespace) -> Row | None:
     path, reason = chosen_path(module, value, training)
     ours, kernel = problem.call(module, value, upstream), ""
     if args.paths:
-        if "persistent" not in path and not args.rehearse:
+        if "streamed" in path and not args.rehearse:
             return None
         other = on_streamed_path(ours)
     else:
@@ -212,11 +216,12 @@ def measure(problem: Problem, args: argparse.Namespace) -> Row | None:
     timed = gpu_seconds if device == "cuda" else wall_seconds
     bursts = Burst(ours, timed), Burst(other, timed)
     result: Paired = compare(*bursts, args.seconds, 5, timed=lambda burst: timed(burst) / burst.count)
-    microseconds = (each * 1e6 / case.steps for each in (result.ours, result.other))
+    microseconds = result.ours * 1e6 / case.steps, result.other * 1e6 / case.steps
     ratios = result.ratio, result.low, result.high, result.pairs
-    return Row(
-        problem.cell, problem.precision, problem.mode, case, path, reason, *microseconds, *ratios, off_by, kernel
-    )
+    what = problem.cell, problem.precision, problem.mode, case
+    model = predict(*what, Gpu())
+    modelled = (model.call_us_per_step, model.share(microseconds[0])) if model else (None, None)
+    return Row(*what, path, reason, *microseconds, *ratios, off_by, kernel, *modelled)
 
 
 def problems(args: argparse.Namespace) -> Iterator[Problem]:
@@ -271,13 +276,19 @@ def facts() -> dict[str, Any]:
     return known
 
 
-HEADINGS = ("layer", "precision", "mode", "T", "B", "I", "H", "path", "us/step", "other", "other / ours", "its kernel")
+HEADINGS = (
+    *("layer", "precision", "mode", "T", "B", "I", "H", "path", "us/step", "predicted", "of the floor"),
+    *("other", "other / ours", "its kernel"),
+)
 
 
 def line(row: Row) -> str:
     case = row.case
     kernel = row.other_kernel.removeprefix("void ").split("(")[0]
-    figures = f"{row.ours_us_per_step:.2f}", f"{row.other_us_per_step:.2f}"
+    modelled = ("", "")
+    if row.predicted_us_per_step and row.share_of_floor:
+        modelled = f"{row.predicted_us_per_step:.2f}", f"{row.share_of_floor:.0%}"
+    figures = f"{row.ours_us_per_step:.2f}", *modelled, f"{row.other_us_per_step:.2f}"
     ratio = f"{row.ratio:.2f} ({row.low:.2f}-{row.high:.2f})"
     sizes = case.steps, case.batch, case.input_size, case.hidden_size
     cells = (row.cell, row.precision, row.mode, *sizes, row.path, *figures, ratio, kernel[:48])

@@ -45,8 +45,8 @@ struct Steps {
   const int64_t* sizes;    // (T) rows at each time t, or null: all of B
   const int64_t* offsets;  // (T) first row of each time t in packed data, or null: t * B
   bool reverse;            // runs from t = T - 1 down to 0
-  // (T) as sizes and offsets, but in the GPU's memory, for kernels that run more than one step; else null. Where the host
-  // does not know the sizes, all of B runs for it.
+  // (T) as sizes and offsets, but in the GPU's memory, for kernels that run more than one step; else null. Where the
+  // host does not know the sizes, all of B runs for it.
   const int64_t* device_sizes = nullptr;
   const int64_t* device_offsets = nullptr;
 

@@ -1,8 +1,11 @@
 """Settings of the whole suite: markers, the visible random seed, and what every test leaves as it found it."""
 
+import contextlib
 import os
+import signal
 import zlib
 
+import build_ahead
 import pytest
 import torch
 from session_seed import SESSION_SEED
@@ -13,6 +16,24 @@ from fastrnn import _native
 def pytest_report_header(config):
     isa = os.environ.get("FASTRNN_ISA", "the machine's best")
     return f"fastrnn: FASTRNN_TEST_SEED={SESSION_SEED}, FASTRNN_ISA={isa}, torch {torch.__version__}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    items.sort(key=build_ahead.order)
+
+
+def pytest_runtestloop(session):
+    """Starts what builds in the background; the loop itself is pytest's own."""
+    builder = build_ahead.start(session.items) if not session.config.option.collectonly else None
+    if builder:
+        session.config.add_cleanup(lambda: stop(builder))
+
+
+def stop(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -21,7 +21,9 @@ class Kernel:
     stack: int
     local: int
     shared: int  # static, with what CUDA takes for itself
-    instructions: Counter = field(default_factory=Counter)  # on tensor cores, local memory, and barriers of more than a block
+    instructions: Counter = field(
+        default_factory=Counter
+    )  # on tensor cores, local memory, and barriers of more than a block
 
 
 def nvidia_tool(name):

@@ -4,6 +4,7 @@ The whole extension is built with CUDA in build/cuda_compile, apart from the one
 changed compiles again. Whether its numbers are right is the business of test_cuda_emulation.py, and of tests/gpu.
 """
 
+import contextlib
 import fcntl
 import itertools
 import os
@@ -31,7 +32,24 @@ CELLS = {"Elman<Tanh>": 1, "Elman<Relu>": 1, "Lstm": 4, "Gru": 3}  # gates
 MMA = {"float": "HMMA.1688.F32.TF32", "__half": "HMMA.16816.F32", "__nv_bfloat16": "HMMA.16816.F32.BF16"}
 
 
+@contextlib.contextmanager
 def build():
+    """Nobody else builds there until the caller is done with it."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(LIBRARIES, ignore_errors=True)
+        shutil.copytree(ROOT / "fastrnn", LIBRARIES / "fastrnn", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        yield run_setup()
+
+
+def build_ahead():
+    if setup_script().find_nvcc():
+        with build():
+            pass
+
+
+def run_setup():
     # What has been compiled for the CPU need not be compiled again.
     compiled = next((ROOT / "build").glob(f"temp.*-{sys.implementation.cache_tag}"), None)
     if compiled and not OBJECTS.exists():
@@ -55,12 +73,7 @@ def nvcc():
 @pytest.fixture(scope="module")
 def library(nvcc):
     """The extension with CUDA, beside a copy of the package's Python. Sessions that run side by side take turns."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(LIBRARIES, ignore_errors=True)
-        shutil.copytree(ROOT / "fastrnn", LIBRARIES / "fastrnn", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        done = build()
+    with build() as done:
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         (built,) = (LIBRARIES / "fastrnn").glob("_C*.so")
         yield built
@@ -150,31 +163,35 @@ def test_streamed_kernels_leave_room_for_each_other(kernels):
 
 
 def test_tensor_cores(kernels):
-    """Kernels that keep w_hh multiply in their type's own mma, in whole pieces; the streamed ones leave it to cuBLAS."""
+    """Kernels that keep w_hh multiply in their type's own mma, in whole pieces; streamed ones leave it to cuBLAS."""
     for kernel in kernels:
         found = {name: count for name, count in kernel.instructions.items() if "MMA" in name}
-        on_chip = re.fullmatch(r"(persistent|cluster)_(\w+)<(.*), (\w+)(?:, (\d+))?>", kernel.name)
+        on_chip = re.fullmatch(r"(persistent|cluster)_(\w+)<(.*?), (\w+)(?:, (\d+))?>", kernel.name)
         if not on_chip or (on_chip[1] == "cluster" and kernel.architecture == "sm_80"):
             assert not found, kernel
             continue
         path, direction, cell, value, units = on_chip.groups()
         assert list(found) == [MMA[value]], kernel
-        fragments, held, more = held_fragments(path, direction, CELLS[cell], value, units)
-        # Each is multiplied by two tiles of batch rows.
+        fragments, least = least_pieces(path, direction, CELLS[cell], value, units)
+        # Each fragment is multiplied by two tiles of batch rows.
         pieces, rest = divmod(found[MMA[value]], 2 * fragments)
         assert rest == 0, kernel
-        assert pieces >= held // fragments + more, kernel
+        assert pieces >= least, kernel
 
 
-def held_fragments(path, direction, gates, value, units):
-    """Fragments of a piece of the weights, how many a thread has in registers, and pieces in the loop over the others."""
+def least_pieces(path, direction, gates, value, units):
+    """Fragments of a piece of the weights, and how many pieces there are at least.
+
+    Those in a thread's registers, and one more in the loop over what is in shared memory.
+    """
     if direction == "forward":  # a piece has one for each gate
-        return gates, 8 if units == "16" else 12, 1
-    if path == "persistent":
-        return 1, 16, 1
-    # Of the product that is dealt by rows, a tile is a piece, as deep as the block's gates.
-    depth = gates * int(units) // (8 if value == "float" else 16)
-    return depth, max(16, depth) // depth * depth, 1
+        fragments, held = gates, 8 if units == "16" else 12
+    elif path == "persistent":
+        fragments, held = 1, 16
+    else:  # dealt by rows, a tile is a piece, as deep as the block's gates
+        fragments = gates * int(units) // (8 if value == "float" else 16)
+        held = max(16, fragments)
+    return fragments, held // fragments + 1
 
 
 def test_no_cluster_waits_for_the_whole_gpu(kernels):

@@ -57,6 +57,11 @@ by_half = pytest.mark.parametrize("half", HALF, ids=("bf16", "f16"))
 both_ways = pytest.mark.parametrize("bidirectional", (False, True))
 
 
+def build_ahead():
+    if cuda_include():
+        emulated_library.build_library()
+
+
 @pytest.fixture(scope="module")
 def library():
     if cuda_include() is None:

@@ -36,8 +36,8 @@ HOST = (
 # About one case in so many fits the minutes that this file may take.
 EVERY = {"plain": 8, "asan": 20, "race": 32}
 FAULT_EVERY = 20
-# The first has no kernel that keeps w_hh on the chip. The last differs from the one before in conversions alone, so that
-# it is not worth the minutes that a sanitizer's build takes.
+# The first has no kernel that keeps w_hh on the chip. The last differs from the one before in conversions alone: it is
+# not worth the minutes that a sanitizer's build takes.
 TYPES = {"plain": ("f64", "f32", "f16", "bf16"), "asan": ("f64", "f32", "f16"), "race": ("f64", "f32", "f16")}
 
 
@@ -58,7 +58,7 @@ class Fault(NamedTuple):
     text: str  # stands there once
     instead: str
     finding: str = ""
-    cell: str = "Lstm"  # on a path of kernels that keep w_hh on the chip, the only one compiled
+    cell: str = "Lstm"  # the only one compiled, of kernels that keep w_hh on the chip
 
     @property
     def path(self):
@@ -217,9 +217,23 @@ def with_fault(fault):
     return program(fault.name, fault.build, (planted, *others))
 
 
+def build_kernels():
+    build_all(BUILD, [program("test_cuda_kernels", variant) for variant in EVERY])
+
+
+def build_faulty_kernels():
+    build_all(BUILD, [with_fault(fault) for fault in FAULTS], "faults.ninja")
+
+
+def build_ahead():
+    if cuda_include():
+        build_kernels()
+        build_faulty_kernels()
+
+
 @pytest.fixture(scope="module")
 def kernels():
-    build_all(BUILD, [program("test_cuda_kernels", variant) for variant in EVERY])
+    build_kernels()
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +244,7 @@ def products():
 
 @pytest.fixture(scope="module")
 def faulty_kernels(kernels):
-    build_all(BUILD, [with_fault(fault) for fault in FAULTS], "faults.ninja")
+    build_faulty_kernels()
 
 
 def run(name, *arguments):

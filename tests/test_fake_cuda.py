@@ -13,7 +13,6 @@ from primals import recorded
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 import fastrnn

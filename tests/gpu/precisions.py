@@ -14,7 +14,7 @@ class Precision:
 
     @property
     def on_tensor_cores(self):
-        """Whether there are persistent kernels."""
+        """Whether there are kernels that keep the weights on the chip."""
         return self.dtype != torch.float64 and (self.dtype != torch.float32 or self.allow_tf32)
 
     def switch(self):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from cases import KERNELS
 from machine import missing, the_device
-from measure import Draw, case_of, expected_path
+from measure import Draw, allowed_paths, case_of
 from precisions import PRECISIONS
 from torch import nn
 
@@ -31,7 +31,7 @@ def check(case, precision, device):
     module, args, kwargs = draw.arguments(precision, device)
     paths = {row.path for row in fastrnn.explain(module, *args, **kwargs).rows}
     if device.type == "cuda":
-        assert paths == {expected_path(case, precision) or "persistent"}, f"{case} {precision.name}: {paths}"
+        assert paths <= allowed_paths(case, precision), f"{case} {precision.name}: {paths}"
     with torch.no_grad():
         module(*args, **kwargs)  # inference keeps nothing: other writes
     exact, ours = draw.results(nn, torch.float64, "cpu"), draw.results(fastrnn, precision.dtype, device)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import KERNELS, LAYERS
 from machine import is_hopper, needs_gpu
-from measure import LENGTHS, SURELY_FITS, Draw, case_of, expected_path, explained, floating
+from measure import LENGTHS, ON_CHIP, SURELY_FITS, Draw, allowed_paths, case_of, explained, floating
 from precisions import PRECISIONS
 
 import fastrnn
@@ -39,7 +39,7 @@ def test_what_explain_says_is_what_runs(kernel, precision, layout, device):
     module, args, kwargs = Draw.of(case, precision.dtype).arguments(precision, device)
     rows = fastrnn.explain(module, *args, **kwargs).rows
     assert len(rows) == 4
-    assert {row.path for row in rows} == {expected_path(case, precision) or rows[0].path}
+    assert {row.path for row in rows} <= allowed_paths(case, precision)
     assert all(row.reason and row.isa.startswith("sm_") and row.threads > 0 for row in rows)
     assert {f"{row.pass_} {row.path}" for row in rows} == named_ranges(lambda: train(module, args, kwargs))
 
@@ -59,7 +59,7 @@ def test_h100_and_h200_keep_these_weights_on_the_chip(layer, name, device):
         for batch in (1, 17, 256, 2048):
             value = torch.empty(4, batch, 8, dtype=precision.dtype, device=device)
             for row in fastrnn.explain(module, value).rows:
-                assert row.path == "persistent", f"H={hidden}, B={batch}, {row.pass_}: {row.reason}"
+                assert row.path in ON_CHIP, f"H={hidden}, B={batch}, {row.pass_}: {row.reason}"
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,6 @@ def test_h100_and_h200_keep_these_weights_on_the_chip(layer, name, device):
         ("f64", "lstm", (32, 4, 5), "batched", "float64"),
         ("f32", "lstm", (32, 4, 5), "batched", "TF32"),
         ("bf16", "lstm_proj", (32, 4, 5), "batched", "projection"),
-        ("bf16", "lstm", (32, 4, 5), "packed", "lengths"),
-        ("bf16", "lstm", (32, 4, 5), "lengths_cpu", "lengths"),
         ("bf16", "lstm", (32, 4, 1), "batched", "single step"),
         ("bf16", "lstm", (40, 4, 5), "batched", "multiple of 16"),
     ),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import CELLS, LAYERS
 from machine import REHEARSE
-from measure import LENGTHS
+from measure import LENGTHS, ON_CHIP
 from precisions import PRECISIONS
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -63,7 +63,7 @@ def test_autocast_takes_a_tensor_core_path(layer, precision, device):
     module, value = getattr(fastrnn, layer)(16, 32, device=device), torch.randn(6, 18, 16, device=device)
     torch.backends.cudnn.allow_tf32 = False
     with torch.autocast("cuda", dtype=precision.dtype):
-        assert {row.path for row in fastrnn.explain(module, value).rows} == {"persistent"}
+        assert {row.path for row in fastrnn.explain(module, value).rows} <= ON_CHIP
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -94,13 +94,24 @@ def variant(request):
     return request.param
 
 
+def build_program(name, variant):
+    return build(variant, BUILD / f"{name}_{variant}", [SOURCES / f"{name}.cpp"])
+
+
+def build_ahead():
+    if cuda_include():
+        for variant in PROGRAMS:
+            build_program("test_emulation", variant)
+            build_program("test_faults", variant)
+
+
 @pytest.fixture(scope="module")
 def faults(variant):
-    return build(variant, BUILD / f"test_faults_{variant}", [SOURCES / "test_faults.cpp"])
+    return build_program("test_faults", variant)
 
 
 def test_results(variant):
-    done = run(build(variant, BUILD / f"test_emulation_{variant}", [SOURCES / "test_emulation.cpp"]))
+    done = run(build_program("test_emulation", variant))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

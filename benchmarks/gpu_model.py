@@ -1,0 +1,207 @@
+"""What a layer should take on a GPU: the operations, bytes and exchanges of each kernel's step against the ceilings.
+
+    python benchmarks/gpu_model.py                    # a table of predictions, of an H200
+    python benchmarks/gpu_model.py --json FILE
+
+Nothing here is measured. The ceilings are what NVIDIA publishes or, where it says nothing, estimates; benchmarks/gpu.py
+prints the same predictions beside what it measures, and that is where a wrong ceiling shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import machine
+from workloads import GATES, Case
+
+ROWS, THREADS, WARPS = 16, 256, 8  # of a tile, and of a block
+CHANNELS = {"RNN": 1, "GRU": 4, "LSTM": 4}
+BYTES = {"f32": 4, "tf32": 4, "f16": 2, "bf16": 2}
+REGISTER_BYTES = 48 * 4 * THREADS  # of weights, in a block
+CLUSTER_UNITS, LARGEST_CLUSTER = (16, 32), 16
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Ceilings. Times in seconds."""
+
+    name: str = "H200 (published or estimated)"
+    multiprocessors: int = 132
+    clock: float = 1.755e9
+    shared_memory: int = 227 << 10  # of a block
+    shared_bandwidth: int = 128  # bytes a clock and multiprocessor
+    multiply_adds: tuple[int, int] = (512, 1024)  # of mma.sync, a clock and multiprocessor: TF32, half types
+    best_multiply_adds: tuple[int, int] = (1024, 2048)  # of wgmma
+    l2_bandwidth: float = 5.5e12
+    memory_bandwidth: float = 4.8e12
+    gemm: tuple[float, float] = (350e12, 700e12)  # operations: TF32, half types
+    clusters_of_sixteen: int = 8  # that run at once
+    grid_exchange: float = 1.6e-6  # store, flag with release, poll with acquire, load, all through L2
+    cluster_exchange: float = 0.6e-6  # st.async, mbarrier
+    cells: float = 0.35e-6  # two barriers of a block, sums, nonlinearities, stores
+    least_exchange: float = 0.5e-6  # that a step cannot do without
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of a call, forward alone or both ways; times in microseconds."""
+
+    cell: str
+    precision: str
+    mode: str
+    case: Case
+    path: str
+    us_per_step: float  # of the time loops
+    floor_us_per_step: float  # whatever the kernels
+    products_us_per_step: float  # what a step has in the large products outside the time loops
+
+    def share(self, us_per_step: float) -> float:
+        """How much of a step's time, large products included, nothing could save."""
+        return (self.floor_us_per_step + self.products_us_per_step) / us_per_step
+
+    @property
+    def call_us_per_step(self) -> float:
+        return self.us_per_step + self.products_us_per_step
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a pass is dealt: as csrc/cuda/plan.cpp does, but for shared memory that is only nearly counted here."""
+
+    path: str
+    units: int
+    blocks: int
+    tiles: int  # of a block's batch rows, in turn
+
+
+def held_weights(cell: str, precision: str, hidden: int, units: int) -> int:
+    """Bytes of a block's weights in shared memory: what the registers do not take."""
+    return max(0, GATES[cell] * units * hidden * BYTES[precision] - REGISTER_BYTES)
+
+
+def shared_memory(cell: str, precision: str, hidden: int, grid: Grid, backward: bool) -> int:
+    size, tile = BYTES[precision], ROWS * grid.units
+    weights = held_weights(cell, precision, hidden, grid.units)
+    if backward:
+        inputs = 2 * tile * ((CHANNELS[cell] + 1) * size + 8 * (cell == "LSTM"))
+        parts = grid.tiles * 2 * hidden * (ROWS + 2) * 4 if grid.path == "cluster" else 0
+        return weights + inputs + parts + GATES[cell] * tile * 4
+    sums = WARPS * GATES[cell] * 16 * (ROWS + 2) * 4
+    states = grid.tiles * 2 * ROWS * (hidden + 16) * size if grid.path == "cluster" else 0
+    return weights + sums + states + 2 * GATES[cell] * tile * size
+
+
+def dealt(cell: str, precision: str, case: Case, backward: bool, gpu: Gpu) -> Grid | None:
+    """The plan; None if the layer would be streamed."""
+    hidden, tiles = case.hidden_size, -(-case.batch // ROWS)
+    if precision == "f32" or hidden % 16:
+        return None
+    found: list[Grid] = []
+    for units in CLUSTER_UNITS:
+        blocks = hidden // units
+        if hidden % units == 0 and blocks <= LARGEST_CLUSTER:
+            clusters = gpu.clusters_of_sixteen * LARGEST_CLUSTER // blocks
+            found.append(Grid("cluster", units, blocks, -(-tiles // min(tiles, clusters))))
+    found.sort(key=lambda grid: grid.tiles)
+    blocks = hidden // 16
+    if blocks <= gpu.multiprocessors:
+        found.append(Grid("persistent", 16, blocks, -(-tiles // min(tiles, gpu.multiprocessors // blocks))))
+    fits = (grid for grid in found if shared_memory(cell, precision, hidden, grid, backward) <= gpu.shared_memory)
+    return next(fits, None)
+
+
+def step_seconds(cell: str, precision: str, case: Case, grid: Grid, backward: bool, gpu: Gpu) -> float:
+    """One step of one pass: an exchange, then for each tile its product, as long as the slowest part, and its cells."""
+    size, gates, hidden, half = BYTES[precision], GATES[cell], case.hidden_size, precision in ("f16", "bf16")
+    operations = gates * grid.units * hidden * ROWS / gpu.multiply_adds[half] / gpu.clock
+    weights = held_weights(cell, precision, hidden, grid.units)
+    if grid.path == "cluster":
+        # Forward, the groups of warps that share h read all of it each, and their sums meet; backward, dh arrives.
+        moved = 4 * hidden * ROWS * 2 if backward else (grid.units // 16) * hidden * ROWS * size
+        sums = 0 if backward else 2 * WARPS * gates * 16 * ROWS * 4
+        exchange, through_l2 = gpu.cluster_exchange, 0.0
+    else:
+        read = ROWS * hidden * size * (gates if backward else 1)
+        moved, sums = 0, 2 * WARPS * (1 if backward else gates) * 16 * ROWS * 4
+        groups = min(-(-case.batch // ROWS), gpu.multiprocessors // grid.blocks)
+        exchange, through_l2 = gpu.grid_exchange, read * grid.blocks * groups / gpu.l2_bandwidth
+    shared = (weights + moved + sums) / gpu.shared_bandwidth / gpu.clock
+    return exchange + grid.tiles * (max(operations, shared, through_l2) + gpu.cells)
+
+
+def floor_seconds(cell: str, precision: str, case: Case, gpu: Gpu) -> float:
+    """A step's product on all multiprocessors, behind one exchange."""
+    rate = gpu.multiprocessors * gpu.best_multiply_adds[precision in ("f16", "bf16")] * gpu.clock
+    return gpu.least_exchange + GATES[cell] * case.hidden_size**2 * case.batch / rate
+
+
+def large_products(cell: str, precision: str, case: Case, backward: bool, gpu: Gpu) -> float:
+    """Those outside the time loop, bound by operations or by memory."""
+    rows, columns = case.steps * case.batch, GATES[cell] * case.hidden_size
+    inner = (case.input_size,) if not backward else (case.input_size, case.input_size, case.hidden_size)
+    rate = gpu.gemm[precision in ("f16", "bf16")]
+    moved = BYTES[precision] / gpu.memory_bandwidth
+    return sum(max(2 * rows * columns * k / rate, (rows * (columns + k) + columns * k) * moved) for k in inner)
+
+
+def predict(cell: str, precision: str, mode: str, case: Case, gpu: Gpu) -> Prediction | None:
+    """None where a pass would be streamed: that is cuBLAS's time, once a step."""
+    passes = (False, True) if mode == "training" else (False,)
+    grids = [dealt(cell, precision, case, backward, gpu) for backward in passes]
+    step, products = 0.0, 0.0
+    for backward, grid in zip(passes, grids, strict=True):
+        if grid is None:
+            return None
+        step += step_seconds(cell, precision, case, grid, backward, gpu)
+        products += large_products(cell, precision, case, backward, gpu)
+    floor = len(passes) * floor_seconds(cell, precision, case, gpu)
+    path = ", ".join(dict.fromkeys(f"{grid.path} {grid.blocks} x {grid.units}" for grid in grids if grid))
+    return Prediction(cell, precision, mode, case, path, step * 1e6, floor * 1e6, products / case.steps * 1e6)
+
+
+def square(steps: int, batch: int, hidden: int) -> Case:
+    return Case(steps, batch, hidden, hidden)
+
+
+# What the project wants to be fast at.
+WANTED = [
+    *((cell, "bf16", square(512, batch, hidden)) for cell in ("LSTM", "GRU") for batch in (1, 16, 64)
+      for hidden in (256, 512, 1024)),
+    *(("LSTM", "tf32", square(512, batch, hidden)) for batch in (1, 16, 64) for hidden in (256, 512, 1024)),
+    *(("LSTM", "tf32", square(512, 64, hidden)) for hidden in (128, 192)),
+    *(("LSTM", "bf16", square(512, 256, hidden)) for hidden in (512, 1024)),
+    ("LSTM", "bf16", square(1024, 16, 768)),
+]  # fmt: skip
+HEADINGS = ("layer", "precision", "mode", "T", "B", "H", "path", "us/step", "floor", "share", "with products", "share")
+
+
+def line(row: Prediction) -> str:
+    case = row.case
+    loops = f"{row.us_per_step:.2f}", f"{row.floor_us_per_step:.2f}", f"{row.floor_us_per_step / row.us_per_step:.0%}"
+    figures = (*loops, f"{row.call_us_per_step:.2f}", f"{row.share(row.call_us_per_step):.0%}")
+    cells = (row.cell, row.precision, row.mode, case.steps, case.batch, case.hidden_size, row.path, *figures)
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table(rows: list[Prediction]) -> str:
+    return "\n".join([f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|", *map(line, rows)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the predictions there")
+    args = parser.parse_args()
+    gpu = Gpu()
+    found = (predict(*wanted[:2], mode, wanted[2], gpu) for wanted in WANTED for mode in ("inference", "training"))
+    rows = [row for row in found if row]
+    print(f"Predictions, not measurements; of one layer on an {gpu.name}; streamed layers left out.\n\n{table(rows)}")
+    if args.json:
+        content = {"predicted, not measured": asdict(gpu), "rows": [asdict(row) for row in rows]}
+        machine.write(args.json, json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Compiles what the last tests of a session want while its first ones run: python build_ahead.py MODULE...
+
+A module whose tests wait for minutes of compilation has a function build_ahead(). Tests of one process use one core of
+two; what is built here takes what they leave, by the lowest priority. The tests' own fixtures then find it up to date,
+or wait for it; they also say what went wrong.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# In the order of their tests. They run after all others.
+MODULES = (
+    "test_cuda_emulated_layers",
+    "test_cuda_emulated_extras",
+    "test_emulation",
+    "test_cuda_emulation",
+    "test_cuda_compile",
+)
+
+
+def order(item):
+    """When a test's turn comes: those of MODULES last."""
+    return 1 + MODULES.index(item.path.stem) if item.path.stem in MODULES else 0
+
+
+def start(items):
+    """The process that builds for these tests; None where none of them wants it, or no others run meanwhile."""
+    wanted = dict.fromkeys(item.path.stem for item in items if order(item) > 0)
+    if not wanted or all(order(item) > 0 for item in items):
+        return None
+    command = [sys.executable, __file__, *sorted(wanted, key=MODULES.index)]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def main():
+    os.nice(19)
+    sys.path += [str(HERE), str(HERE / "cuda"), str(HERE / "cuda" / "emulation")]
+    for name in sys.argv[1:]:
+        build_ahead = getattr(importlib.import_module(name), "build_ahead", None)
+        if build_ahead:
+            build_ahead()
+
+
+if __name__ == "__main__":
+    main()
