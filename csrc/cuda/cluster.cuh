@@ -34,25 +34,27 @@ struct ClusterLaunch {
   static constexpr ClusterPass<Call> pass() { return {&resident, &run}; }
 };
 
-template <class Cell, class T, int kUnits>
+template <class Cell, class T, Math kMath, int kUnits>
 constexpr ClusterKernels<T> cluster_kernels() {
-  return {
-      ClusterLaunch<Forward<T>, ClusterForwardBlock<Cell, T, kUnits>, &cluster_forward<Cell, T, kUnits>>::pass(),
-      ClusterLaunch<Backward<T>, ClusterBackwardBlock<Cell, T, kUnits>, &cluster_backward<Cell, T, kUnits>>::pass()};
+  return {ClusterLaunch<Forward<T>, ClusterForwardBlock<Cell, T, kMath, kUnits>,
+                        &cluster_forward<Cell, T, kMath, kUnits>>::pass(),
+          ClusterLaunch<Backward<T>, ClusterBackwardBlock<Cell, T, kMath, kUnits>,
+                        &cluster_backward<Cell, T, kMath, kUnits>>::pass()};
 }
 
-template <class T, int kUnits>
+template <class T, Math kMath, int kUnits>
 const ClusterKernels<T>& cluster_of(CellKind cell) {
   // In the order of CellKind.
   static constexpr ClusterKernels<T> kernels[kPlainCellKinds] = {
-      cluster_kernels<Elman<Tanh>, T, kUnits>(), cluster_kernels<Elman<Relu>, T, kUnits>(),
-      cluster_kernels<Lstm, T, kUnits>(), cluster_kernels<Gru, T, kUnits>()};
+      cluster_kernels<Elman<Tanh>, T, kMath, kUnits>(), cluster_kernels<Elman<Relu>, T, kMath, kUnits>(),
+      cluster_kernels<Lstm, T, kMath, kUnits>(), cluster_kernels<Gru, T, kMath, kUnits>()};
   return kernels[static_cast<int>(cell)];
 }
 
-template <class T>
+template <class T, Math kMath>
 const ClusterKernels<T>& cluster(CellKind cell, int64_t units) {
-  return units == kClusterUnits[0] ? cluster_of<T, kClusterUnits[0]>(cell) : cluster_of<T, kClusterUnits[1]>(cell);
+  return units == kClusterUnits[0] ? cluster_of<T, kMath, kClusterUnits[0]>(cell)
+                                   : cluster_of<T, kMath, kClusterUnits[1]>(cell);
 }
 
 }  // namespace fastrnn::cuda

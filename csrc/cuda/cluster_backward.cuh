@@ -5,16 +5,16 @@
 #pragma once
 
 #include "cluster_exchange.cuh"
-#include "scattered_product.cuh"
+#include "products.cuh"
 #include "stationary_cells.cuh"
 
 namespace fastrnn::cuda {
 
-template <class Cell, class T, int kUnits>
+template <class Cell, class T, Math kMath, int kUnits>
 class ClusterBackwardBlock {
   static constexpr int kDepth = Cell::kGates * kUnits;
   using A = Accumulator<T>;
-  using Product = ScatteredProduct<T, kDepth>;
+  using Product = ScatteredProductOf<T, kMath, kDepth>;
   using Cells = BackwardCells<Cell, T, kUnits>;
   using Inputs = typename Cells::Inputs;
   using Place = ThreadPlace<kUnits>;
@@ -51,10 +51,11 @@ class ClusterBackwardBlock {
         exchange_(shared.barriers, tiles_.end - tiles_.begin,
                   static_cast<int>(hidden_ * kBatchRowsPerTile * static_cast<int64_t>(sizeof(float))),
                   call.steps.steps) {
-    product_.load_weights([&](int64_t unit, int column) {
+    const auto weight = [&](int64_t unit, int column) {
       const int64_t gate_row = column / kUnits * hidden_ + place_.first_unit + column % kUnits;
-      return gather_pair(p_.w_hh + gate_row * hidden_ + unit, hidden_);
-    });
+      return p_.w_hh + gate_row * hidden_ + unit;
+    };
+    product_.load_weights(weight, hidden_);
     for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
       for_own_rows(tile, [&](int64_t row, int in_tile) {
         grad_h(tile, in_tile) = p_.grad_h[state(row)];
@@ -156,13 +157,9 @@ class ClusterBackwardBlock {
   }
 
   __device__ void multiply_and_send(int64_t s, int64_t tile) const {
-    const T* rows[kRowTiles];
-#pragma unroll
-    for (int half = 0; half < kRowTiles; ++half) {
-      rows[half] = shared_.grads + (half * kMmaRows + place_.lane_row) * kGradStride;
-    }
     float* const own_parts = parts(s, tile) + int64_t{cluster_rank()} * kUnits * kPartStride;
-    product_.multiply(rows, [&](int64_t unit, int batch_row, float2 sums) {
+    const auto row = [&](int batch_row) { return shared_.grads + batch_row * kGradStride; };
+    product_.multiply(row, [&](int64_t unit, int batch_row, float2 sums) {
       float* const to = own_parts + unit % kUnits * kPartStride + batch_row;
       exchange_.send(reinterpret_cast<float2*>(to), tile - tiles_.begin, last_ - s, static_cast<int>(unit / kUnits),
                      sums);
@@ -179,11 +176,11 @@ class ClusterBackwardBlock {
   const ClusterExchange exchange_;
 };
 
-template <class Cell, class T, int kUnits>
+template <class Cell, class T, Math kMath, int kUnits>
 __global__ void __launch_bounds__(kThreadsPerBlock, 1)
     cluster_backward(const __grid_constant__ StationaryParams<Backward<T>> params) {
 #if FASTRNN_HAS_CLUSTERS
-  using Block = ClusterBackwardBlock<Cell, T, kUnits>;
+  using Block = ClusterBackwardBlock<Cell, T, kMath, kUnits>;
   Carver carver(dynamic_shared());
   const Backward<T>& call = params.calls[blockIdx.z];
   const typename Block::Shared shared(call.dims, params.most_tiles, carver);

@@ -1,3 +1,7 @@
 #include "cluster.cuh"
 
-template const fastrnn::cuda::ClusterKernels<__nv_bfloat16>& fastrnn::cuda::cluster<__nv_bfloat16>(CellKind, int64_t);
+namespace fastrnn::cuda {
+
+template const ClusterKernels<__nv_bfloat16>& cluster<__nv_bfloat16, Math::kTensorCores>(CellKind, int64_t);
+
+}  // namespace fastrnn::cuda

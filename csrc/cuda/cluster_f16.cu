@@ -1,3 +1,7 @@
 #include "cluster.cuh"
 
-template const fastrnn::cuda::ClusterKernels<__half>& fastrnn::cuda::cluster<__half>(CellKind, int64_t);
+namespace fastrnn::cuda {
+
+template const ClusterKernels<__half>& cluster<__half, Math::kTensorCores>(CellKind, int64_t);
+
+}  // namespace fastrnn::cuda

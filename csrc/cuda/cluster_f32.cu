@@ -1,3 +1,7 @@
 #include "cluster.cuh"
 
-template const fastrnn::cuda::ClusterKernels<float>& fastrnn::cuda::cluster<float>(CellKind, int64_t);
+namespace fastrnn::cuda {
+
+template const ClusterKernels<float>& cluster<float, Math::kTensorCores>(CellKind, int64_t);
+
+}  // namespace fastrnn::cuda

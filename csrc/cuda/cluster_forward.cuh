@@ -4,17 +4,17 @@
 #pragma once
 
 #include "cluster_exchange.cuh"
+#include "products.cuh"
 #include "stationary_cells.cuh"
-#include "stationary_product.cuh"
 
 namespace fastrnn::cuda {
 
-template <class Cell, class T, int kUnits>
+template <class Cell, class T, Math kMath, int kUnits>
 class ClusterForwardBlock {
   using A = Accumulator<T>;
   // Small blocks have few columns: the largest cluster of them has 256.
   static constexpr int kWeightRegisters = kUnits == 16 ? 32 : 48;
-  using Product = StationaryProduct<T, Cell::kGates, kUnits / kMmaUnits, kWeightRegisters>;
+  using Product = StationaryProductOf<T, kMath, Cell::kGates, kUnits / kMmaUnits, kWeightRegisters>;
   using Cells = ForwardCells<Cell, T, kUnits>;
   using Place = ThreadPlace<kUnits>;
 
@@ -47,9 +47,10 @@ class ClusterForwardBlock {
         product_(call.dims.recurrent_size, shared.product),
         exchange_(shared.barriers, tiles_.end - tiles_.begin,
                   static_cast<int>(kBatchRowsPerTile * hidden_ * static_cast<int64_t>(sizeof(T))), p_.steps.steps - 1) {
-    product_.load_weights([&](int gate, int unit, int64_t column) {
-      return load_pair(p_.w_hh + (gate * hidden_ + place_.first_unit + unit) * hidden_ + column);
-    });
+    const auto weight = [&](int gate, int unit, int64_t column) {
+      return p_.w_hh + (gate * hidden_ + place_.first_unit + unit) * hidden_ + column;
+    };
+    product_.load_weights(weight, 1);
     for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) load_state(tile);
     __syncthreads();
   }
@@ -94,10 +95,14 @@ class ClusterForwardBlock {
   }
 
   __device__ void load_state(int64_t tile) const {
-    for (int64_t i = threadIdx.x; i < kBatchRowsPerTile * hidden_; i += kThreadsPerBlock) {
-      const int64_t row = tile * kBatchRowsPerTile + i / hidden_;
-      h(-1, tile)[i / hidden_ * stride_ + i % hidden_] =
-          row < p_.dims.batch ? p_.hx[row * hidden_ + i % hidden_] : narrow<T>(A{0});
+#pragma unroll 1
+    for (int row = 0; row < kBatchRowsPerTile; ++row) {
+      const int64_t at = tile * kBatchRowsPerTile + row;
+      T* const to = h(-1, tile) + row * stride_;
+#pragma unroll 1
+      for (int64_t unit = threadIdx.x; unit < hidden_; unit += kThreadsPerBlock) {
+        to[unit] = at < p_.dims.batch ? p_.hx[at * hidden_ + unit] : narrow<T>(A{0});
+      }
     }
     if constexpr (Cell::kHasCellState) {
       for (int row = place_.first_row; row < kBatchRowsPerTile; row += Place::kRowStep) {
@@ -108,12 +113,7 @@ class ClusterForwardBlock {
   }
 
   __device__ void multiply(int64_t s, int64_t tile) const {
-    const T* rows[kRowTiles];
-#pragma unroll
-    for (int half = 0; half < kRowTiles; ++half) {
-      rows[half] = h(s - 1, tile) + (half * kMmaRows + place_.lane_row) * stride_;
-    }
-    product_.multiply(rows, [](int64_t column) { return column; });
+    product_.multiply([&](int row) { return h(s - 1, tile) + row * stride_; }, [](int64_t column) { return column; });
   }
 
   // Rows that do not run keep their h: until they begin, that is hx.
@@ -141,6 +141,7 @@ class ClusterForwardBlock {
   __device__ void send(int64_t s, int64_t tile) const {
     constexpr int kWidth = 16 / sizeof(T), kPieces = kTileValues<kUnits> / kWidth;
     const int blocks = static_cast<int>(gridDim.x), first_rank = cluster_rank();
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < kPieces * blocks; i += kThreadsPerBlock) {
       const int piece = i % kPieces, row = piece * kWidth / kUnits, unit = piece * kWidth % kUnits;
       // Not all blocks to the same one first.
@@ -161,11 +162,11 @@ class ClusterForwardBlock {
   const ClusterExchange exchange_;
 };
 
-template <class Cell, class T, int kUnits>
+template <class Cell, class T, Math kMath, int kUnits>
 __global__ void __launch_bounds__(kThreadsPerBlock, 1)
     cluster_forward(const __grid_constant__ StationaryParams<Forward<T>> params) {
 #if FASTRNN_HAS_CLUSTERS
-  using Block = ClusterForwardBlock<Cell, T, kUnits>;
+  using Block = ClusterForwardBlock<Cell, T, kMath, kUnits>;
   Carver carver(dynamic_shared());
   const Forward<T>& call = params.calls[blockIdx.z];
   const typename Block::Shared shared(call.dims, params.most_tiles, carver);

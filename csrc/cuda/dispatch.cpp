@@ -4,7 +4,7 @@ namespace fastrnn::cuda {
 
 namespace {
 
-// Types whose products run on tensor cores, for which there are kernels that keep w_hh on the chip.
+// Whether there are kernels that keep w_hh on the chip.
 template <class T>
 constexpr bool kHasStationary = !std::is_same_v<T, double>;
 
@@ -14,7 +14,7 @@ template <class T>
 int64_t forward_scratch(CellKind cell, const Forward<T>& params, const Plan& plan) {
   if constexpr (kHasStationary<T>) {
     if (plan.path == Path::kCluster) return 0;
-    if (plan.path == Path::kPersistent) return persistent<T>(cell).forward.scratch(plan.grid);
+    if (plan.path == Path::kPersistent) return persistent_kernels<T>(cell, plan.math).forward.scratch(plan.grid);
   }
   return streamed<T>(cell).forward_scratch(params);
 }
@@ -23,7 +23,7 @@ template <class T>
 int64_t backward_scratch(CellKind cell, const Backward<T>& params, const Plan& plan) {
   if constexpr (kHasStationary<T>) {
     if (plan.path == Path::kCluster) return 0;
-    if (plan.path == Path::kPersistent) return persistent<T>(cell).backward.scratch(plan.grid);
+    if (plan.path == Path::kPersistent) return persistent_kernels<T>(cell, plan.math).backward.scratch(plan.grid);
   }
   return streamed<T>(cell).backward_scratch(params);
 }
@@ -32,9 +32,10 @@ template <class T>
 void run_forward(CellKind cell, const Forward<T>* calls, const Plan& plan, const Queue& queue) {
   if constexpr (kHasStationary<T>) {
     if (plan.path == Path::kCluster) {
-      return cluster<T>(cell, plan.units(calls->dims)).forward.run(calls, plan.grid, queue);
+      return cluster_kernels<T>(cell, plan.units(calls->dims), plan.math).forward.run(calls, plan.grid, queue);
     }
-    if (plan.path == Path::kPersistent) return persistent<T>(cell).forward.run(calls, plan.grid, queue);
+    if (plan.path == Path::kPersistent)
+      return persistent_kernels<T>(cell, plan.math).forward.run(calls, plan.grid, queue);
   }
   streamed<T>(cell).forward(*calls, queue);
 }
@@ -43,9 +44,10 @@ template <class T>
 void run_backward(CellKind cell, const Backward<T>* calls, const Plan& plan, const Queue& queue) {
   if constexpr (kHasStationary<T>) {
     if (plan.path == Path::kCluster) {
-      return cluster<T>(cell, plan.units(calls->dims)).backward.run(calls, plan.grid, queue);
+      return cluster_kernels<T>(cell, plan.units(calls->dims), plan.math).backward.run(calls, plan.grid, queue);
     }
-    if (plan.path == Path::kPersistent) return persistent<T>(cell).backward.run(calls, plan.grid, queue);
+    if (plan.path == Path::kPersistent)
+      return persistent_kernels<T>(cell, plan.math).backward.run(calls, plan.grid, queue);
   }
   streamed<T>(cell).backward(*calls, queue);
 }

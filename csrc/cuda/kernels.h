@@ -42,6 +42,9 @@ constexpr int kUnitsPerBlock = 16;         // hidden units of a block of a persi
 constexpr int kClusterUnits[] = {16, 32};  // those of a cluster kernel, which comes in two sizes
 constexpr int kDirections = 2;             // that one launch can take, at most
 
+// How such a kernel multiplies: on tensor cores, float rounded to TF32; or float in full, by FFMA.
+enum class Math { kTensorCores, kExact };
+
 // Blocks of a kernel that keeps w_hh on the chip: each holds the weights of some hidden units, and runs one group of
 // batch rows of one direction.
 struct Grid {
@@ -94,11 +97,12 @@ struct ClusterKernels {
 // Defined for double, float, __half and __nv_bfloat16, in streamed_<type>.cu.
 template <class T>
 const StreamedKernels<T>& streamed(CellKind cell);
-// Defined for float (on TF32), __half and __nv_bfloat16, in persistent_<type>.cu.
-template <class T>
+// Defined for float, __half and __nv_bfloat16 on tensor cores in persistent_<type>.cu, and for float in full in
+// persistent_f32_exact.cu.
+template <class T, Math kMath>
 const PersistentKernels<T>& persistent(CellKind cell);
-// The same, in cluster_<type>.cu; units is one of kClusterUnits.
-template <class T>
+// The same, in cluster_<type>.cu and cluster_f32_exact.cu; units is one of kClusterUnits.
+template <class T, Math kMath>
 const ClusterKernels<T>& cluster(CellKind cell, int64_t units);
 
 }  // namespace fastrnn::cuda

@@ -41,18 +41,20 @@ struct PersistentLaunch {
   static constexpr PersistentPass<Call> pass() { return {&resident, &scratch, &run}; }
 };
 
-template <class Cell, class T>
+template <class Cell, class T, Math kMath>
 constexpr PersistentKernels<T> persistent_kernels() {
-  return {PersistentLaunch<T, Forward<T>, PersistentForwardBlock<Cell, T>, &persistent_forward<Cell, T>>::pass(),
-          PersistentLaunch<T, Backward<T>, PersistentBackwardBlock<Cell, T>, &persistent_backward<Cell, T>>::pass()};
+  return {PersistentLaunch<T, Forward<T>, PersistentForwardBlock<Cell, T, kMath>,
+                           &persistent_forward<Cell, T, kMath>>::pass(),
+          PersistentLaunch<T, Backward<T>, PersistentBackwardBlock<Cell, T, kMath>,
+                           &persistent_backward<Cell, T, kMath>>::pass()};
 }
 
-template <class T>
+template <class T, Math kMath>
 const PersistentKernels<T>& persistent(CellKind cell) {
   // In the order of CellKind.
   static constexpr PersistentKernels<T> kernels[kPlainCellKinds] = {
-      persistent_kernels<Elman<Tanh>, T>(), persistent_kernels<Elman<Relu>, T>(), persistent_kernels<Lstm, T>(),
-      persistent_kernels<Gru, T>()};
+      persistent_kernels<Elman<Tanh>, T, kMath>(), persistent_kernels<Elman<Relu>, T, kMath>(),
+      persistent_kernels<Lstm, T, kMath>(), persistent_kernels<Gru, T, kMath>()};
   return kernels[static_cast<int>(cell)];
 }
 

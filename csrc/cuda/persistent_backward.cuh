@@ -3,16 +3,16 @@
 #pragma once
 
 #include "persistent_block.cuh"
+#include "products.cuh"
 #include "stationary_cells.cuh"
-#include "stationary_product.cuh"
 
 namespace fastrnn::cuda {
 
-template <class Cell, class T>
+template <class Cell, class T, Math kMath>
 class PersistentBackwardBlock {
   static constexpr int kUnits = kUnitsPerBlock;
   using A = Accumulator<T>;
-  using Product = StationaryProduct<T, 1, 1, 64>;
+  using Product = StationaryProductOf<T, kMath, 1, 1, 64>;
   using Cells = BackwardCells<Cell, T, kUnits>;
   using Inputs = typename Cells::Inputs;
 
@@ -34,9 +34,10 @@ class PersistentBackwardBlock {
         cells_(call),
         inputs_(shared.inputs),
         product_(Cell::kGates * call.dims.hidden_size, shared.product) {
-    product_.load_weights([&](int, int unit, int64_t gate_row) {
-      return gather_pair(p_.w_hh + gate_row * hidden_ + place_.first_unit + unit, hidden_);
-    });
+    const auto weight = [&](int, int unit, int64_t gate_row) {
+      return p_.w_hh + gate_row * hidden_ + place_.first_unit + unit;
+    };
+    product_.load_weights(weight, hidden_);
   }
 
   __device__ void run() {
@@ -78,15 +79,11 @@ class PersistentBackwardBlock {
   }
 
   __device__ void multiply(int64_t s, int64_t tile) const {
-    const T* rows[kRowTiles];
-    const int64_t after = running_rows(p_.steps, s + 1);
-#pragma unroll
-    for (int half = 0; half < kRowTiles; ++half) {
-      const int64_t row = tile * kBatchRowsPerTile + half * kMmaRows + place_.lane_row;
-      rows[half] =
-          row < after ? p_.grad_channels + (first_row_of(p_.steps, s + 1) + row) * Cell::kChannels * hidden_ : nullptr;
-    }
-    product_.multiply(rows, [&](int64_t gate_row) { return channel_offset(gate_row); });
+    const int64_t after = running_rows(p_.steps, s + 1), first_row = tile * kBatchRowsPerTile;
+    const T* const grads = p_.grad_channels + (first_row_of(p_.steps, s + 1) + first_row) * Cell::kChannels * hidden_;
+    product_.multiply(
+        [&](int row) { return first_row + row < after ? grads + row * Cell::kChannels * hidden_ : nullptr; },
+        [&](int64_t gate_row) { return channel_offset(gate_row); });
   }
 
   __device__ void finish(int64_t s, int64_t tile, const Inputs& inputs) const {
@@ -109,10 +106,10 @@ class PersistentBackwardBlock {
   Product product_;
 };
 
-template <class Cell, class T>
+template <class Cell, class T, Math kMath>
 __global__ void __launch_bounds__(kThreadsPerBlock, 1)
     persistent_backward(const __grid_constant__ StationaryParams<Backward<T>> params) {
-  using Block = PersistentBackwardBlock<Cell, T>;
+  using Block = PersistentBackwardBlock<Cell, T, kMath>;
   Carver carver(dynamic_shared());
   const Backward<T>& call = params.calls[blockIdx.z];
   const typename Block::Shared shared(call.dims, carver);

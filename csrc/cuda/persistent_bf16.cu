@@ -1,3 +1,7 @@
 #include "persistent.cuh"
 
-template const fastrnn::cuda::PersistentKernels<__nv_bfloat16>& fastrnn::cuda::persistent<__nv_bfloat16>(CellKind);
+namespace fastrnn::cuda {
+
+template const PersistentKernels<__nv_bfloat16>& persistent<__nv_bfloat16, Math::kTensorCores>(CellKind);
+
+}  // namespace fastrnn::cuda

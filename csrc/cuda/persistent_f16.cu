@@ -1,3 +1,7 @@
 #include "persistent.cuh"
 
-template const fastrnn::cuda::PersistentKernels<__half>& fastrnn::cuda::persistent<__half>(CellKind);
+namespace fastrnn::cuda {
+
+template const PersistentKernels<__half>& persistent<__half, Math::kTensorCores>(CellKind);
+
+}  // namespace fastrnn::cuda

@@ -1,3 +1,7 @@
 #include "persistent.cuh"
 
-template const fastrnn::cuda::PersistentKernels<float>& fastrnn::cuda::persistent<float>(CellKind);
+namespace fastrnn::cuda {
+
+template const PersistentKernels<float>& persistent<float, Math::kTensorCores>(CellKind);
+
+}  // namespace fastrnn::cuda

@@ -3,17 +3,17 @@
 #pragma once
 
 #include "persistent_block.cuh"
+#include "products.cuh"
 #include "stationary_cells.cuh"
-#include "stationary_product.cuh"
 
 namespace fastrnn::cuda {
 
-template <class Cell, class T>
+template <class Cell, class T, Math kMath>
 class PersistentForwardBlock {
   static constexpr int kUnits = kUnitsPerBlock;
   using A = Accumulator<T>;
   // With 64 nvcc spills where a cell has four gates.
-  using Product = StationaryProduct<T, Cell::kGates, 1, 48>;
+  using Product = StationaryProductOf<T, kMath, Cell::kGates, 1, 48>;
   using Cells = ForwardCells<Cell, T, kUnits>;
 
  public:
@@ -33,9 +33,10 @@ class PersistentForwardBlock {
         cells_(call),
         inputs_(shared.inputs),
         product_(call.dims.recurrent_size, shared.product) {
-    product_.load_weights([&](int gate, int unit, int64_t column) {
-      return load_pair(p_.w_hh + (gate * hidden_ + place_.first_unit + unit) * hidden_ + column);
-    });
+    const auto weight = [&](int gate, int unit, int64_t column) {
+      return p_.w_hh + (gate * hidden_ + place_.first_unit + unit) * hidden_ + column;
+    };
+    product_.load_weights(weight, 1);
   }
 
   __device__ void run() {
@@ -70,12 +71,8 @@ class PersistentForwardBlock {
   }
 
   __device__ void multiply(int64_t s, int64_t tile) const {
-    const T* rows[kRowTiles];
-#pragma unroll
-    for (int half = 0; half < kRowTiles; ++half) {
-      rows[half] = previous_h(s, tile * kBatchRowsPerTile + half * kMmaRows + place_.lane_row);
-    }
-    product_.multiply(rows, [](int64_t column) { return column; });
+    product_.multiply([&](int row) { return previous_h(s, tile * kBatchRowsPerTile + row); },
+                      [](int64_t column) { return column; });
   }
 
   __device__ void finish(int64_t s, int64_t tile, const T* inputs) const {
@@ -97,10 +94,10 @@ class PersistentForwardBlock {
   Product product_;
 };
 
-template <class Cell, class T>
+template <class Cell, class T, Math kMath>
 __global__ void __launch_bounds__(kThreadsPerBlock, 1)
     persistent_forward(const __grid_constant__ StationaryParams<Forward<T>> params) {
-  using Block = PersistentForwardBlock<Cell, T>;
+  using Block = PersistentForwardBlock<Cell, T, kMath>;
   Carver carver(dynamic_shared());
   const Forward<T>& call = params.calls[blockIdx.z];
   const typename Block::Shared shared(call.dims, carver);

@@ -29,6 +29,11 @@ std::optional<Path> only_path() {
                            ": use streamed, persistent or cluster, or leave it unset");
 }
 
+template <class T>
+Math math_of(const Workload& work) {
+  return std::is_same_v<T, float> && !work.allow_tf32 ? Math::kExact : Math::kTensorCores;
+}
+
 int64_t tiles_of(const Workload& work) { return (work.dims.batch + kBatchRowsPerTile - 1) / kBatchRowsPerTile; }
 
 // Why no kernel can keep w_hh on the chip for the whole sequence, on whatever device; null if one may.
@@ -46,7 +51,7 @@ template <class T>
 std::optional<Grid> cluster_grid(CellKind cell, const Workload& work, bool backward, int64_t units) {
   const int64_t blocks = work.dims.hidden_size / units, tiles = tiles_of(work);
   if (work.dims.hidden_size % units != 0 || blocks > kLargestCluster) return {};
-  const ClusterKernels<T>& kernels = cluster<T>(cell, units);
+  const ClusterKernels<T>& kernels = cluster_kernels<T>(cell, units, math_of<T>(work));
   const auto resident = [&](int64_t tiles_of_group) -> int64_t {
     return backward ? kernels.backward.resident_clusters(work.dims, blocks, tiles_of_group)
                     : kernels.forward.resident_clusters(work.dims, blocks, tiles_of_group);
@@ -78,7 +83,7 @@ std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool 
 
 template <class T>
 std::optional<Grid> persistent_grid(CellKind cell, const Workload& work, bool backward) {
-  const PersistentKernels<T>& kernels = persistent<T>(cell);
+  const PersistentKernels<T>& kernels = persistent_kernels<T>(cell, math_of<T>(work));
   const int64_t resident =
       backward ? kernels.backward.resident_blocks(work.dims) : kernels.forward.resident_blocks(work.dims);
   const int64_t capacity = resident * device_attribute(cudaDevAttrMultiProcessorCount);
@@ -108,13 +113,10 @@ const char* name_of(Path path) {
 // one wherever that fits, is what benchmarks/gpu_model.py predicts; benchmarks/gpu.py --paths is to find out.
 template <class T>
 Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
-  const auto stream = [](const char* reason) { return Choice{{Path::kStreamed, {}}, reason}; };
+  const auto stream = [](const char* reason) { return Choice{{Path::kStreamed, {}, {}}, reason}; };
   if constexpr (std::is_same_v<T, double>) {
     return stream("float64 has no persistent kernel");
   } else {
-    if (std::is_same_v<T, float> && !work.allow_tf32) {
-      return stream("persistent kernels compute float32 products in TF32, which is not allowed");
-    }
     const std::optional<Path> only = only_path();
     if (only == Path::kStreamed) return stream("FASTRNN_CUDA_PATH=streamed");
     if (const char* const reason = why_streamed(work)) return stream(reason);
@@ -122,12 +124,14 @@ Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
     if (capability < kLeastCapability) return stream("persistent kernels need compute capability 8.0 or higher");
     if (capability >= kLeastCapabilityOfClusters && only != Path::kPersistent) {
       if (const std::optional<Grid> grid = best_cluster_grid<T>(cell, work, backward)) {
-        return {{Path::kCluster, *grid}, "a cluster of blocks keeps the recurrent weights and the state"};
+        return {{Path::kCluster, *grid, math_of<T>(work)},
+                "a cluster of blocks keeps the recurrent weights and the state"};
       }
     }
     if (only == Path::kCluster) return stream("FASTRNN_CUDA_PATH=cluster, and no cluster holds the recurrent weights");
     if (const std::optional<Grid> grid = persistent_grid<T>(cell, work, backward)) {
-      return {{Path::kPersistent, *grid}, "the recurrent weights stay on the chip for the whole sequence"};
+      return {{Path::kPersistent, *grid, math_of<T>(work)},
+              "the recurrent weights stay on the chip for the whole sequence"};
     }
     return stream("the recurrent weights do not fit on the chip");
   }

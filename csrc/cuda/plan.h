@@ -1,6 +1,8 @@
 // Which way a layer takes through its sequence on a GPU.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.h"
 
 namespace fastrnn::cuda {
@@ -12,6 +14,7 @@ const char* name_of(Path path);
 struct Plan {
   Path path;
   Grid grid;  // of a persistent or a cluster kernel
+  Math math;  // the same
 
   // Directions that one launch runs.
   int64_t at_once() const { return path == Path::kStreamed ? 1 : grid.directions; }
@@ -23,6 +26,22 @@ struct Choice {
   Plan plan;
   const char* reason;  // why this path
 };
+
+// By how they multiply; only float has more than one way.
+template <class T>
+const PersistentKernels<T>& persistent_kernels(CellKind cell, Math math) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (math == Math::kExact) return persistent<float, Math::kExact>(cell);
+  }
+  return persistent<T, Math::kTensorCores>(cell);
+}
+template <class T>
+const ClusterKernels<T>& cluster_kernels(CellKind cell, int64_t units, Math math) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (math == Math::kExact) return cluster<float, Math::kExact>(cell, units);
+  }
+  return cluster<T, Math::kTensorCores>(cell, units);
+}
 
 // What one pass over the sequence is like.
 struct Workload {

@@ -30,9 +30,10 @@ class ScatteredProduct {
         tiles_(static_cast<int>((rows / kMmaUnits - warp_ + kWarps - 1) / kWarps)),
         shared_weights_(shared.weights + warp_ * shared_tiles(rows) * kPieces * 32 + lane_) {}
 
-  // pair(row, column): the weights at kPairWidth columns from `column` on.
-  template <class LoadPair>
-  __device__ void load_weights(const LoadPair& pair) {
+  // address(row, column): where a row of the weights has a column, and the next one `stride` after it.
+  template <class Address>
+  __device__ void load_weights(const Address& address, int64_t stride) {
+    const auto pair = [&](int64_t row, int column) { return gather_pair(address(row, column), stride); };
 #pragma unroll
     for (int i = 0; i < kRegisterTiles; ++i) {
 #pragma unroll
@@ -49,16 +50,17 @@ class ScatteredProduct {
     }
   }
 
-  // rows: where the lane's batch rows (lane / 4, and 8 on) begin. store(row, batch_row, pair): takes the sums of a row
-  // of the product at two neighbouring batch rows.
-  template <class Store>
-  __device__ void multiply(const T* const (&rows)[kRowTiles], const Store& store) const {
+  // row(i): where a batch row begins. store(row, batch_row, pair): takes the sums of a row of the product at two
+  // neighbouring batch rows.
+  template <class Row, class Store>
+  __device__ void multiply(const Row& row, const Store& store) const {
     Pair right[kPieces][kRowTiles];
 #pragma unroll
     for (int piece = 0; piece < kPieces; ++piece) {
 #pragma unroll
       for (int half = 0; half < kRowTiles; ++half) {
-        right[piece][half] = load_pair(rows[half] + piece * Mma<T>::kDepth + lane_ % 4 * kPairWidth);
+        const T* const values = row(half * kMmaRows + lane_ / 4);
+        right[piece][half] = load_pair(values + piece * Mma<T>::kDepth + lane_ % 4 * kPairWidth);
       }
     }
 #pragma unroll

@@ -10,15 +10,12 @@
 // lane's share of a row is one load of 8 bytes.
 #pragma once
 
-#include "layout.h"
-#include "stationary_tile.cuh"
+#include "warp_sums.cuh"
 
 namespace fastrnn::cuda {
 
-constexpr int kWarps = kThreadsPerBlock / 32;
 constexpr int kMmaRows = 8;  // batch rows of an mma
 constexpr int kRowTiles = kBatchRowsPerTile / kMmaRows;
-constexpr int kMmaUnits = 16;  // rows of its left operand, the weights
 
 // What a lane holds of one row in one piece: two registers of an mma's operand.
 struct Pair {
@@ -57,7 +54,7 @@ __device__ __forceinline__ Pair gather_pair(const T* values, int64_t stride) {
 template <class T, int kTiles, int kTileGroups, int kWeightRegisters>
 class StationaryProduct {
  public:
-  static constexpr int kColumnGroups = kWarps / kTileGroups;
+  using Sums = WarpSums<kTiles, kTileGroups>;
   static constexpr int kDepth = Mma<T>::kDepth;
   static constexpr int kPairWidth = kDepth / 4;  // values in a Pair
   static constexpr int kRegisterPieces = kWeightRegisters / (4 * kTiles);
@@ -68,26 +65,28 @@ class StationaryProduct {
     float* sums;
 
     FASTRNN_INLINE Shared(int64_t depth, Carver& carver)
-        : weights(carver.take<uint4>(kWarps * shared_pieces(depth) * kTiles * 32)),
-          sums(carver.take<float>(int64_t{kWarps} * kTiles * kMmaUnits * kSumStride)) {}
+        : weights(carver.take<uint4>(kWarps * shared_pieces(depth) * kTiles * 32)), sums(Sums::take(carver)) {}
   };
 
   __device__ StationaryProduct(int64_t depth, const Shared& shared)
-      : warp_(static_cast<int>(threadIdx.x) / 32),
+      : sums_(shared.sums),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        group_(warp_ / kColumnGroups),
-        first_(depth / kDepth * (warp_ % kColumnGroups) / kColumnGroups),
-        pieces_(static_cast<int>(depth / kDepth * (warp_ % kColumnGroups + 1) / kColumnGroups - first_)),
-        shared_weights_(shared.weights + (warp_ * shared_pieces(depth) * kTiles) * 32 + lane_),
-        sums_(shared.sums) {}
+        first_(sums_.first(depth / kDepth)),
+        pieces_(static_cast<int>(sums_.end(depth / kDepth) - first_)),
+        shared_weights_(shared.weights + (sums_.warp() * shared_pieces(depth) * kTiles) * 32 + lane_) {}
 
   // The columns of this warp.
   __device__ int64_t begin() const { return first_ * kDepth; }
   __device__ int64_t end() const { return (first_ + pieces_) * kDepth; }
 
-  // pair(tile, row, column): the weights at kPairWidth columns from `column` on; rows count over the groups' 16 each.
-  template <class LoadPair>
-  __device__ void load_weights(const LoadPair& pair) {
+  // address(tile, row, column): where a row of the weights has a column, and the next one `stride` after it. Rows count
+  // over the groups' 16 each.
+  template <class Address>
+  __device__ void load_weights(const Address& address, int64_t stride) {
+    const auto pair = [&](int tile, int row, int64_t column) {
+      const T* const values = address(tile, row, column);
+      return stride == 1 ? load_pair(values) : gather_pair(values, stride);
+    };
 #pragma unroll
     for (int i = 0; i < kRegisterPieces; ++i) {
 #pragma unroll
@@ -104,10 +103,13 @@ class StationaryProduct {
     }
   }
 
-  // Sums over this warp's columns, left in shared memory. rows: where the lane's batch rows (lane / 4, and 8 on) begin,
-  // null for zeros; offset(column): where a column lies in them.
-  template <class Offset>
-  __device__ void multiply(const T* const (&rows)[kRowTiles], const Offset& offset) const {
+  // Sums over this warp's columns, left in shared memory. row(i): where a batch row begins, null for zeros;
+  // offset(column): where a column lies in it.
+  template <class Row, class Offset>
+  __device__ void multiply(const Row& row, const Offset& offset) const {
+    const T* rows[kRowTiles];
+#pragma unroll
+    for (int half = 0; half < kRowTiles; ++half) rows[half] = row(half * kMmaRows + lane_ / 4);
     float sums[kTiles][kRowTiles][4] = {};
 #pragma unroll
     for (int i = 0; i < kRegisterPieces; ++i) {
@@ -126,41 +128,25 @@ class StationaryProduct {
       }
       add_piece(i, weights, rows, offset, sums);
     }
-    const int unit = lane_ / 4, row = lane_ % 4 * 2;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < kRowTiles; ++half) {
-        float* upper = sums_ + sum_index(warp_, tile, unit, half * kMmaRows + row);
-        float* lower = sums_ + sum_index(warp_, tile, unit + 8, half * kMmaRows + row);
-        *reinterpret_cast<float2*>(upper) = {sums[tile][half][0], sums[tile][half][1]};
-        *reinterpret_cast<float2*>(lower) = {sums[tile][half][2], sums[tile][half][3]};
+        const float (&sum)[4] = sums[tile][half];
+        const int batch_row = half * kMmaRows + lane_ % 4 * 2;
+        sums_.store(tile, lane_ / 4, batch_row, {sum[0], sum[1]});
+        sums_.store(tile, lane_ / 4 + 8, batch_row, {sum[2], sum[3]});
       }
     }
   }
 
-  // The whole sum, once the threads have met after multiply(). unit: of all groups.
-  __device__ float sum(int tile, int unit, int row) const {
-    float total = 0;
-#pragma unroll
-    for (int i = 0; i < kColumnGroups; ++i) {
-      const int warp = unit / kMmaUnits * kColumnGroups + i;
-      total += sums_[sum_index(warp, tile, unit % kMmaUnits, row)];
-    }
-    return total;
-  }
+  // The whole sum, once the threads have met after multiply().
+  __device__ float sum(int tile, int row, int batch_row) const { return sums_.total(tile, row, batch_row); }
 
  private:
-  // Not 16: neighbouring units' sums would share a bank.
-  static constexpr int kSumStride = kBatchRowsPerTile + 2;
-
   static FASTRNN_INLINE int64_t shared_pieces(int64_t depth) {
-    const int64_t most = (depth / kDepth + kColumnGroups - 1) / kColumnGroups;
+    const int64_t most = (depth / kDepth + Sums::kColumnGroups - 1) / Sums::kColumnGroups;
     return most > kRegisterPieces ? most - kRegisterPieces : 0;
-  }
-
-  static __device__ int sum_index(int warp, int tile, int unit, int row) {
-    return ((warp * kTiles + tile) * kMmaUnits + unit) * kSumStride + row;
   }
 
   __device__ uint4& shared_fragment(int piece, int tile) const {
@@ -170,7 +156,7 @@ class StationaryProduct {
   template <class LoadPair>
   __device__ uint4 load_fragment(int tile, int piece, const LoadPair& pair) const {
     const int64_t column = (first_ + piece) * kDepth + lane_ % 4 * kPairWidth;
-    const int row = group_ * kMmaUnits + lane_ / 4;
+    const int row = sums_.group() * kMmaUnits + lane_ / 4;
     const Pair upper = pair(tile, row, column), lower = pair(tile, row + 8, column);
     return {upper.low, lower.low, upper.high, lower.high};
   }
@@ -189,11 +175,11 @@ class StationaryProduct {
     }
   }
 
-  const int warp_, lane_, group_;
+  const Sums sums_;
+  const int lane_;
   const int64_t first_;  // piece
   const int pieces_;
   uint4* const shared_weights_;
-  float* const sums_;
   uint32_t weights_[kRegisterPieces][kTiles][4];
 };
 

@@ -13,8 +13,7 @@ struct ThreadPlace {
   static constexpr int kRowStep = kThreadsPerBlock / kUnits;
   int unit = static_cast<int>(threadIdx.x) % kUnits;
   int first_row = static_cast<int>(threadIdx.x) / kUnits;
-  int lane_row = static_cast<int>(threadIdx.x) % 32 / 4;  // of a lane's first operand row
-  int64_t first_unit = int64_t{blockIdx.x} * kUnits;      // the block's
+  int64_t first_unit = int64_t{blockIdx.x} * kUnits;  // the block's
 };
 
 // For a launch with a call for each direction.

@@ -76,9 +76,12 @@ class Gpu {
   using Plan = GpuPlan;
   static constexpr bool kHyHoldsHx = true;
 
-  explicit Gpu(cuda::Path path) : path_(path), streamed_(path == cuda::Path::kStreamed) {}
+  explicit Gpu(cuda::Path path, cuda::Math math = cuda::Math::kTensorCores)
+      : path_(path), math_(math), streamed_(path == cuda::Path::kStreamed) {}
 
-  std::string name() const { return type_name<T>() + " " + cuda::name_of(path_); }
+  std::string name() const {
+    return type_name<T>() + (math_ == cuda::Math::kExact ? " exact " : " ") + cuda::name_of(path_);
+  }
   std::string describe(const GpuPlan& plan) const {
     const auto& [blocks, groups, directions] = plan.plan.grid;
     const std::string grid = std::to_string(blocks) + " x " + std::to_string(groups) + " blocks";
@@ -97,7 +100,8 @@ class Gpu {
     const double terms = static_cast<double>(p.gates() * drawn.hidden);
     const double recurrent = static_cast<double>(drawn.projection ? drawn.projection : drawn.hidden);
     const double steps = static_cast<double>(std::max<int64_t>(drawn.steps, 1));
-    const double roundoff = !streamed_ && std::is_same_v<T, float> ? kTf32Roundoff : kRoundoff<T>;
+    const double roundoff =
+        !streamed_ && std::is_same_v<T, float> && math_ == cuda::Math::kTensorCores ? kTf32Roundoff : kRoundoff<T>;
     const double factors = roundoff * largest * std::sqrt(terms / recurrent);
     const double sums = kRoundoff<Accumulator> * std::sqrt(terms + 3 * 4 * 4);
     return 5 / std::sqrt(3) * (factors + sums) * std::sqrt(steps);
@@ -137,6 +141,7 @@ class Gpu {
   }
 
   const cuda::Path path_;
+  const cuda::Math math_;
   const bool streamed_;
 };
 

@@ -65,8 +65,9 @@ const Coverage kLargeClusterCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 28
 // All batch rows in one group, and in as many as the plan has or in two. Asking for the plan also lets the kernels have
 // their shared memory.
 template <class T>
-std::vector<GpuPlan> stationary_plans(const char* path, const Case& drawn, bool backward) {
-  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, 1, true, false};
+std::vector<GpuPlan> stationary_plans(const char* path, cuda::Math math, const Case& drawn, bool backward) {
+  const bool allow_tf32 = math == cuda::Math::kTensorCores;
+  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, 1, allow_tf32, false};
   setenv("FASTRNN_CUDA_PATH", path, 1);
   const auto [chosen, reason] = cuda::choose_plan<T>(drawn.cell, work, backward);
   unsetenv("FASTRNN_CUDA_PATH");
@@ -79,12 +80,12 @@ std::vector<GpuPlan> stationary_plans(const char* path, const Case& drawn, bool 
 
 // The same in larger blocks, which the plan has for more batch rows than these.
 template <class T>
-std::vector<GpuPlan> large_block_plans(const Case& drawn, bool backward) {
-  std::vector<GpuPlan> plans = stationary_plans<T>("cluster", drawn, backward);
+std::vector<GpuPlan> large_block_plans(cuda::Math math, const Case& drawn, bool backward) {
+  std::vector<GpuPlan> plans = stationary_plans<T>("cluster", math, drawn, backward);
   const int64_t blocks = drawn.hidden / cuda::kClusterUnits[1];
   if (drawn.hidden % cuda::kClusterUnits[1] != 0 || blocks == plans[0].plan.grid.unit_blocks) return {};
   const Dims dims{drawn.batch, drawn.hidden, drawn.hidden, false};
-  const auto& kernels = cuda::cluster<T>(drawn.cell, cuda::kClusterUnits[1]);
+  const auto& kernels = cuda::cluster_kernels<T>(drawn.cell, cuda::kClusterUnits[1], math);
   for (auto& [seed, plan] : plans) {
     plan.grid.unit_blocks = blocks;
     const int64_t tiles = plan.grid.tiles(drawn.batch);
@@ -140,27 +141,28 @@ void test_streamed(const Options& options, Report& report) {
 }
 
 template <class T>
-void test_stationary(cuda::Path path, const Coverage& large_coverage, const Options& options, Report& report) {
+void test_stationary(cuda::Path path, cuda::Math math, const Coverage& large_coverage, const Options& options,
+                     Report& report) {
   const char* const name = cuda::name_of(path);
   if (!options.wants<T>(name)) return;
   std::vector<Case> cases = some_cases(kStationaryCoverage, options);
   for (const Case& large : all_cases(large_coverage, options.seed)) {
     if (large.cell == CellKind::kLstm && options.wants(large)) cases.push_back(large);  // it has the most weights
   }
-  const Gpu<T> gpu(path);
+  const Gpu<T> gpu(path, math);
   test_cases(gpu.name(), cases, report, [&](const Case& drawn, Report& of_gpu) {
-    ForwardRun(gpu, drawn, of_gpu).run(stationary_plans<T>(name, drawn, false));
-    BackwardRun(gpu, drawn, of_gpu).run(stationary_plans<T>(name, drawn, true));
+    ForwardRun(gpu, drawn, of_gpu).run(stationary_plans<T>(name, math, drawn, false));
+    BackwardRun(gpu, drawn, of_gpu).run(stationary_plans<T>(name, math, drawn, true));
     if (path != cuda::Path::kCluster) return;
-    ForwardRun(gpu, drawn, of_gpu).run(large_block_plans<T>(drawn, false));
-    BackwardRun(gpu, drawn, of_gpu).run(large_block_plans<T>(drawn, true));
+    ForwardRun(gpu, drawn, of_gpu).run(large_block_plans<T>(math, drawn, false));
+    BackwardRun(gpu, drawn, of_gpu).run(large_block_plans<T>(math, drawn, true));
   });
 }
 
 template <class T>
-void test_stationary(const Options& options, Report& report) {
-  test_stationary<T>(cuda::Path::kPersistent, kLargeCoverage<T>, options, report);
-  test_stationary<T>(cuda::Path::kCluster, kLargeClusterCoverage<T>, options, report);
+void test_stationary(cuda::Math math, const Options& options, Report& report) {
+  test_stationary<T>(cuda::Path::kPersistent, math, kLargeCoverage<T>, options, report);
+  test_stationary<T>(cuda::Path::kCluster, math, kLargeClusterCoverage<T>, options, report);
 }
 
 Options parse(int count, char** words) {
@@ -191,6 +193,7 @@ Options parse(int count, char** words) {
 
 int main(int count, char** words) {
   using namespace fastrnn::test;
+  using fastrnn::cuda::Math;
   const Options options = parse(count, words);
 #ifdef FASTRNN_EMULATION_ASAN
   __sanitizer_set_death_callback([] { std::fprintf(stderr, "during %s\n", current_call.c_str()); });
@@ -201,8 +204,9 @@ int main(int count, char** words) {
   test_streamed<float>(options, report);
   test_streamed<__half>(options, report);
   test_streamed<__nv_bfloat16>(options, report);
-  test_stationary<float>(options, report);
-  test_stationary<__half>(options, report);
-  test_stationary<__nv_bfloat16>(options, report);
+  test_stationary<float>(Math::kExact, options, report);
+  test_stationary<float>(Math::kTensorCores, options, report);
+  test_stationary<__half>(Math::kTensorCores, options, report);
+  test_stationary<__nv_bfloat16>(Math::kTensorCores, options, report);
   return report.failures() > 0;
 }

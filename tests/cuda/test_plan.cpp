@@ -151,9 +151,13 @@ void test_plan(Report& report) {
   test_type<__half>(report);
   test_type<__nv_bfloat16>(report);
   expect_streamed<double>("float64", kPlain, report);
+  for (bool allow_tf32 : {false, true}) {
+    const Workload work = changed([&](Workload& each) { each.allow_tf32 = allow_tf32; });
+    const bool exact = cuda::choose_plan<float>(CellKind::kGru, work, false).plan.math == cuda::Math::kExact;
+    if (exact == allow_tf32) report.fail("plan: float32 does not multiply as it is allowed to");
+  }
   const On forced("streamed");
   expect_streamed<__half>("FASTRNN_CUDA_PATH", kPlain, report);
-  expect_streamed<float>("TF32", changed([](Workload& work) { work.allow_tf32 = false; }), report);
 }
 
 }  // namespace fastrnn::test

@@ -1,0 +1,7 @@
+#include "cluster.cuh"
+
+namespace fastrnn::cuda {
+
+template const ClusterKernels<float>& cluster<float, Math::kExact>(CellKind, int64_t);
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,172 @@
+// The two products of stationary_product.cuh and scattered_product.cuh in float32 in full, by FFMA: the weights lie in
+// shared memory, four columns of a row side by side.
+//
+// A lane adds up 4 batch rows by every eighth row of the weights: lanes / 4 apart in the weights' rows, so that a
+// warp's loads are 128 bytes in a row, and lanes % 4 in the batch rows, which others read along.
+#pragma once
+
+#include "stationary_product.cuh"
+
+namespace fastrnn::cuda {
+
+constexpr int kChunk = 4;  // columns that are loaded at once
+constexpr int kLaneBatchRows = kBatchRowsPerTile / 4;
+
+// sums[i][b] += the lane's i-th row of weights, 8 rows after the one before, by its b-th batch row.
+template <int kLaneRows>
+__device__ __forceinline__ void add_chunk(const float4* weights, const float4 (&batch)[kLaneBatchRows],
+                                          float (&sums)[kLaneRows][kLaneBatchRows]) {
+#pragma unroll
+  for (int i = 0; i < kLaneRows; ++i) {
+    const float4 w = weights[i * 8];
+#pragma unroll
+    for (int b = 0; b < kLaneBatchRows; ++b) {
+      sums[i][b] += w.x * batch[b].x;
+      sums[i][b] += w.y * batch[b].y;
+      sums[i][b] += w.z * batch[b].z;
+      sums[i][b] += w.w * batch[b].w;
+    }
+  }
+}
+
+// Four columns that lie `stride` apart.
+__device__ __forceinline__ float4 load_chunk(const float* values, int64_t stride) {
+  return {values[0], values[stride], values[2 * stride], values[3 * stride]};
+}
+
+template <int kTiles, int kTileGroups>
+class ExactStationaryProduct {
+  using Sums = WarpSums<kTiles, kTileGroups>;
+  static constexpr int kRows = kTiles * kMmaUnits;  // of a group
+
+ public:
+  struct Shared {
+    float4* weights;
+    float* sums;
+
+    FASTRNN_INLINE Shared(int64_t depth, Carver& carver)
+        : weights(carver.take<float4>(kTileGroups * depth / kChunk * kRows)), sums(Sums::take(carver)) {}
+  };
+
+  __device__ ExactStationaryProduct(int64_t depth, const Shared& shared)
+      : sums_(shared.sums),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        first_(sums_.first(depth / kChunk)),
+        chunks_(static_cast<int>(sums_.end(depth / kChunk) - first_)),
+        weights_(shared.weights + (depth / kChunk * sums_.group() + first_) * kRows) {}
+
+  __device__ int64_t begin() const { return first_ * kChunk; }
+  __device__ int64_t end() const { return (first_ + chunks_) * kChunk; }
+
+  template <class Address>
+  __device__ void load_weights(const Address& address, int64_t stride) {
+    for (int i = lane_; i < chunks_ * kRows; i += 32) {
+      const int row = i % kRows, in_groups = sums_.group() * kMmaUnits + row % kMmaUnits;
+      weights_[i] = load_chunk(address(row / kMmaUnits, in_groups, (first_ + i / kRows) * kChunk), stride);
+    }
+    __syncwarp();
+  }
+
+  template <class Row, class Offset>
+  __device__ void multiply(const Row& row, const Offset& offset) const {
+    const float* rows[kLaneBatchRows];
+#pragma unroll
+    for (int b = 0; b < kLaneBatchRows; ++b) rows[b] = row(lane_ % 4 * kLaneBatchRows + b);
+    multiply_tiles<0>(rows, offset);
+  }
+
+  __device__ float sum(int tile, int row, int batch_row) const { return sums_.total(tile, row, batch_row); }
+
+ private:
+  // Two tiles at a time, from the kFirst-th on: for more nvcc has not enough registers. The batch rows are in the
+  // first-level cache by then.
+  template <int kFirst, class Offset>
+  __device__ void multiply_tiles(const float* const (&rows)[kLaneBatchRows], const Offset& offset) const {
+    constexpr int kCount = kTiles - kFirst < 2 ? kTiles - kFirst : 2;
+    float sums[2 * kCount][kLaneBatchRows] = {};
+#pragma unroll 1
+    for (int i = 0; i < chunks_; ++i) {
+      const int64_t at = offset((first_ + i) * kChunk);
+      float4 batch[kLaneBatchRows];
+#pragma unroll
+      for (int b = 0; b < kLaneBatchRows; ++b) {
+        batch[b] = rows[b] ? *reinterpret_cast<const float4*>(rows[b] + at) : float4{};
+      }
+      add_chunk(weights_ + i * kRows + kFirst * kMmaUnits + lane_ / 4, batch, sums);
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * kCount; ++i) {
+#pragma unroll
+      for (int b = 0; b < kLaneBatchRows; b += 2) {
+        const int row = lane_ / 4 + i % 2 * 8, batch_row = lane_ % 4 * kLaneBatchRows + b;
+        sums_.store(kFirst + i / 2, row, batch_row, {sums[i][b], sums[i][b + 1]});
+      }
+    }
+    if constexpr (kFirst + kCount < kTiles) multiply_tiles<kFirst + kCount>(rows, offset);
+  }
+
+  const Sums sums_;
+  const int lane_;
+  const int64_t first_;  // chunk
+  const int chunks_;
+  float4* const weights_;  // (chunks, kRows) of this warp's columns
+};
+
+template <int kDepth>
+class ExactScatteredProduct {
+  static constexpr int kChunks = kDepth / kChunk;
+
+ public:
+  struct Shared {
+    float4* weights;
+
+    FASTRNN_INLINE Shared(int64_t rows, Carver& carver) : weights(carver.take<float4>(rows * kChunks)) {}
+  };
+
+  __device__ ExactScatteredProduct(int64_t rows, const Shared& shared)
+      : warp_(static_cast<int>(threadIdx.x) / 32),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        tiles_(static_cast<int>(rows / kMmaUnits)),
+        weights_(shared.weights) {}
+
+  template <class Address>
+  __device__ void load_weights(const Address& address, int64_t stride) {
+    for (int tile = warp_; tile < tiles_; tile += kWarps) {
+      for (int i = lane_; i < kChunks * kMmaUnits; i += 32) {
+        const int64_t row = int64_t{tile} * kMmaUnits + i % kMmaUnits;
+        weights_[tile * kChunks * kMmaUnits + i] = load_chunk(address(row, i / kMmaUnits * kChunk), stride);
+      }
+    }
+    __syncwarp();
+  }
+
+  template <class Row, class Store>
+  __device__ void multiply(const Row& row, const Store& store) const {
+    for (int tile = warp_; tile < tiles_; tile += kWarps) {
+      float sums[2][kLaneBatchRows] = {};
+#pragma unroll 4
+      for (int chunk = 0; chunk < kChunks; ++chunk) {
+        float4 batch[kLaneBatchRows];
+#pragma unroll
+        for (int b = 0; b < kLaneBatchRows; ++b) {
+          batch[b] = *reinterpret_cast<const float4*>(row(lane_ % 4 * kLaneBatchRows + b) + chunk * kChunk);
+        }
+        add_chunk(weights_ + (tile * kChunks + chunk) * kMmaUnits + lane_ / 4, batch, sums);
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int64_t unit = int64_t{tile} * kMmaUnits + lane_ / 4 + i * 8;
+#pragma unroll
+        for (int b = 0; b < kLaneBatchRows; b += 2) {
+          store(unit, lane_ % 4 * kLaneBatchRows + b, float2{sums[i][b], sums[i][b + 1]});
+        }
+      }
+    }
+  }
+
+ private:
+  const int warp_, lane_, tiles_;
+  float4* const weights_;  // (tiles, kChunks, 16)
+};
+
+}  // namespace fastrnn::cuda
