@@ -25,6 +25,18 @@ CLUSTER_UNITS, LARGEST_CLUSTER = (16, 32), 16
 
 
 @dataclass(frozen=True)
+class Rates:
+    """By what factors are rounded to."""
+
+    f32: float
+    tf32: float
+    half: float
+
+    def of(self, precision: str) -> float:
+        return {"f32": self.f32, "tf32": self.tf32}.get(precision, self.half)
+
+
+@dataclass(frozen=True)
 class Gpu:
     """Ceilings. Times in seconds."""
 
@@ -33,11 +45,11 @@ class Gpu:
     clock: float = 1.755e9
     shared_memory: int = 227 << 10  # of a block
     shared_bandwidth: int = 128  # bytes a clock and multiprocessor
-    multiply_adds: tuple[int, int] = (512, 1024)  # of mma.sync, a clock and multiprocessor: TF32, half types
-    best_multiply_adds: tuple[int, int] = (1024, 2048)  # of wgmma
+    multiply_adds: Rates = Rates(128, 512, 1024)  # of FFMA and mma.sync, a clock and multiprocessor
+    best_multiply_adds: Rates = Rates(128, 1024, 2048)  # of FFMA and wgmma
     l2_bandwidth: float = 5.5e12
     memory_bandwidth: float = 4.8e12
-    gemm: tuple[float, float] = (350e12, 700e12)  # operations: TF32, half types
+    gemm: Rates = Rates(50e12, 350e12, 700e12)  # operations
     clusters_of_sixteen: int = 8  # that run at once
     grid_exchange: float = 1.6e-6  # store, flag with release, poll with acquire, load, all through L2
     cluster_exchange: float = 0.6e-6  # st.async, mbarrier
@@ -78,8 +90,9 @@ class Grid:
 
 
 def held_weights(cell: str, precision: str, hidden: int, units: int) -> int:
-    """Bytes of a block's weights in shared memory: what the registers do not take."""
-    return max(0, GATES[cell] * units * hidden * BYTES[precision] - REGISTER_BYTES)
+    """Bytes of a block's weights in shared memory: what the registers do not take, for tensor cores."""
+    all_of_them = GATES[cell] * units * hidden * BYTES[precision]
+    return all_of_them if precision == "f32" else max(0, all_of_them - REGISTER_BYTES)
 
 
 def shared_memory(cell: str, precision: str, hidden: int, grid: Grid, backward: bool) -> int:
@@ -97,7 +110,7 @@ def shared_memory(cell: str, precision: str, hidden: int, grid: Grid, backward: 
 def dealt(cell: str, precision: str, case: Case, backward: bool, gpu: Gpu) -> Grid | None:
     """The plan; None if the layer would be streamed."""
     hidden, tiles = case.hidden_size, -(-case.batch // ROWS)
-    if precision == "f32" or hidden % 16:
+    if hidden % 16:
         return None
     found: list[Grid] = []
     for units in CLUSTER_UNITS:
@@ -115,8 +128,8 @@ def dealt(cell: str, precision: str, case: Case, backward: bool, gpu: Gpu) -> Gr
 
 def step_seconds(cell: str, precision: str, case: Case, grid: Grid, backward: bool, gpu: Gpu) -> float:
     """One step of one pass: an exchange, then for each tile its product, as long as the slowest part, and its cells."""
-    size, gates, hidden, half = BYTES[precision], GATES[cell], case.hidden_size, precision in ("f16", "bf16")
-    operations = gates * grid.units * hidden * ROWS / gpu.multiply_adds[half] / gpu.clock
+    size, gates, hidden = BYTES[precision], GATES[cell], case.hidden_size
+    operations = gates * grid.units * hidden * ROWS / gpu.multiply_adds.of(precision) / gpu.clock
     weights = held_weights(cell, precision, hidden, grid.units)
     if grid.path == "cluster":
         # Forward, the groups of warps that share h read all of it each, and their sums meet; backward, dh arrives.
@@ -134,7 +147,7 @@ def step_seconds(cell: str, precision: str, case: Case, grid: Grid, backward: bo
 
 def floor_seconds(cell: str, precision: str, case: Case, gpu: Gpu) -> float:
     """A step's product on all multiprocessors, behind one exchange."""
-    rate = gpu.multiprocessors * gpu.best_multiply_adds[precision in ("f16", "bf16")] * gpu.clock
+    rate = gpu.multiprocessors * gpu.best_multiply_adds.of(precision) * gpu.clock
     return gpu.least_exchange + GATES[cell] * case.hidden_size**2 * case.batch / rate
 
 
@@ -142,7 +155,7 @@ def large_products(cell: str, precision: str, case: Case, backward: bool, gpu: G
     """Those outside the time loop, bound by operations or by memory."""
     rows, columns = case.steps * case.batch, GATES[cell] * case.hidden_size
     inner = (case.input_size,) if not backward else (case.input_size, case.input_size, case.hidden_size)
-    rate = gpu.gemm[precision in ("f16", "bf16")]
+    rate = gpu.gemm.of(precision)
     moved = BYTES[precision] / gpu.memory_bandwidth
     return sum(max(2 * rows * columns * k / rate, (rows * (columns + k) + columns * k) * moved) for k in inner)
 
@@ -171,7 +184,7 @@ WANTED = [
     *((cell, "bf16", square(512, batch, hidden)) for cell in ("LSTM", "GRU") for batch in (1, 16, 64)
       for hidden in (256, 512, 1024)),
     *(("LSTM", "tf32", square(512, batch, hidden)) for batch in (1, 16, 64) for hidden in (256, 512, 1024)),
-    *(("LSTM", "tf32", square(512, 64, hidden)) for hidden in (128, 192)),
+    *(("LSTM", precision, square(512, 64, hidden)) for precision in ("f32", "tf32") for hidden in (128, 192)),
     *(("LSTM", "bf16", square(512, 256, hidden)) for hidden in (512, 1024)),
     ("LSTM", "bf16", square(1024, 16, 768)),
 ]  # fmt: skip

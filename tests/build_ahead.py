@@ -34,7 +34,9 @@ def start(items):
         return None
     command = [sys.executable, __file__, *sorted(wanted, key=MODULES.index)]
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    # In a group of its own, to be stopped with its compilers, but in the same session: across sessions Linux shares the
+    # cores evenly, whatever the priorities, and tests of several threads would take minutes.
+    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=os.setpgrp)
 
 
 def main():

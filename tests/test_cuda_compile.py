@@ -26,6 +26,7 @@ ARCHITECTURES = {"8.0": "sm_80", "9.0": "sm_90"}
 if os.environ.get("FASTRNN_TEST_ARCHITECTURES") == "all":
     ARCHITECTURES |= {"10.0": "sm_100", "12.0": "sm_120"}
 
+TENSOR_CORES, EXACT = "(Math)0", "(Math)1"  # of csrc/cuda/kernels.h
 UNITS = (16, 32)  # of a block of a cluster kernel
 CELLS = {"Elman<Tanh>": 1, "Elman<Relu>": 1, "Lstm": 4, "Gru": 3}  # gates
 # The instruction on tensor cores for each type of persistent kernel: TF32, float16 and bfloat16, all with float sums.
@@ -135,8 +136,9 @@ def test_the_same_kernels_on_every_architecture(kernels):
     for architecture in ARCHITECTURES.values():
         assert [kernel.name for kernel in kernels if kernel.architecture == architecture] == sorted(names)
     streamed = itertools.product(("cell_forward", "cell_backward"), CELLS, ("double", *MMA))
-    persistent = itertools.product(("persistent_forward", "persistent_backward"), CELLS, MMA)
-    cluster = itertools.product(("cluster_forward", "cluster_backward"), CELLS, MMA, UNITS)
+    on_chip = [f"{value}, {TENSOR_CORES}" for value in MMA] + [f"float, {EXACT}"]
+    persistent = itertools.product(("persistent_forward", "persistent_backward"), CELLS, on_chip)
+    cluster = itertools.product(("cluster_forward", "cluster_backward"), CELLS, on_chip, UNITS)
     assert {f"{kernel}<{cell}, {value}>" for kernel, cell, value in (*streamed, *persistent)} <= names
     assert {f"{kernel}<{cell}, {value}, {units}>" for kernel, cell, value, units in cluster} <= names
 
@@ -163,14 +165,14 @@ def test_streamed_kernels_leave_room_for_each_other(kernels):
 
 
 def test_tensor_cores(kernels):
-    """Kernels that keep w_hh multiply in their type's own mma, in whole pieces; streamed ones leave it to cuBLAS."""
+    """Kernels that keep w_hh multiply by the mma of their type, in whole pieces, or exactly; others by cuBLAS."""
     for kernel in kernels:
         found = {name: count for name, count in kernel.instructions.items() if "MMA" in name}
-        on_chip = re.fullmatch(r"(persistent|cluster)_(\w+)<(.*?), (\w+)(?:, (\d+))?>", kernel.name)
-        if not on_chip or (on_chip[1] == "cluster" and kernel.architecture == "sm_80"):
+        on_chip = re.fullmatch(r"(persistent|cluster)_(\w+)<(.*?), (\w+), (\S+?)(?:, (\d+))?>", kernel.name)
+        if not on_chip or on_chip[5] == EXACT or (on_chip[1] == "cluster" and kernel.architecture == "sm_80"):
             assert not found, kernel
             continue
-        path, direction, cell, value, units = on_chip.groups()
+        path, direction, cell, value, _, units = on_chip.groups()
         assert list(found) == [MMA[value]], kernel
         fragments, least = least_pieces(path, direction, CELLS[cell], value, units)
         # Each fragment is multiplied by two tiles of batch rows.

@@ -230,9 +230,12 @@ class TestTf32:
         ]
 
     @by_layer
-    def test_tf32_only_where_it_is_allowed(self, layer):
-        """Else float32 is float32: streamed then, and as near to torch.nn as on the CPU."""
-        check_parity(Case(layer, {}, hidden_size=ON_CHIP), torch.float32)
+    @pytest.mark.parametrize("path", PATHS)
+    def test_tf32_only_where_it_is_allowed(self, monkeypatch, passes, layer, path):
+        """Else float32 is float32, on whatever path, and as near to torch.nn as on the CPU."""
+        monkeypatch.setenv("FASTRNN_CUDA_PATH", path)
+        check_parity(Case(layer, {"bidirectional": True}, hidden_size=2 * ON_CHIP, batch=17), torch.float32)
+        assert set(passes()) == {path}
 
 
 @by_kernel

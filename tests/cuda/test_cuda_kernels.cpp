@@ -60,7 +60,7 @@ const Coverage kStationaryCoverage{{Shape::kDense, Shape::kPacked, Shape::kPadde
 template <class T>
 const Coverage kLargeCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 272 : 528}, {3}, {2}, false, false};
 template <class T>
-const Coverage kLargeClusterCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 288 : 512}, {3}, {3}, false, false};
+const Coverage kLargeClusterCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 256 : 512}, {3}, {3}, false, false};
 
 // All batch rows in one group, and in as many as the plan has or in two. Asking for the plan also lets the kernels have
 // their shared memory.

@@ -178,9 +178,7 @@ ON_CHIP = {"persistent", "cluster"}
 
 def allowed_paths(case, precision):
     """Those that a case may take; which of several is the GPU's business."""
-    on_chip = (
-        precision.on_tensor_cores and case.hidden_size % 16 == 0 and case.seq > 1 and not case.options.get("proj_size")
-    )
+    on_chip = precision.on_chip and case.hidden_size % 16 == 0 and case.seq > 1 and not case.options.get("proj_size")
     if not on_chip:
         return {"streamed"}
     surely = is_hopper() and case.hidden_size <= SURELY_FITS[precision.dtype.itemsize]

@@ -13,9 +13,9 @@ class Precision:
     allow_tf32: bool = False
 
     @property
-    def on_tensor_cores(self):
-        """Whether there are kernels that keep the weights on the chip."""
-        return self.dtype != torch.float64 and (self.dtype != torch.float32 or self.allow_tf32)
+    def on_chip(self):
+        """Whether there are kernels that keep the weights there."""
+        return self.dtype != torch.float64
 
     def switch(self):
         """For torch.nn and for fastrnn: both obey this."""

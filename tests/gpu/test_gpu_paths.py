@@ -66,7 +66,6 @@ def test_h100_and_h200_keep_these_weights_on_the_chip(layer, name, device):
     ("name", "kernel", "size", "layout", "word"),
     (
         ("f64", "lstm", (32, 4, 5), "batched", "float64"),
-        ("f32", "lstm", (32, 4, 5), "batched", "TF32"),
         ("bf16", "lstm_proj", (32, 4, 5), "batched", "projection"),
         ("bf16", "lstm", (32, 4, 1), "batched", "single step"),
         ("bf16", "lstm", (40, 4, 5), "batched", "multiple of 16"),

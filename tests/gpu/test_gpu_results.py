@@ -14,9 +14,7 @@ import fastrnn
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
 by_layer = pytest.mark.parametrize("layer", LAYERS)
 by_precision = pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
-on_tensor_cores = pytest.mark.parametrize(
-    "precision", [p for p in PRECISIONS.values() if p.on_tensor_cores], ids=lambda p: p.name
-)
+on_chip = pytest.mark.parametrize("precision", [p for p in PRECISIONS.values() if p.on_chip], ids=lambda p: p.name)
 
 LAYOUTS = ("batched", "unbatched", "packed", "packed_unsorted", *LENGTHS)
 
@@ -45,7 +43,7 @@ def test_layouts(kernel, precision, layout, has_hx, bidirectional, device):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@on_tensor_cores
+@on_chip
 @pytest.mark.parametrize("batch_first", (False, True))
 @pytest.mark.parametrize("layout", ("batched", "lengths_gpu"))
 def test_persistent_without_bias(layer, precision, batch_first, layout, device):
@@ -90,7 +88,7 @@ def test_sizes(kernel, precision, size, device):
 
 
 @by_kernel
-@on_tensor_cores
+@on_chip
 @pytest.mark.parametrize("size", ((32, 33, 50), (256, 40, 50), (512, 17, 37)), ids=str)
 def test_lengths_on_the_gpu(kernel, precision, size, device):
     """Rows that end early in one direction and join late in the other, in persistent kernels."""
@@ -98,7 +96,7 @@ def test_lengths_on_the_gpu(kernel, precision, size, device):
 
 
 @by_kernel
-@on_tensor_cores
+@on_chip
 def test_lengths_of_zero(kernel, precision, device):
     """Against the same call without the empty rows, whose states pass through with their gradients."""
     precision.switch()
