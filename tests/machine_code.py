@@ -68,7 +68,9 @@ def readable(functions):
     """For what the linker calls each function: its name in the source, with template arguments."""
     demangled = subprocess.run(["c++filt"], input="\n".join(functions), capture_output=True, text=True, check=True)
     lines = demangled.stdout.replace("(anonymous namespace)::", "").splitlines()
-    names = [re.sub(r"^void |fastrnn::|cuda::", "", line.partition("(")[0]) for line in lines]
+    # Of an enumerator the type is left out: what stands in brackets then are the parameters.
+    values = [re.sub(r"\([\w:]+\)(?=\d)", "", line) for line in lines]
+    names = [re.sub(r"^void |fastrnn::|cuda::", "", line.partition("(")[0]) for line in values]
     return dict(zip(functions, names, strict=True))
 
 

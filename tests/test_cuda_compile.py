@@ -26,7 +26,7 @@ ARCHITECTURES = {"8.0": "sm_80", "9.0": "sm_90"}
 if os.environ.get("FASTRNN_TEST_ARCHITECTURES") == "all":
     ARCHITECTURES |= {"10.0": "sm_100", "12.0": "sm_120"}
 
-TENSOR_CORES, EXACT = "(Math)0", "(Math)1"  # of csrc/cuda/kernels.h
+TENSOR_CORES, EXACT = "0", "1"  # of csrc/cuda/kernels.h
 UNITS = (16, 32)  # of a block of a cluster kernel
 CELLS = {"Elman<Tanh>": 1, "Elman<Relu>": 1, "Lstm": 4, "Gru": 3}  # gates
 # The instruction on tensor cores for each type of persistent kernel: TF32, float16 and bfloat16, all with float sums.
