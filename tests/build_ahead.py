@@ -5,8 +5,10 @@ two; what is built here takes what they leave, by the lowest priority. The tests
 or wait for it; they also say what went wrong.
 """
 
+import contextlib
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,8 +37,27 @@ def start(items):
     command = [sys.executable, __file__, *sorted(wanted, key=MODULES.index)]
     quiet = subprocess.DEVNULL
     # In a group of its own, to be stopped with its compilers, but in the same session: across sessions Linux shares the
-    # cores evenly, whatever the priorities, and tests of several threads would take minutes.
+    # cores evenly, whatever the priorities.
     return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=os.setpgrp)
+
+
+@contextlib.contextmanager
+def paused(process):
+    """While a test of several threads runs: they meet by yielding, and who yields to a compiler waits for its slice."""
+    if not process:
+        yield
+        return
+    send(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        send(process, signal.SIGCONT)
+
+
+def send(process, number):
+    """To the compilers, too; nothing if they are done."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def main():

@@ -1,6 +1,5 @@
 """Settings of the whole suite: markers, the visible random seed, and what every test leaves as it found it."""
 
-import contextlib
 import os
 import signal
 import zlib
@@ -11,6 +10,9 @@ import torch
 from session_seed import SESSION_SEED
 
 from fastrnn import _native
+
+
+BUILDER = pytest.StashKey()
 
 
 def pytest_report_header(config):
@@ -26,14 +28,9 @@ def pytest_collection_modifyitems(items):
 def pytest_runtestloop(session):
     """Starts what builds in the background; the loop itself is pytest's own."""
     builder = build_ahead.start(session.items) if not session.config.option.collectonly else None
+    session.config.stash[BUILDER] = builder
     if builder:
-        session.config.add_cleanup(lambda: stop(builder))
-
-
-def stop(process):
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    process.wait()
+        session.config.add_cleanup(lambda: (build_ahead.send(builder, signal.SIGTERM), builder.wait()))
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -74,4 +71,5 @@ def stretches():
 def threads(request, _torch_settings_restored):
     """Torch's thread count: alone, one a core, and one more than a two-core machine has."""
     torch.set_num_threads(request.param)
-    return request.param
+    with build_ahead.paused(request.config.stash.get(BUILDER, None)):
+        yield request.param
