@@ -11,7 +11,6 @@ from session_seed import SESSION_SEED
 
 from fastrnn import _native
 
-
 BUILDER = pytest.StashKey()
 
 

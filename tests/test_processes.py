@@ -1,9 +1,12 @@
 """Threads of Python, threads of torch, and other processes: the same results, and nobody waits who need not."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import process_worker as worker
 import pytest
@@ -44,6 +47,26 @@ def test_eight_threads_at_once(layer, threads, shared):
         for results, theirs in zip(pool.map(run, jobs), expected, strict=True):
             for actual in results:
                 assert_same_bits(actual, theirs)
+
+
+THREADS_OF_A_SMALL_CALL = """
+import os, torch, fastrnn
+torch.set_num_threads(2)
+layer, value = fastrnn.LSTM(64, 64), torch.randn(32, 1, 64, requires_grad=True)
+before = len(os.listdir("/proc/self/task"))
+output, _ = layer(value)
+output.sum().backward()
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no list of threads")
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch's GEMM is not MKL's")
+def test_a_small_call_wakes_no_other_thread():
+    """Whose time slice it would have to wait for on a busy machine."""
+    command = [sys.executable, "-c", THREADS_OF_A_SMALL_CALL]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    assert done.stdout == "0\n"
 
 
 @pytest.mark.parametrize("threads_set", (1, 2))

@@ -8,6 +8,7 @@
 #include "../cpu/dispatch.h"
 #include "../cpu/interrupt.h"
 #include "../cpu/loops.h"
+#include "one_thread.h"
 #include "shape.h"
 
 namespace fastrnn::ops {
@@ -21,6 +22,11 @@ inline void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: 
 // Multiply-adds up to which a plain loop beats a call of torch's GEMM with the three tensors that it takes: at 1,024 it
 // saves 1.3 us of 8.5, at 4,096 0.4 (benchmarks/overhead.py, the forward of a step of one row).
 constexpr int64_t kTinyProduct = 2048;
+// Multiply-adds of a product up to which torch's GEMM runs on the calling thread alone. A second thread that has to be
+// woken may cost more than it saves, and where other processes want the cores, it costs a time slice.
+// benchmarks/products.py, two AVX2 cores, torch 2.13.0, 2026-11-25, the time on two threads over that on one: 1.2-1.9
+// up to 131,072, 1.1-1.3 at 262,144, 0.84-1.20 at 524,288, 0.73-1.00 at a million and more.
+constexpr int64_t kOneThreadProduct = 512 * 1024;
 // Rows of a product up to which reading the weights' rows as they lie beats torch's GEMM. LSTM inference of so many
 // steps, the time with torch's product over that with ours, by changing this, two threads: at 3 rows and H = 64 1.14,
 // H = 256 0.79, H = 512 0.60; at 2 rows one thread is level from H = 64 to 512.
@@ -222,6 +228,7 @@ class CpuDevice {
   template <class T>
   void multiply_by_torch(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b,
                          bool accumulate) const {
+    const OnOneThread small(out.rows * out.columns * a.columns <= kOneThreadProduct);
     const Tensor c = as_tensor(out, place_);
     if (accumulate) {
       TORCH_ERROR_CODE_CHECK(
