@@ -50,15 +50,18 @@ def plan(
     backward: bool,
     *,
     device: torch.device,
+    layers: int,
     directions: int,
     rows: int,
     projected: bool,
     allow_tf32: bool,
     extended: bool,
     frozen: bool,
+    handed_on: int,
 ) -> dict[str, Any]:
-    """How the kernels will run one direction of one layer: path, isa, tile, threads, reason and reserve_bytes.
+    """How the kernels will run one direction of a layer: path, isa, tile, threads, reason and reserve_bytes.
 
+    `layers` run in the same call, one on another; `handed_on` is what :func:`reserve_values` says.
     `dtype` is the one they compute in, `weights` the one in which they read the weights, `rows` the number of valid
     (step, batch) pairs, and `extended` says that the call is more than the plain recurrence.
     """
@@ -84,6 +87,6 @@ def plan(
         )
     else:
         name = str(weights).removeprefix("torch.")
-        facts = _C.plan(**sizes, weights=name, rows=rows, frozen=frozen)
-    facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size) * dtype.itemsize
+        facts = _C.plan(**sizes, weights=name, layers=layers, rows=rows, frozen=frozen)
+    facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size, handed_on) * dtype.itemsize
     return facts

@@ -12,7 +12,7 @@
 #include "../cuda/gemm.h"
 #include "../cuda/previous_h.h"
 #include "../cuda/upload.h"
-#include "shape.h"
+#include "stretches.h"
 #include "torch_cuda.h"
 
 namespace fastrnn::ops {
@@ -112,13 +112,13 @@ class CudaLoops {
 
   AtOnce at_once() const { return {1, plan_.at_once()}; }
 
-  // One stretch: the kernels run the whole sequence.
-  int64_t stretch_rows(int64_t, int64_t) const { return std::numeric_limits<int64_t>::max(); }
+  // In no parts: the kernels run the whole sequence.
+  Cut cut(int64_t, int64_t) const { return {std::numeric_limits<int64_t>::max(), 1}; }
 
-  // before(k, i) readies calls[k] for its i-th stretch, after(k, i) takes what that one left.
+  // before(k, i) readies calls[k] for its i-th part, after(k, i) takes what that one left.
   template <class Call, class Before, class After>
-  void run(std::vector<Call>& calls, size_t stretches, const Before& before, const After& after) const {
-    for (size_t i = 0; i < stretches; ++i) {
+  void run(std::vector<Call>& calls, size_t parts, const Before& before, const After& after) const {
+    for (size_t i = 0; i < parts; ++i) {
       for (size_t k = 0; k < calls.size(); ++k) before(k, i);
       launch(calls);
       for (size_t k = 0; k < calls.size(); ++k) after(k, i);
