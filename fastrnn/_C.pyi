@@ -12,6 +12,7 @@ def plan(
     *,
     cell: str,
     weights: str,
+    layers: int,
     directions: int,
     steps: int,
     batch: int,

@@ -24,9 +24,12 @@ cuda_built: bool = _C.cuda_built
 """Whether there are kernels for GPUs."""
 
 
-def reserve_values(cell: str, dtype: torch.dtype, rows: int, hidden_size: int) -> int:
-    """How many values of that dtype one direction keeps from forward for backward."""
-    return rows * hidden_size * _C.reserve_width(cell, half=dtype.itemsize == 2)
+def reserve_values(cell: str, dtype: torch.dtype, rows: int, hidden_size: int, handed_on: int = 0) -> int:
+    """How many values of that dtype one direction of a layer keeps from forward for backward.
+
+    `handed_on` is the size of h in a layer that has another one above, in the same call: its output is kept, too.
+    """
+    return rows * (hidden_size * _C.reserve_width(cell, half=dtype.itemsize == 2) + handed_on)
 
 
 def reraise_interruption() -> None:
@@ -47,15 +50,18 @@ def plan(
     backward: bool,
     *,
     device: torch.device,
+    layers: int,
     directions: int,
     rows: int,
     projected: bool,
     allow_tf32: bool,
     extended: bool,
     frozen: bool,
+    handed_on: int,
 ) -> dict[str, Any]:
-    """How the kernels will run one direction of one layer: path, isa, tile, threads, reason and reserve_bytes.
+    """How the kernels will run one direction of a layer: path, isa, tile, threads, reason and reserve_bytes.
 
+    `layers` run in the same call, one on another; `handed_on` is what :func:`reserve_values` says.
     `dtype` is the one they compute in, `weights` the one in which they read the weights, `rows` the number of valid
     (step, batch) pairs, and `extended` says that the call is more than the plain recurrence.
     """
@@ -81,6 +87,6 @@ def plan(
         )
     else:
         name = str(weights).removeprefix("torch.")
-        facts = _C.plan(**sizes, weights=name, rows=rows, frozen=frozen)
-    facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size) * dtype.itemsize
+        facts = _C.plan(**sizes, weights=name, layers=layers, rows=rows, frozen=frozen)
+    facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size, handed_on) * dtype.itemsize
     return facts

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from . import _native, _precision, autograd
 from ._extended import Request, add, needs_extras
 from ._options import DEFAULTS
-from ._stack import Arguments, Stack, cell_arguments, packed_arguments, padded_arguments
+from ._stack import Arguments, Stack, cell_arguments, packed_arguments, padded_arguments, runs_as_one
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
 
@@ -71,6 +71,7 @@ class _Shape:
     recurrent_size: int
     projected: bool
     frozen: bool
+    layers: int = 1  # that run in one call, one on another
     extended: bool = False  # it is more than the plain recurrence
     last_extended: bool = False  # ... in the last layer
     recompute: bool = False  # backward runs forward again, so that nothing is kept
@@ -130,7 +131,7 @@ def _layer_shape(
 ) -> tuple[_Shape, list[Tensor]]:
     """The shape of a layer's call, and the tensors a gradient could flow to."""
     weights, request = module._flat_weights, module._request(resets, reset_state, return_states)
-    frozen = request is None and bool(module._frozen_weights(weights))
+    frozen = request is None and module._frozen_weights(weights) is not None
     return _stack_shape(module, request, weights, frozen, input, hx, lengths)
 
 
@@ -168,7 +169,7 @@ def _stack_shape(
     cell = (request.options if request else DEFAULTS).cell(stack.mode)
     shape, tensors = _shape(cell, arguments, directions, steps, rows, size, stack.proj_size, weights, frozen)
     if request is None:
-        return shape, tensors
+        return replace(shape, layers=stack.num_layers if runs_as_one(stack) else 1), tensors
     options, resets, reset_state, return_states, _ = request
     add(stack, request, (steps, arguments.batch), arguments.input, None, stack.batch_first, not _is_single(input))
     cuts = resets is not None or (options.tbptt_steps is not None and torch.is_grad_enabled())
@@ -188,7 +189,7 @@ def _cell_shape(
     """As :func:`_layer_shape`, for a cell."""
     weights = module._current_weights()
     arguments = cell_arguments(module._cell, input, hx, weights)
-    size, frozen = module.hidden_size, bool(module._frozen_weights(weights))
+    size, frozen = module.hidden_size, module._frozen_weights(weights) is not None
     return _shape(module._cell, arguments, 1, 1, arguments.batch, size, 0, weights, frozen)
 
 
@@ -262,12 +263,14 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         shape.recurrent_size,
         backward,
         device=shape.device,
+        layers=shape.layers,
         directions=shape.directions,
         rows=shape.rows,
         projected=shape.projected,
         allow_tf32=shape.allow_tf32,
         extended=shape.extended,
         frozen=shape.frozen and not records,
+        handed_on=shape.recurrent_size if layer < shape.layers - 1 else 0,
     )
     reserve = plan["reserve_bytes"] if records and not shape.recompute else 0
     path = plan["path"] + " with extras" * shape.extended

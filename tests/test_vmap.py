@@ -16,7 +16,8 @@ import fastrnn
 
 SAMPLES = 4
 CASES = [
-    LayerCase(kernel, both, True, ragged) for kernel, both, ragged in itertools.product(KERNELS, (False, True), RAGGED)
+    LayerCase(kernel, both, True, ragged, layers=2 if both else 1)
+    for kernel, both, ragged in itertools.product(KERNELS, (False, True), RAGGED)
 ]
 FEW_CASES = [case for case in CASES if (case.ragged is None) != case.bidirectional]
 
@@ -145,6 +146,20 @@ class TestGradients:
         actual = vmap(grad(loss_of(case.run), argnums=everything), in_dims=dims)(*arguments)
         assert_close_trees(actual, looped(grad(loss_of(case.oracle), argnums=everything), dims, arguments))
 
+    @by_layer
+    def test_per_sample_in_a_wavefront(self, layer):
+        """Layers on threads of their own, for the samples of all."""
+        torch.set_num_threads(2)
+        module = getattr(fastrnn, layer)(3, 64, 2, dtype=torch.float64)
+        weights = {name: weight.detach() for name, weight in module.named_parameters()}
+        values = randn(SAMPLES, 50, 1, 3, dtype=torch.float64)
+        assert "wavefront" in fastrnn.explain(module, values[:, :, 0].transpose(0, 1)).rows[0].reason
+
+        def gradient(value):
+            return grad(lambda weights: functional_call(module, weights, (value,))[0].sin().sum())(weights)
+
+        assert_close_trees(vmap(gradient)(values), looped(gradient, (0,), (values,)))
+
     @by_few
     def test_of_an_ensemble(self, case):
         dims = dims_of(case, None, weights=0)
@@ -263,7 +278,7 @@ def test_ensemble_of_modules(name):
 @by_layer
 @pytest.mark.parametrize("layout", ("batched", "unbatched", "batch_first", "lengths"))
 def test_modules_over_inputs(layer, layout):
-    """Everything that stands between a module's arguments and run_layer can be vmapped too."""
+    """Everything that stands between a module's arguments and run_layers can be vmapped too."""
     case = Case(layer, {"num_layers": 2, "bidirectional": True, "batch_first": layout == "batch_first"})
     module = case.build(torch.float64, fastrnn)
     values = randn(SAMPLES, 4, *(() if layout == "unbatched" else (3,)), 3, dtype=torch.float64)

@@ -1,5 +1,6 @@
+#include "backward_pass.h"
 #include "cpu_device.h"
-#include "layer_pass.h"
+#include "forward_pass.h"
 
 namespace fastrnn::ops {
 
@@ -7,7 +8,7 @@ namespace {
 
 template <class T, class W = T>
 int64_t frozen_size(CellKind cell, const LayerShape& shape) {
-  return shape.directions * cpu::cell_kernels<T, W>(cpu::kernels(), cell).frozen_size(shape.dims);
+  return shape.recurrences() * cpu::cell_kernels<T, W>(cpu::kernels(), cell).frozen_size(shape.dims);
 }
 
 void check_frozen(const LayerArgs& args, const LayerShape& shape, bool bf16_weights) {
@@ -64,7 +65,7 @@ cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool
   const int64_t rows_a_step = shape.steps > 0 ? cpu::ceil_div(shape.rows, shape.steps) : 0;
   // torch's count, not OpenMP's: in a new Python thread OpenMP does not know of torch.set_num_threads yet.
   const int threads = static_cast<int>(torch::stable::get_num_threads());
-  return cpu::choose_plan({threads, shape.directions, shape.steps, shape.batch, rows_a_step * weights,
+  return cpu::choose_plan({threads, shape.layers, shape.directions, shape.steps, shape.batch, rows_a_step * weights,
                            weights * weight_size, panels, backward, shape.frozen});
 }
 
