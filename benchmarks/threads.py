@@ -21,11 +21,10 @@ BIDIRECTIONAL_SHAPES = [
     *((50, 1, hidden) for hidden in (16, 24, 32, 48, 64, 96, 128, 192, 256, 288, 320, 360, 400, 512)),
     *((50, batch, hidden) for batch in (4, 7, 16) for hidden in (32, 64, 128, 256, 320, 360)),
 ]
-# Of stacked layers: from where a step is too short to divide to the cache's size, then few steps, then many.
+# Of stacked layers: steps too short to divide, few and many of them, and some that are not.
 STACKED_SHAPES = [
-    *((100, batch, hidden) for batch in (1, 4, 7) for hidden in (32, 64, 96, 128, 192, 256, 288, 320)),
-    *((steps, batch, 128) for steps in (8, 16, 24, 32, 64) for batch in (1, 4)),
-    *((steps, batch, hidden) for steps in (1000, 4000) for batch, hidden in ((1, 32), (4, 64))),
+    *((100, batch, hidden) for batch in (1, 4, 7) for hidden in (32, 64, 128, 256)),
+    *((steps, batch, hidden) for steps in (256, 1000, 4000) for batch, hidden in ((1, 32), (1, 64), (4, 32), (4, 64))),
 ]
 
 

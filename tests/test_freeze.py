@@ -29,7 +29,7 @@ def make(kernel, dtype=torch.float32, **options):
 @pytest.mark.isa
 @by_dtype
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(("steps", "batch", "threads"), ((9, 2, 1), (40, 3, 1), (100, 3, 2)))
+@pytest.mark.parametrize(("steps", "batch", "threads"), ((9, 2, 1), (40, 3, 1), (300, 3, 3)))
 @pytest.mark.parametrize("bidirectional", (True, False))
 @torch.no_grad()
 def test_same_bits_as_packing(kernel, dtype, steps, batch, threads, bidirectional):

@@ -246,7 +246,7 @@ def test_control_c_while_threads_run_their_own_direction(backward):
 
 @pytest.mark.parametrize("backward", (False, True), ids=("forward", "backward"))
 def test_control_c_in_a_wavefront(backward):
-    run_script(INTERRUPTED, "LSTM", 3, 0, 2, int(backward), 1, 240, 30_000 if backward else 60_000)
+    run_script(INTERRUPTED, "LSTM", 2, 0, 2, int(backward), 1, 80, 300_000 if backward else 600_000)
 
 
 def test_signals_that_end_nothing_and_signals_that_raise():

@@ -76,14 +76,15 @@ def bits(kernel, named):
     return (*results, *gradients), len(results), len(states)
 
 
-# Work that one thread does, that is split over rows, and over hidden units (test_explain.py pins which).
+# Work that one thread does, that is split over rows, over hidden units, and over layers (test_explain.py pins which).
 SIZES = (
     {"seq": 3, "batch": 2, "input_size": 3, "hidden_size": 5},
     {"seq": 40, "batch": 13, "input_size": 6, "hidden_size": 50},
     {"seq": 12, "batch": 1, "input_size": 9, "hidden_size": 250},
     {"seq": 10, "batch": 5, "input_size": 9, "hidden_size": 100},
+    {"seq": 200, "batch": 3, "input_size": 5, "hidden_size": 48},
 )
-# The latter run as a wavefront where there are several steps, few rows and more than one thread.
+# In the last of these sizes, three layers run as a wavefront on three threads.
 by_group = pytest.mark.parametrize(("bidirectional", "layers"), ((True, 1), (False, 3)), ids=("directions", "layers"))
 by_sizes = pytest.mark.parametrize("sizes", SIZES, ids=lambda s: f"T{s['seq']}B{s['batch']}H{s['hidden_size']}")
 

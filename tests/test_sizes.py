@@ -67,7 +67,7 @@ def test_directions_on_their_own_threads(kernel, layout, threads, stretches):
 def test_layers_as_a_wavefront(kernel, layout, layers, rows, threads, stretches):
     """In one stretch of several parts, and in several stretches (test_explain.py pins the path)."""
     stretches(rows)
-    check_parity(case_of(kernel, 48, 3, 100, layout, num_layers=layers), torch.float64)
+    check_parity(case_of(kernel, 48, 3, 200, layout, num_layers=layers), torch.float64)
 
 
 @pytest.mark.isa

@@ -150,9 +150,9 @@ class TestGradients:
     def test_per_sample_in_a_wavefront(self, layer):
         """Layers on threads of their own, for the samples of all."""
         torch.set_num_threads(2)
-        module = getattr(fastrnn, layer)(3, 64, 2, dtype=torch.float64)
+        module = getattr(fastrnn, layer)(3, 40, 2, dtype=torch.float64)
         weights = {name: weight.detach() for name, weight in module.named_parameters()}
-        values = randn(SAMPLES, 50, 1, 3, dtype=torch.float64)
+        values = randn(SAMPLES, 240, 1, 3, dtype=torch.float64)
         assert "wavefront" in fastrnn.explain(module, values[:, :, 0].transpose(0, 1)).rows[0].reason
 
         def gradient(value):
