@@ -1,5 +1,7 @@
 #include "dispatch.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -48,6 +50,15 @@ constexpr int64_t kWorthATeam = 256 * 1024;
 // batch rows: at B = 8, H = 32 that is worth 1.25-1.29, dividing the units 1.10. At 1 MB (H = 256) the two are level;
 // at 4 MB (B = 16, H = 512) dividing the units is worth 1.60-1.71, the batch 1.23.
 constexpr int64_t kSharedWeightBytes = 1 << 20;
+// Nor more than a core's second-level cache holds: with 512 KB (AVX2, 2026-11-25), dividing the units at B = 32, H =
+// 256 was worth 1.06-1.11 in LSTM and 1.04-1.11 in GRU inference (suite.py against torch.nn, by changing this).
+int64_t shared_weight_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (cache > 0) return smaller(kSharedWeightBytes, cache);  // 0 where nobody knows
+#endif
+  return kSharedWeightBytes;
+}
 // Recurrent weights of a direction up to which it stays whole in the cache of the core that runs it by itself. The time
 // over that of two layers of one direction which divide their units, for B = 1 and 4, least of 250: at 1.3 MB (H = 288)
 // 0.98 and 0.93, at 1.6 MB 1.03 and 1.00, at 2 MB 1.14 and 1.04.
@@ -93,7 +104,7 @@ Choice choose_plan(const Workload& work) {
   if (threads == 1) return choice(1, Split::kNone, "torch.get_num_threads() is 1");
   const int64_t macs = work.steps * work.step_macs;
   const bool worth_a_team = macs >= kWorthATeam, worth_dividing = work.step_macs >= kWorthSplittingUnits;
-  if (worth_a_team && work.batch / kRowsPerThread >= threads && work.weight_bytes <= kSharedWeightBytes) {
+  if (worth_a_team && work.batch / kRowsPerThread >= threads && work.weight_bytes <= shared_weight_bytes()) {
     return choice(threads, Split::kBatch, "each thread runs its own batch rows");
   }
   const int by_units = static_cast<int>(smaller(threads, work.panels));
