@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import machine
@@ -22,6 +22,7 @@ CHANNELS = {"RNN": 1, "GRU": 4, "LSTM": 4}
 BYTES = {"f32": 4, "tf32": 4, "f16": 2, "bf16": 2}
 REGISTER_BYTES = 48 * 4 * THREADS  # of weights, in a block
 CLUSTER_UNITS, LARGEST_CLUSTER = (16, 32), 16
+SPLIT_BLOCKS, LEAST_BYTES_TO_SPLIT = 4, 8 << 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class Grid:
     units: int
     blocks: int
     tiles: int  # of a block's batch rows, in turn
+    groups: int = 1  # of batch rows, that run at once
+    split: int = 1  # blocks of a persistent kernel that split the depth of a product
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.blocks} x {self.units}" + (f" split by {self.split}" if self.split > 1 else "")
 
 
 def held_weights(cell: str, precision: str, hidden: int, units: int) -> int:
@@ -100,8 +106,10 @@ def shared_memory(cell: str, precision: str, hidden: int, grid: Grid, backward: 
     weights = held_weights(cell, precision, hidden, grid.units)
     if backward:
         inputs = 2 * tile * ((CHANNELS[cell] + 1) * size + 8 * (cell == "LSTM"))
-        parts = grid.tiles * 2 * hidden * (ROWS + 2) * 4 if grid.path == "cluster" else 0
-        return weights + inputs + parts + GATES[cell] * tile * 4
+        if grid.path == "cluster":
+            return weights + inputs + grid.tiles * 2 * hidden * (ROWS + 2) * 4 + GATES[cell] * tile * 4
+        parts = 4 * grid.split if grid.split > 1 else 0
+        return weights + inputs + (WARPS * grid.split + parts) * 16 * (ROWS + 2) * 4
     sums = WARPS * GATES[cell] * 16 * (ROWS + 2) * 4
     states = grid.tiles * 2 * ROWS * (hidden + 16) * size if grid.path == "cluster" else 0
     return weights + sums + states + 2 * GATES[cell] * tile * size
@@ -117,13 +125,33 @@ def dealt(cell: str, precision: str, case: Case, backward: bool, gpu: Gpu) -> Gr
         blocks = hidden // units
         if hidden % units == 0 and blocks <= LARGEST_CLUSTER:
             clusters = gpu.clusters_of_sixteen * LARGEST_CLUSTER // blocks
-            found.append(Grid("cluster", units, blocks, -(-tiles // min(tiles, clusters))))
+            found.append(Grid("cluster", units, blocks, -(-tiles // min(tiles, clusters)), min(tiles, clusters)))
     found.sort(key=lambda grid: grid.tiles)
     blocks = hidden // 16
     if blocks <= gpu.multiprocessors:
-        found.append(Grid("persistent", 16, blocks, -(-tiles // min(tiles, gpu.multiprocessors // blocks))))
+        groups = min(tiles, gpu.multiprocessors // blocks)
+        whole = Grid("persistent", 16, blocks, -(-tiles // groups), groups)
+        found += [split(whole)] if backward and pays_to_split(cell, precision, case, whole, gpu) else []
+        found.append(whole)
     fits = (grid for grid in found if shared_memory(cell, precision, hidden, grid, backward) <= gpu.shared_memory)
     return next(fits, None)
+
+
+def read_in_step(cell: str, precision: str, case: Case, grid: Grid, backward: bool) -> int:
+    """Bytes that the blocks of a persistent kernel read at a step, all together: of h, or of the gates' gradients."""
+    values = case.hidden_size * (GATES[cell] if backward else 1) // grid.split
+    return grid.blocks * case.batch * values * BYTES[precision]
+
+
+def split(grid: Grid) -> Grid:
+    return replace(grid, split=SPLIT_BLOCKS)
+
+
+def pays_to_split(cell: str, precision: str, case: Case, grid: Grid, gpu: Gpu) -> bool:
+    fit = gpu.clusters_of_sixteen * LARGEST_CLUSTER // SPLIT_BLOCKS
+    there_is_one = GATES[cell] > 1 and precision != "f32" and grid.blocks % SPLIT_BLOCKS == 0
+    enough = read_in_step(cell, precision, case, grid, True) >= LEAST_BYTES_TO_SPLIT
+    return there_is_one and enough and grid.blocks * grid.groups <= fit * SPLIT_BLOCKS
 
 
 def step_seconds(cell: str, precision: str, case: Case, grid: Grid, backward: bool, gpu: Gpu) -> float:
@@ -137,10 +165,11 @@ def step_seconds(cell: str, precision: str, case: Case, grid: Grid, backward: bo
         sums = 0 if backward else 2 * WARPS * gates * 16 * ROWS * 4
         exchange, through_l2 = gpu.cluster_exchange, 0.0
     else:
-        read = ROWS * hidden * size * (gates if backward else 1)
-        moved, sums = 0, 2 * WARPS * (1 if backward else gates) * 16 * ROWS * 4
-        groups = min(-(-case.batch // ROWS), gpu.multiprocessors // grid.blocks)
-        exchange, through_l2 = gpu.grid_exchange, read * grid.blocks * groups / gpu.l2_bandwidth
+        # Split, what the blocks of a cluster exchange of one tile travels behind the next one's product.
+        moved = 2 * grid.split * grid.units * ROWS * 4 if grid.split > 1 else 0
+        sums = 2 * WARPS * (grid.split if backward else gates) * 16 * ROWS * 4
+        exchange = gpu.grid_exchange + (gpu.cluster_exchange if grid.split > 1 else 0)
+        through_l2 = read_in_step(cell, precision, case, grid, backward) / grid.tiles / gpu.l2_bandwidth
     shared = (weights + moved + sums) / gpu.shared_bandwidth / gpu.clock
     return exchange + grid.tiles * (max(operations, shared, through_l2) + gpu.cells)
 
@@ -171,7 +200,7 @@ def predict(cell: str, precision: str, mode: str, case: Case, gpu: Gpu) -> Predi
         step += step_seconds(cell, precision, case, grid, backward, gpu)
         products += large_products(cell, precision, case, backward, gpu)
     floor = len(passes) * floor_seconds(cell, precision, case, gpu)
-    path = ", ".join(dict.fromkeys(f"{grid.path} {grid.blocks} x {grid.units}" for grid in grids if grid))
+    path = ", ".join(dict.fromkeys(map(str, grids)))
     return Prediction(cell, precision, mode, case, path, step * 1e6, floor * 1e6, products / case.steps * 1e6)
 
 

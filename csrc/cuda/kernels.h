@@ -41,6 +41,7 @@ constexpr int kBatchRowsPerTile = 16;      // that a kernel which keeps w_hh on 
 constexpr int kUnitsPerBlock = 16;         // hidden units of a block of a persistent kernel
 constexpr int kClusterUnits[] = {16, 32};  // those of a cluster kernel, which comes in two sizes
 constexpr int kDirections = 2;             // that one launch can take, at most
+constexpr int kSplitBlocks = 4;            // of a persistent kernel that may split their products' depth among them
 
 // How such a kernel multiplies: on tensor cores, float rounded to TF32; or float in full, by FFMA.
 enum class Math { kTensorCores, kExact };
@@ -49,6 +50,7 @@ enum class Math { kTensorCores, kExact };
 // batch rows of one direction.
 struct Grid {
   int64_t unit_blocks, batch_groups, directions;
+  int64_t split = 1;  // unit blocks side by side that split their products' depth: 1, or kSplitBlocks as a cluster
 
   // Of a group's batch rows, at most.
   int64_t tiles(int64_t batch) const {
@@ -70,8 +72,8 @@ struct StationaryParams {
 // Persistent: all blocks must run at once.
 template <class Call>
 struct PersistentPass {
-  int (*resident_blocks)(const Dims& dims);  // on a multiprocessor of the current device; 0 if even one does not fit
-  int64_t (*scratch)(const Grid& grid);      // values of T; the first call's is used
+  int64_t (*resident_blocks)(const Dims& dims);  // that the current device runs at once
+  int64_t (*scratch)(const Grid& grid);          // values of T; the first call's is used
   void (*run)(const Call* calls, const Grid& grid, const Queue& queue);
 };
 
@@ -86,6 +88,11 @@ template <class T>
 struct PersistentKernels {
   PersistentPass<Forward<T>> forward;
   PersistentPass<Backward<T>> backward;
+  PersistentPass<Backward<T>> split_backward;  // null where there is none
+
+  const PersistentPass<Backward<T>>& backward_of(const Grid& grid) const {
+    return grid.split > 1 ? split_backward : backward;
+  }
 };
 
 template <class T>

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "../cells/facts.h"
 #include "launch.h"
 
 namespace fastrnn::cuda {
@@ -81,16 +82,34 @@ std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool 
   return best;
 }
 
+// Backward, every block of a persistent kernel reads the gradients of all gates of its batch rows at every step. Where
+// that is so much for all blocks together, clusters split it: by benchmarks/gpu_model.py the second-level cache takes
+// longer for it than an exchange within a cluster. Forward they read h, 1 / G of that, about as fast as they multiply.
+constexpr int64_t kLeastBytesToSplit = 8 << 20;
+
+template <class T>
+bool pays_to_split(CellKind cell, const Workload& work, const Grid& grid) {
+  const PersistentPass<Backward<T>>& pass = persistent_kernels<T>(cell, math_of<T>(work)).split_backward;
+  const int64_t blocks = grid.unit_blocks * grid.batch_groups * grid.directions;
+  const int64_t row_bytes = cell_facts(cell).gates * work.dims.hidden_size * static_cast<int64_t>(sizeof(T));
+  return pass.run && device_attribute(cudaDevAttrComputeCapabilityMajor) >= kLeastCapabilityOfClusters &&
+         grid.unit_blocks % kSplitBlocks == 0 &&
+         grid.unit_blocks * grid.directions * work.dims.batch * row_bytes >= kLeastBytesToSplit &&
+         blocks <= pass.resident_blocks(work.dims);
+}
+
 template <class T>
 std::optional<Grid> persistent_grid(CellKind cell, const Workload& work, bool backward) {
   const PersistentKernels<T>& kernels = persistent_kernels<T>(cell, math_of<T>(work));
-  const int64_t resident =
+  const int64_t capacity =
       backward ? kernels.backward.resident_blocks(work.dims) : kernels.forward.resident_blocks(work.dims);
-  const int64_t capacity = resident * device_attribute(cudaDevAttrMultiProcessorCount);
   const int64_t blocks = work.dims.hidden_size / kUnitsPerBlock;
   for (const int64_t directions : {work.directions, int64_t{1}}) {
     const int64_t groups = std::min(tiles_of(work), capacity / (blocks * directions));
-    if (groups > 0) return Grid{blocks, groups, directions};
+    if (groups == 0) continue;
+    Grid grid{blocks, groups, directions};
+    if (backward && pays_to_split<T>(cell, work, grid)) grid.split = kSplitBlocks;
+    return grid;
   }
   return {};
 }
@@ -131,7 +150,9 @@ Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
     if (only == Path::kCluster) return stream("FASTRNN_CUDA_PATH=cluster, and no cluster holds the recurrent weights");
     if (const std::optional<Grid> grid = persistent_grid<T>(cell, work, backward)) {
       return {{Path::kPersistent, *grid, math_of<T>(work)},
-              "the recurrent weights stay on the chip for the whole sequence"};
+              grid->split > 1
+                  ? "the recurrent weights stay on the chip, and clusters of blocks split what they multiply"
+                  : "the recurrent weights stay on the chip for the whole sequence"};
     }
     return stream("the recurrent weights do not fit on the chip");
   }
