@@ -68,7 +68,9 @@ py::object take_interruption() {
 
 // Values that forward keeps for backward, per row and hidden unit. Half types keep c in float32.
 int64_t reserve_width(const std::string& name, bool half) {
-  return ops::ReserveLayout(cell_facts(cell_named(name)), 1, 1, half ? 2 : 1).size();
+  ops::LayerShape shape{};
+  shape.layers = shape.directions = shape.rows = shape.dims.hidden_size = 1;
+  return ops::ReserveLayout(cell_facts(cell_named(name)), shape, half ? 2 : 1).size();
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""A layer's call as the derivatives see it, and as the ops take it: here alone the order of their arguments is known.
+"""A call of one layer or several as the derivatives see it, and as the ops take it: here alone the order of their arguments is known.
 
 Every pair of ops `<cell>_forward`, `<cell>_backward` (see :mod:`fastrnn.ops`) has a twin `<cell>_extended_forward`,
 `<cell>_extended_backward` that takes :class:`fastrnn.reference.Extras` too.
@@ -25,7 +25,7 @@ _MASKS = ("cuts", "h_mask", "kept_h", "kept_c")
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What of a layer's call is not differentiated. Not a pytree, so that torch.func leaves it whole.
+    """What of a call of one layer or several is not differentiated. Not a pytree, so that torch.func leaves it whole.
 
     What is differentiated are the primals, in one row: input, states, with `resets` the reset states, weights.
     """
@@ -60,13 +60,13 @@ class Call:
     # The ops.
 
     def infer(self, primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The layer's outputs, with nothing kept for backward."""
+        """The outputs, with nothing kept for backward."""
         if self.extras is None:
             return self.cell.infer(*self._arguments(primals))
         return tuple(self.flat_outputs(self.cell.extended_infer(*self._arguments(primals))))
 
     def forward(self, primals: Sequence[Tensor], raw: bool) -> tuple[Tensor, ...]:
-        """The layer's outputs and behind them the reserve for backward; by the bare op or the public one."""
+        """The outputs and behind them the reserve for backward; by the bare op or the public one."""
         cell = self.cell
         if self.extras is None:
             return (cell.raw_forward if raw else cell.forward)(*self._arguments(primals))

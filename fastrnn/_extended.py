@@ -201,7 +201,7 @@ def run_in_turn(
         resets = resets_by_layer[index]
         settings = stack.bidirectional, data.batch_sizes
         if extras is None:
-            results = autograd.run_layer(cell, input, by_layer[index], own, *settings, recompute=options.recompute)
+            results = autograd.run_layers(cell, input, by_layer[index], own, *settings, recompute=options.recompute)
         else:
             results = autograd.run_extended_layer(
                 cell, input, by_layer[index], resets, own, *settings, extras, options.recompute

@@ -24,9 +24,12 @@ cuda_built: bool = _C.cuda_built
 """Whether there are kernels for GPUs."""
 
 
-def reserve_values(cell: str, dtype: torch.dtype, rows: int, hidden_size: int) -> int:
-    """How many values of that dtype one direction keeps from forward for backward."""
-    return rows * hidden_size * _C.reserve_width(cell, half=dtype.itemsize == 2)
+def reserve_values(cell: str, dtype: torch.dtype, rows: int, hidden_size: int, handed_on: int = 0) -> int:
+    """How many values of that dtype one direction of a layer keeps from forward for backward.
+
+    `handed_on` is the size of h in a layer that has another one above, in the same call: its output is kept, too.
+    """
+    return rows * (hidden_size * _C.reserve_width(cell, half=dtype.itemsize == 2) + handed_on)
 
 
 def reraise_interruption() -> None:

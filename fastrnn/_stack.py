@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _checks, _extended, _precision, _ragged, autograd
+from ._frozen import Frozen
 from .reference import STATES, States
 
 
@@ -52,13 +53,13 @@ def run_stack(
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
     lengths: Tensor | None = None,
-    frozen: Sequence[Tensor] = (),
+    frozen: Frozen | None = None,
     request: _extended.Request | None = None,
 ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
     """The one road for layers: output and the final states, in the form in which input and hx came.
 
-    `frozen` are the weights as :class:`fastrnn._frozen.Frozen` packed them, one tensor a layer, or none. `request` is
-    what the call is more than torch.nn's; if it is for every step's c, that comes behind the states, formed as output.
+    `frozen` are the weights as they were packed, or None. `request` is what the call is more than torch.nn's; if it is
+    for every step's c, that comes behind the states, formed as output.
     """
     if isinstance(input, PackedSequence):
         arguments = packed_arguments(stack, input, hx, weights, lengths)
@@ -103,7 +104,7 @@ def _split_cells(arguments: Arguments, finals: States) -> tuple[States, States]:
 
 
 def _run_padded(
-    stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Sequence[Tensor]
+    stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Frozen | None
 ) -> tuple[Tensor, States]:
     """Output (T, B, F) and final states of a padded batch, its rows in the order in which they came."""
     output, finals = _run_layers(stack, arguments, weights, frozen)
@@ -124,7 +125,7 @@ def _run_jagged(
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
     lengths: Tensor | None,
-    frozen: Sequence[Tensor],
+    frozen: Frozen | None,
     request: _extended.Request | None,
 ) -> tuple[Tensor, States]:
     """A nested tensor (B, T, I) of layout torch.jagged; its batch is in front whatever batch_first says."""
@@ -241,7 +242,7 @@ def _check_states(name: str, stack: Stack, states: States, batch: tuple[int, ...
 
 
 def _run_layers(
-    stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Sequence[Tensor]
+    stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Frozen | None
 ) -> tuple[Tensor, States]:
     """The layers in the precision they compute in, and their results in the one that is returned."""
     input = arguments.input
@@ -251,7 +252,7 @@ def _run_layers(
     computed = _precision.computed_dtype(input, dtype)
     # The kernels that know extras read weights of their data's type.
     if arguments.added is not None or not autograd.reads_bfloat16(input, arguments.states or (), weights):
-        weights, frozen = _precision.cast(weights, computed), ()
+        weights, frozen = _precision.cast(weights, computed), None
     with _precision.without_autocast(input.device):
         if arguments.states is not None:
             arguments = arguments._replace(states=tuple(_precision.cast(arguments.states, computed)))
@@ -264,48 +265,43 @@ def _run_layers(
 
 
 def _run_in_turn(
-    stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Sequence[Tensor]
+    stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Frozen | None
 ) -> tuple[Tensor, States]:
-    """The layers one on another, with dropout between them drawn as torch.nn draws it."""
+    """The layers one on another: in one call, unless dropout comes between them."""
     cell = stack.mode.lower()
     input, states, batch_sizes, batch, _, _, added = arguments
     num_layers, bidirectional = stack.num_layers, stack.bidirectional
-    directions = 2 if bidirectional else 1
+    if states is None:
+        rows, hidden_size = num_layers * 2 if bidirectional else num_layers, stack.hidden_size
+        states = _zeros(cell, input, (rows, batch, stack.proj_size or hidden_size), hidden_size)
     if added is not None:
-        if states is None:
-            sizes = (directions * num_layers, batch, stack.proj_size or stack.hidden_size)
-            states = _zeros(cell, input, sizes, stack.hidden_size)
         data = _extended.Data.of(input, batch, batch_sizes)
         return _extended.run_in_turn(stack, input, states, weights, data, added)
-    if states is None:
-        hidden_size = stack.hidden_size
-        states = _zeros(cell, input, (directions, batch, stack.proj_size or hidden_size), hidden_size)
-        by_layer = [states] * num_layers
-    elif num_layers > 1:
-        by_layer = list(zip(*[state.split(directions) for state in states], strict=True))
-    if num_layers == 1:
-        results = autograd.run_layer(
-            cell, input, states, weights, bidirectional, batch_sizes, frozen[0] if frozen else None
-        )
+    if runs_as_one(stack):
+        packed = frozen.whole if frozen is not None else None
+        results = autograd.run_layers(cell, input, states, weights, bidirectional, batch_sizes, packed)
         return results[0], results[1:]
 
     finals = []
     per_layer = len(weights) // num_layers
-    for index in range(num_layers):
-        if index > 0 and stack.training and stack.dropout > 0:
-            input = torch.dropout(input, stack.dropout, True)
-        layer_weights = weights[index * per_layer : (index + 1) * per_layer]
-        layer_frozen = frozen[index] if frozen else None
-        results = autograd.run_layer(
-            cell, input, by_layer[index], layer_weights, bidirectional, batch_sizes, layer_frozen
-        )
+    for index, own in enumerate(zip(*[state.split(2 if bidirectional else 1) for state in states], strict=True)):
+        if index > 0:
+            input = torch.dropout(input, stack.dropout, True)  # drawn as torch.nn draws it
+        own_weights = weights[index * per_layer : (index + 1) * per_layer]
+        packed = frozen.by_layer[index] if frozen is not None else None
+        results = autograd.run_layers(cell, input, own, own_weights, bidirectional, batch_sizes, packed)
         input = results[0]
         finals.append(results[1:])
     return input, tuple([torch.cat(state) for state in zip(*finals, strict=True)])
 
 
+def runs_as_one(stack: Stack) -> bool:
+    """Whether nothing comes between the layers of a plain call, so that one op runs them all."""
+    return stack.num_layers == 1 or stack.dropout == 0 or not stack.training
+
+
 def _zeros(cell: str, input: Tensor, hx_shape: tuple[int, ...], hidden_size: int) -> States:
-    """Initial states of one layer. One tensor serves as hx and cx where they have one shape: nothing writes to it."""
+    """Initial states. One tensor serves as hx and cx where they have one shape: nothing writes to it."""
     zeros = torch.zeros(hx_shape, dtype=input.dtype, device=input.device)
     if STATES[cell] == 1:
         return (zeros,)
@@ -319,14 +315,14 @@ def run_cell(
     input: Tensor,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    frozen: Sequence[Tensor] = (),
+    frozen: Frozen | None = None,
 ) -> States:
     """The one road for cells: the states after a step."""
     step, states, _, batch, *_ = cell_arguments(cell, input, hx, weights)
     if states is None:
         hidden_size = _checks.hidden_size_of(cell, weights)
         states = _zeros(cell, step, (batch, hidden_size), hidden_size)
-    packed = frozen[0] if frozen else None
+    packed = frozen.whole if frozen is not None else None
     dtype = _precision.result_dtype(step)
     if _precision.computed_as_is(step, dtype):
         _, *finals = autograd.run_step(cell, step, states, weights, packed)

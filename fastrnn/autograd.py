@@ -1,7 +1,7 @@
-"""How a layer is differentiated, and which way a call takes.
+"""How layers are differentiated, and which way a call takes.
 
 No single autograd.Function can do everything (Dynamo refuses one with a `jvp`, torch.func needs the new style, which
-costs 22 us a call, torch.export leaves a raw op without a gradient), so :func:`run_layer` chooses among four ways, all
+costs 22 us a call, torch.export leaves a raw op without a gradient), so :func:`run_layers` chooses among four ways, all
 on the same kernels but for forward-mode AD.
 """
 
@@ -21,7 +21,7 @@ from .ops import CELLS, Cell, Request
 from .reference import Extras
 
 
-def run_layer(
+def run_layers(
     cell: str,
     input: Tensor,
     states: Sequence[Tensor],
@@ -31,7 +31,8 @@ def run_layer(
     frozen: Tensor | None = None,
     recompute: bool = False,
 ) -> tuple[Tensor, ...]:
-    """One layer, in one direction or both: output and final states, as :func:`fastrnn.reference.layer` defines them.
+    """One layer, or several one on another, in one direction or both: output and final states, as
+    :func:`fastrnn.reference.layers` defines them.
 
     `frozen` is what the cell's `freeze` made of the weights; a call that records gradients or is transformed does
     without. With `recompute` such a call keeps nothing for backward but its arguments, and runs again then.
@@ -56,7 +57,7 @@ def run_extended_layer(
     extras: Extras,
     recompute: bool = False,
 ) -> tuple[Tensor, ...]:
-    """One layer with extras: what :func:`fastrnn.reference.layer` returns. `recompute` as in :func:`run_layer`."""
+    """One layer with extras: what :func:`fastrnn.reference.layer` returns. `recompute` as in :func:`run_layers`."""
     allow_tf32 = _precision.allows_tf32(input)
     call = Call(CELLS[cell], bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states), recompute)
     primals = (input, *states, *reset_states, *weights)
@@ -87,7 +88,7 @@ def run_step(
     if _is_plain_inference(input, states, weights):  # the ops take a step as it is, which saves views
         op = CELLS[cell]
         return _infer(op, (input, *states), weights, None, False, _precision.allows_tf32(input), frozen)
-    results = run_layer(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
+    results = run_layers(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
     return [result.squeeze(0) for result in results]
 
 
@@ -188,7 +189,7 @@ def _backward_on_kernels(
 
 
 class LayerFunction(torch.autograd.Function):
-    """One layer in eager mode. Old style, ctx first: a new-style apply spends 22 us inspecting signatures."""
+    """A call's layers in eager mode. Old style, ctx first: a new-style apply spends 22 us inspecting signatures."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
@@ -267,7 +268,7 @@ def _pull_back(
 
 
 class LayerGradFunction(torch.autograd.Function):
-    """The backward of a layer as a function that can be differentiated and vmapped: kernels forward, formula backward.
+    """The backward of a call's layers as a function that can be differentiated and vmapped: kernels forward, formula backward.
 
     Its tensors are the gradients of the outputs (or None), the primals, and output and reserve (or None, to compute
     them again).
@@ -324,7 +325,7 @@ def _split_grad_arguments(
 
 
 class TransformedLayer(torch.autograd.Function):
-    """One layer under torch.func transforms: they need the new style, and a vmap of its own."""
+    """A call's layers under torch.func transforms: they need the new style, and a vmap of its own."""
 
     @staticmethod
     def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
@@ -353,7 +354,7 @@ class TransformedLayer(torch.autograd.Function):
 def _fold(size: int, tensors: MaybeTensors, dims: Sequence[int | None]) -> list[Tensor | None]:
     """The vmapped dimension becomes part of the batch: sample v of row b is row b * size + v.
 
-    The batch (of packed data: the rows) is the last dimension but one of whatever a layer takes or returns.
+    The batch (of packed data: the rows) is the last dimension but one of whatever layers take or return.
     """
     folded = []
     for tensor, dim in zip(tensors, dims, strict=True):

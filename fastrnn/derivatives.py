@@ -1,7 +1,7 @@
-"""Derivatives of a layer as formulas over torch ops, for whatever the fused kernels do not differentiate themselves:
+"""Derivatives of a call's layers as formulas over torch ops, for whatever the fused kernels do not differentiate themselves:
 the second backward, forward-mode AD, and torch.func transforms of either.
 
-Everything here computes again from the layer's inputs. A formula that read the reserve would be wrong as soon as it is
+Everything here computes again from the call's inputs. A formula that read the reserve would be wrong as soon as it is
 differentiated: the reserve depends on the inputs in a way that autograd does not see.
 
 On every device the formulas compute half types in float32, and float32 as torch's own products do: on a GPU in full
@@ -22,13 +22,13 @@ from .ops import Request
 
 
 def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
-    """The layer itself, from primals to outputs."""
+    """The layers themselves, from primals to outputs."""
     dtype = primals[0].dtype
     if dtype in _precision.HALF_DTYPES:
         wide = _precision.cast(primals, torch.float32)
         return tuple(_precision.cast(forward(call, *wide), dtype))
     input, states, resets, weights = call.split(primals)
-    return reference.layer(
+    return reference.layers(
         call.cell.name, input, states, weights, call.bidirectional, call.batch_sizes, call.extras, resets
     )
 

@@ -130,7 +130,7 @@ def _layer_shape(
 ) -> tuple[_Shape, list[Tensor]]:
     """The shape of a layer's call, and the tensors a gradient could flow to."""
     weights, request = module._flat_weights, module._request(resets, reset_state, return_states)
-    frozen = request is None and bool(module._frozen_weights(weights))
+    frozen = request is None and module._frozen_weights(weights) is not None
     return _stack_shape(module, request, weights, frozen, input, hx, lengths)
 
 
@@ -188,7 +188,7 @@ def _cell_shape(
     """As :func:`_layer_shape`, for a cell."""
     weights = module._current_weights()
     arguments = cell_arguments(module._cell, input, hx, weights)
-    size, frozen = module.hidden_size, bool(module._frozen_weights(weights))
+    size, frozen = module.hidden_size, module._frozen_weights(weights) is not None
     return _shape(module._cell, arguments, 1, 1, arguments.batch, size, 0, weights, frozen)
 
 

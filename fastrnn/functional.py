@@ -1,8 +1,8 @@
 """The layers and cells without modules: weights come in as a list.
 
 Each function normalises its arguments (unbatched input, ``batch_first``, ``PackedSequence``, layers, directions and
-dropout between layers, all in ``fastrnn/_stack.py``) and hands one layer at a time to ``fastrnn.autograd.run_layer``,
-which knows nothing of all that.
+dropout between layers, all in ``fastrnn/_stack.py``) and hands the layers, together or one at a time, to
+``fastrnn.autograd.run_layers``, which knows nothing of all that.
 
 Shapes, with T steps, B sequences, I = input_size, H = hidden_size, P = proj_size or else H, D = 2 if bidirectional else
 1, L = num_layers:

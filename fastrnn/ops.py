@@ -80,11 +80,15 @@ def _fake_infer(input: Tensor, states: Sequence[Tensor], bidirectional: bool) ->
     return input.new_empty((*input.shape[:-1], features)), *map(_empty, states)
 
 
-def _fake_reserve(cell: Cell, input: Tensor, weights: Sequence[Tensor], bidirectional: bool) -> Tensor:
+def _fake_reserve(cell: Cell, input: Tensor, hx: Tensor, weights: Sequence[Tensor], bidirectional: bool) -> Tensor:
     rows = input.shape[0] * (input.shape[1] if input.dim() == 3 else 1)
-    hidden_size = weights[0].shape[0] // cell.gates
-    values = _native.reserve_values(cell.name, input.dtype, rows, hidden_size)
-    return input.new_empty(((2 if bidirectional else 1) * values,))
+    hidden_size, last = weights[0].shape[0] // cell.gates, 2 if bidirectional else 1
+    lower = (hx.shape[0] if hx.dim() == 3 else 1) - last  # directions of layers below the last
+
+    def values(handed_on: int) -> int:
+        return _native.reserve_values(cell.name, input.dtype, rows, hidden_size, handed_on)
+
+    return input.new_empty((lower * values(hx.shape[-1]) + last * values(0),))
 
 
 def _fake_backward(
@@ -122,7 +126,7 @@ def _register_extended_fakes(cell: Cell) -> None:
         input: Tensor, states: Sequence[Tensor], _resets: Sequence[Tensor], weights: Sequence[Tensor], *settings: Any
     ) -> tuple[Any, ...]:
         outputs = _fake_extended_infer(cell, input, states, weights, settings)
-        return *outputs, _fake_reserve(cell, input, weights, settings[_BIDIRECTIONAL])
+        return *outputs, _fake_reserve(cell, input, states[0], weights, settings[_BIDIRECTIONAL])
 
     def backward(*args: Any) -> tuple[Any, ...]:
         input, states, resets, weights, *rest = args[4:]
@@ -142,7 +146,7 @@ def _register_fakes(cell: Cell) -> None:
         return _fake_infer(input, args[:states], args[states + 2])
 
     def forward(input: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        return *infer(input, *args), _fake_reserve(cell, input, args[states], args[states + 2])
+        return *infer(input, *args), _fake_reserve(cell, input, args[0], args[states], args[states + 2])
 
     def backward(*args: Any) -> tuple[Any, ...]:
         input, *rest = args[states + 1 :]

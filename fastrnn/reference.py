@@ -362,6 +362,33 @@ def layer(
     return (output, *finals, cells) if extras.return_cells else (output, *finals)
 
 
+def layers(
+    cell: str,
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bidirectional: bool,
+    batch_sizes: Tensor | None = None,
+    extras: Extras | None = None,
+    reset_states: Sequence[Tensor] = (),
+) -> tuple[Tensor, ...]:
+    """:func:`layer`, and others on it with nothing between them: as many as the states (L*D, B, .) have rows for.
+
+    Weights are those of each layer, one after the other. Extras and reset states are those of a single layer.
+    """
+    directions = 2 if bidirectional else 1
+    count = states[0].shape[0] // directions
+    if count == 1:
+        return layer(cell, input, states, weights, bidirectional, batch_sizes, extras, reset_states)
+    each = len(weights) // count
+    finals = []
+    for index, own in enumerate(zip(*(state.split(directions) for state in states), strict=True)):
+        own_weights = weights[index * each : (index + 1) * each]
+        input, *after = layer(cell, input, own, own_weights, bidirectional, batch_sizes)
+        finals.append(after)
+    return input, *(torch.cat(parts) for parts in zip(*finals, strict=True))
+
+
 class _ClipGradient(torch.autograd.Function):
     """The identity, whose gradient is clipped to [-limit, limit]."""
 

@@ -170,7 +170,7 @@ class Stream:
         after: list[Sequence[Tensor]] = []
         for index, states in enumerate(self._by_layer):
             own = weights[index * each : (index + 1) * each]
-            x, *states_after = run_step(cell, x, states, own, frozen[index] if frozen else None)
+            x, *states_after = run_step(cell, x, states, own, frozen.by_layer[index] if frozen else None)
             after.append(states_after)
         self._by_layer = after
         return x if self._batched else x.squeeze(0)

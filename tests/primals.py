@@ -1,4 +1,4 @@
-"""One layer as a plain function of its tensors, on the kernels and as torch ops, for the tests of derivatives."""
+"""Layers as a plain function of their tensors, on the kernels and as torch ops, for the tests of derivatives."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from cases import KERNELS
 from torch.utils._pytree import tree_leaves
 
 from fastrnn import derivatives, reference
-from fastrnn.autograd import run_layer
+from fastrnn.autograd import run_layers
 from fastrnn.ops import CELLS
 
 KERNEL_OPS = ("infer", "raw_forward", "raw_backward")  # of a fastrnn.ops.Cell
@@ -31,17 +31,19 @@ def weight_shapes(kernel, input_size, hidden_size, projection):
 
 @dataclass(frozen=True)
 class LayerCase:
-    """A call of run_layer in f64. Ragged: three steps, of which the second row of two has only the first two."""
+    """A call of run_layers in f64. Ragged: three steps, of which the second row of two has only the first two."""
 
     kernel: str
     bidirectional: bool = False
     bias: bool = True
     ragged: str | None = None  # None, "packed" (N, I) or "padded" (T, B, I)
+    layers: int = 1
     input_size: int = 2
     hidden_size: int = 3
 
     def __str__(self):
         words = [self.kernel, "bidirectional" * self.bidirectional, "" if self.bias else "nobias", self.ragged]
+        words.append(f"{self.layers}layers" if self.layers > 1 else "")
         return "-".join(word for word in words if word)
 
     @property
@@ -59,7 +61,7 @@ class LayerCase:
 
     @property
     def _weight_count(self):
-        return (2 if self.bidirectional else 1) * (2 + 2 * self.bias + (self.kernel == "lstm_proj"))
+        return self.layers * (2 if self.bidirectional else 1) * (2 + 2 * self.bias + (self.kernel == "lstm_proj"))
 
     @property
     def batch_sizes(self):
@@ -77,23 +79,26 @@ class LayerCase:
         projection = KERNELS[self.kernel][1].get("proj_size", 0)
         recurrent = projection or hidden
         input = draw(5, self.input_size) if self.ragged == "packed" else draw(3, 2, self.input_size)
-        states = [draw(directions, 2, size) for size in (recurrent, hidden)[: self.states]]
-        shapes = [(gates * hidden, self.input_size), (gates * hidden, recurrent)]
-        shapes += [(gates * hidden,)] * (2 * self.bias) + [(projection, hidden)] * bool(projection)
-        weights = [draw(*shape) / 2 for _ in range(directions) for shape in shapes]
-        return (input, *states, *weights)
+        states = [draw(self.layers * directions, 2, size) for size in (recurrent, hidden)[: self.states]]
+        shapes = []
+        for layer in range(self.layers):
+            input_size = directions * recurrent if layer else self.input_size
+            own = [(gates * hidden, input_size), (gates * hidden, recurrent)]
+            own += [(gates * hidden,)] * (2 * self.bias) + [(projection, hidden)] * bool(projection)
+            shapes += own * directions
+        return (input, *states, *[draw(*shape) / 2 for shape in shapes])
 
     def run(self, *primals):
         """On the kernels."""
-        return self._call(run_layer, primals)
+        return self._call(run_layers, primals)
 
     def oracle(self, *primals):
         """As torch ops."""
-        return self._call(reference.layer, primals)
+        return self._call(reference.layers, primals)
 
-    def _call(self, layer, primals):
+    def _call(self, layers, primals):
         data = 1 + self.states
-        return layer(self.cell, primals[0], primals[1:data], primals[data:], self.bidirectional, self.batch_sizes)
+        return layers(self.cell, primals[0], primals[1:data], primals[data:], self.bidirectional, self.batch_sizes)
 
 
 def loss_of(function):

@@ -188,8 +188,8 @@ class Recorder:
 
     def __init__(self, monkeypatch, like, order):
         self.calls, self.like, self.order = [], like, order
-        for name in ("run_layer", "run_extended_layer"):
-            monkeypatch.setattr(autograd, name, self.recording(getattr(autograd, name), name == "run_layer"))
+        for name in ("run_layers", "run_extended_layer"):
+            monkeypatch.setattr(autograd, name, self.recording(getattr(autograd, name), name == "run_layers"))
 
     def recording(self, function, plain):
         def run(cell, input, states, *rest, **keywords):

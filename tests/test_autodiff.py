@@ -17,12 +17,17 @@ from fastrnn.ops import CELLS as OPS
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 ALL_CASES = [
-    LayerCase(kernel, bidirectional, bias, ragged)
-    for kernel, bidirectional, bias, ragged in itertools.product(KERNELS, (False, True), (True, False), RAGGED)
+    LayerCase(kernel, bidirectional, bias, ragged, layers)
+    for kernel, bidirectional, (bias, layers), ragged in itertools.product(
+        KERNELS, (False, True), ((True, 1), (False, 1), (True, 2)), RAGGED
+    )
 ]
-# One direction and no packing first, then both at once: where they differ is in the kernels, not in the orders.
+# One direction, one layer and no packing first, then all of it at once: where they differ is in the kernels, not in the
+# orders.
 FEW_CASES = [
-    LayerCase(kernel, both, True, ragged) for kernel in KERNELS for both, ragged in ((False, None), (True, "padded"))
+    LayerCase(kernel, all_at_once, True, "padded" if all_at_once else None, 2 if all_at_once else 1)
+    for kernel in KERNELS
+    for all_at_once in (False, True)
 ]
 
 by_case = pytest.mark.parametrize("case", FEW_CASES, ids=str)
@@ -83,7 +88,7 @@ class TestDoubleBackward:
     @pytest.mark.parametrize("kernel", KERNELS)
     def test_of_the_public_op(self, kernel):
         """What torch.compile and torch.export leave in a graph can be differentiated twice by itself."""
-        case = LayerCase(kernel, True)
+        case = LayerCase(kernel, True, layers=2)
         data = 1 + case.states
 
         def function(*primals):

@@ -13,7 +13,7 @@ from primals import RAGGED, assert_close_trees, loss_of, weight_shapes
 from torch.autograd import gradcheck, gradgradcheck
 
 from fastrnn import reference
-from fastrnn.autograd import run_extended_layer, run_layer
+from fastrnn.autograd import run_extended_layer, run_layers
 from fastrnn.reference import CUT_GRADIENT, CUT_STATE, Extras
 
 # Cells that torch.nn does not have, some with a projection.
@@ -230,7 +230,7 @@ def test_without_extras_results_are_the_plain_ones_to_the_bit(kernel):
     case = ExtendedCase(kernel, "none")
     (input, states, _, weights), extras = case.tensors()
     primals = [p.requires_grad_() for p in (input, *states, *weights)]
-    plain = run_layer(case.cell, input, states, weights, False)
+    plain = run_layers(case.cell, input, states, weights, False)
     added = run_extended_layer(case.cell, input, states, (), weights, False, None, replace(extras, share_h=0.0))
     for ours, theirs in zip(added, plain, strict=True):
         assert torch.equal(ours, theirs)

@@ -12,12 +12,14 @@ OP_NAMES = {kernel: kernel.removesuffix("_proj") for kernel in KERNELS}
 
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
 both_ways = pytest.mark.parametrize("bidirectional", (False, True))
+by_layers = pytest.mark.parametrize("layers", (1, 3))
 
 
-def arguments(kernel, bidirectional, ragged, dtype=torch.float32, requires_grad=True, **sizes):
+def arguments(kernel, bidirectional, ragged, dtype=torch.float32, requires_grad=True, layers=1, **sizes):
     """What a forward op takes, by its schema's names."""
     layer, options = KERNELS[kernel]
-    case = Case(layer, options | {"bidirectional": bidirectional}, "packed" if ragged else "batched", **sizes)
+    options = options | {"bidirectional": bidirectional, "num_layers": layers}
+    case = Case(layer, options, "packed" if ragged else "batched", **sizes)
     named = make_leaves(case, dtype)
     named["batch_sizes"] = None
     if ragged:
@@ -37,23 +39,25 @@ def in_order(op, named):
 
 @by_kernel
 @both_ways
+@by_layers
 @pytest.mark.parametrize("ragged", (False, True))
 @pytest.mark.parametrize("requires_grad", (True, False))
-def test_opcheck_forward(kernel, bidirectional, ragged, requires_grad):
+def test_opcheck_forward(kernel, bidirectional, layers, ragged, requires_grad):
     op = getattr(torch.ops.fastrnn, f"{OP_NAMES[kernel]}_forward").default
-    named = arguments(kernel, bidirectional, ragged, requires_grad=requires_grad)
+    named = arguments(kernel, bidirectional, ragged, requires_grad=requires_grad, layers=layers)
     torch.library.opcheck(op, in_order(op, named))
 
 
 @by_kernel
 @both_ways
+@by_layers
 @pytest.mark.parametrize("ragged", (False, True))
-def test_opcheck_backward(kernel, bidirectional, ragged):
+def test_opcheck_backward(kernel, bidirectional, layers, ragged):
     """The backward op by itself, given what the forward op kept."""
     name = OP_NAMES[kernel]
     forward = getattr(torch.ops.fastrnn, f"{name}_forward").default
     op = getattr(torch.ops.fastrnn, f"{name}_backward").default
-    named = arguments(kernel, bidirectional, ragged, requires_grad=False)
+    named = arguments(kernel, bidirectional, ragged, requires_grad=False, layers=layers)
     output, *finals, reserve = forward(*in_order(forward, named))
     named |= {"output": output, "reserve": reserve, "input_grad": True, "weight_grads": True, "groups": 1}
     named |= {"grad_output": torch.randn_like(output)}
@@ -68,7 +72,7 @@ def bits(kernel, named):
     states = [named[n].detach().clone().requires_grad_() for n in ("hx", "cx") if n in named]
     value = named["input"].detach().clone().requires_grad_()
     weights = [w.detach().clone().requires_grad_() for w in named["weights"]]
-    results = autograd.run_layer(
+    results = autograd.run_layers(
         OP_NAMES[kernel], value, tuple(states), weights, named["bidirectional"], named["batch_sizes"]
     )
     gradients = torch.autograd.grad(results, (value, *states, *weights), [torch.ones_like(r) for r in results])
@@ -82,15 +86,18 @@ SIZES = (
     {"seq": 12, "batch": 1, "input_size": 9, "hidden_size": 250},
     {"seq": 10, "batch": 5, "input_size": 9, "hidden_size": 100},
 )
+# Layers of one direction run as a wavefront in the second and the last, and in turn where there are two.
+shapes = pytest.mark.parametrize(("bidirectional", "layers"), ((True, 1), (False, 3), (True, 2)))
 by_sizes = pytest.mark.parametrize("sizes", SIZES, ids=lambda s: f"T{s['seq']}B{s['batch']}H{s['hidden_size']}")
 
 
 @pytest.mark.isa
 @by_kernel
 @by_sizes
+@shapes
 @pytest.mark.parametrize("ragged", (False, True))
-def test_same_bits_from_run_to_run(kernel, sizes, ragged, threads):
-    named = arguments(kernel, True, ragged, **sizes)
+def test_same_bits_from_run_to_run(kernel, sizes, bidirectional, layers, ragged, threads):
+    named = arguments(kernel, bidirectional, ragged, layers=layers, **sizes)
     first, *_ = bits(kernel, named)
     for _ in range(3):
         again, *_ = bits(kernel, named)
@@ -100,17 +107,18 @@ def test_same_bits_from_run_to_run(kernel, sizes, ragged, threads):
 @pytest.mark.isa
 @by_kernel
 @by_sizes
+@shapes
 @pytest.mark.parametrize("ragged", (False, True))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=("f32", "f64"))
-def test_same_bits_for_any_thread_count(kernel, sizes, ragged, dtype):
+def test_same_bits_for_any_thread_count(kernel, sizes, bidirectional, layers, ragged, dtype):
     """Of the time loop's own kernels.
 
     torch's GEMM, which makes the input's share of the gates and the weights' gradients, does differ with the thread
     count; so w_ih is zero here, which leaves that share at the bias exactly, and of the gradients those of the states
     are compared, which are the time loop's alone.
     """
-    named = arguments(kernel, True, ragged, dtype=dtype, **sizes)
-    per_direction = len(named["weights"]) // 2
+    named = arguments(kernel, bidirectional, ragged, dtype=dtype, layers=layers, **sizes)
+    per_direction = len(named["weights"]) // (2 * layers if bidirectional else layers)
     with torch.no_grad():
         for w_ih in named["weights"][::per_direction]:
             w_ih.zero_()

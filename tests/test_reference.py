@@ -1,4 +1,4 @@
-"""The oracle equals torch.nn, and run_layer equals the oracle on dense, packed and padded input."""
+"""The oracle equals torch.nn, and run_layers equals the oracle on dense, packed and padded input."""
 
 import pytest
 import torch
@@ -12,12 +12,13 @@ FORMS = ("dense", "packed", "padded")
 
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
 both_ways = pytest.mark.parametrize("bidirectional", (False, True))
+by_layers = pytest.mark.parametrize("layers", (1, 3))
 
 
-def layer_arguments(kernel, bidirectional, form, hidden=9, batch=7, dtype=torch.float64):
-    """A module of torch.nn, and what run_layer takes for the same call."""
+def layer_arguments(kernel, bidirectional, form, hidden=9, batch=7, dtype=torch.float64, layers=1):
+    """A module of torch.nn, and what run_layers takes for the same call."""
     layer, options = KERNELS[kernel]
-    options = options | {"bidirectional": bidirectional}
+    options = options | {"bidirectional": bidirectional, "num_layers": layers}
     case = Case(layer, options, "packed", seq=5, batch=batch, input_size=4, hidden_size=hidden)
     module = case.build(dtype)
     leaves = make_leaves(case, dtype)
@@ -32,7 +33,7 @@ def layer_arguments(kernel, bidirectional, form, hidden=9, batch=7, dtype=torch.
 
 
 def run(function, kernel, value, states, weights, bidirectional, batch_sizes):
-    """Results and every gradient of one layer."""
+    """Results and every gradient of a call's layers."""
     cell = CELL_NAMES.get(kernel, kernel)
     leaves = [t.detach().clone().requires_grad_() for t in (value, *states, *weights)]
     count = 1 + len(states)
@@ -47,9 +48,10 @@ def run(function, kernel, value, states, weights, bidirectional, batch_sizes):
 
 @by_kernel
 @both_ways
+@by_layers
 @pytest.mark.parametrize("form", ("dense", "packed"))
-def test_reference_equals_torch(kernel, bidirectional, form):
-    case, module, value, states, weights, batch_sizes = layer_arguments(kernel, bidirectional, form)
+def test_reference_equals_torch(kernel, bidirectional, layers, form):
+    case, module, value, states, weights, batch_sizes = layer_arguments(kernel, bidirectional, form, layers=layers)
     hx = tuple(states) if len(states) == 2 else states[0]
     if form == "packed":
         expected = module(torch.nn.utils.rnn.PackedSequence(value, batch_sizes), hx)
@@ -58,7 +60,7 @@ def test_reference_equals_torch(kernel, bidirectional, form):
         expected = module(value, hx)
         output = expected[0]
     finals = expected[1] if isinstance(expected[1], tuple) else expected[1:]
-    actual = reference.layer(CELL_NAMES.get(kernel, kernel), value, tuple(states), weights, bidirectional, batch_sizes)
+    actual = reference.layers(CELL_NAMES.get(kernel, kernel), value, tuple(states), weights, bidirectional, batch_sizes)
     named = [dict(enumerate(t.detach() for t in tensors)) for tensors in ((output, *finals), actual)]
     assert_same(*named, case_tolerance(case, torch.float64))
 
@@ -66,27 +68,29 @@ def test_reference_equals_torch(kernel, bidirectional, form):
 @pytest.mark.isa
 @by_kernel
 @both_ways
+@by_layers
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("hidden", (3, 9, 33))
-def test_run_layer_equals_reference(kernel, bidirectional, form, hidden):
-    case, _, *arguments, batch_sizes = layer_arguments(kernel, bidirectional, form, hidden)
+def test_run_layers_equal_reference(kernel, bidirectional, layers, form, hidden):
+    case, _, *arguments, batch_sizes = layer_arguments(kernel, bidirectional, form, hidden, layers=layers)
     arguments = (*arguments, bidirectional, batch_sizes)
-    expected = run(reference.layer, kernel, *arguments)
-    actual = run(autograd.run_layer, kernel, *arguments)
+    expected = run(reference.layers, kernel, *arguments)
+    actual = run(autograd.run_layers, kernel, *arguments)
     assert_same(expected, actual, case_tolerance(case, torch.float64))
 
 
 @by_kernel
 @both_ways
-def test_padding_is_zero_and_takes_no_part(kernel, bidirectional):
+@by_layers
+def test_padding_is_zero_and_takes_no_part(kernel, bidirectional, layers):
     """In a padded batch: whatever number stands in the padding changes nothing, its output and gradient are zero."""
-    _, _, value, states, weights, batch_sizes = layer_arguments(kernel, bidirectional, "padded")
+    _, _, value, states, weights, batch_sizes = layer_arguments(kernel, bidirectional, "padded", layers=layers)
     batch_sizes = torch.tensor([7, 6, 4, 4, 1])
     padding = torch.arange(7) >= batch_sizes[:, None]
     results = []
     for fill in (0.0, 1e30):
         value = value.masked_fill(padding[..., None], fill)
-        results.append(run(autograd.run_layer, kernel, value, states, weights, bidirectional, batch_sizes))
+        results.append(run(autograd.run_layers, kernel, value, states, weights, bidirectional, batch_sizes))
     clean, dirty = results
     for name in clean:
         assert torch.equal(clean[name], dirty[name]), f"{name} depends on the padding"
@@ -96,14 +100,15 @@ def test_padding_is_zero_and_takes_no_part(kernel, bidirectional):
 
 @by_kernel
 @both_ways
-def test_rows_that_never_run_keep_their_state(kernel, bidirectional):
+@by_layers
+def test_rows_that_never_run_keep_their_state(kernel, bidirectional, layers):
     """batch_sizes may start below B: sequences of length 0, whose final state is the initial one."""
-    _, _, value, states, weights, _ = layer_arguments(kernel, bidirectional, "dense")
+    _, _, value, states, weights, _ = layer_arguments(kernel, bidirectional, "dense", layers=layers)
     batch_sizes = torch.tensor([5, 5, 3, 1, 1])
     cell = CELL_NAMES.get(kernel, kernel)
-    results = autograd.run_layer(cell, value, tuple(states), weights, bidirectional, batch_sizes)
+    results = autograd.run_layers(cell, value, tuple(states), weights, bidirectional, batch_sizes)
     for initial, final in zip(states, results[1:], strict=True):
         assert torch.equal(initial[:, 5:], final[:, 5:])
-    expected = run(reference.layer, kernel, value, states, weights, bidirectional, batch_sizes)
-    actual = run(autograd.run_layer, kernel, value, states, weights, bidirectional, batch_sizes)
+    expected = run(reference.layers, kernel, value, states, weights, bidirectional, batch_sizes)
+    actual = run(autograd.run_layers, kernel, value, states, weights, bidirectional, batch_sizes)
     assert_same(expected, actual, 1e-12)

@@ -65,11 +65,12 @@ def test_directions_on_their_own_threads(kernel, layout, threads, stretches):
 @by_dtype
 @pytest.mark.parametrize("layout", ("batched", "packed"))
 @pytest.mark.parametrize("bidirectional", (False, True))
+@pytest.mark.parametrize("layers", (2, 3))
 @pytest.mark.parametrize("rows", (1, 5, 16))
-def test_stretches(kernel, dtype, layout, bidirectional, rows, stretches):
+def test_stretches(kernel, dtype, layout, bidirectional, layers, rows, stretches):
     """As a long call is cut: from a step at a time to all but the last few together."""
     stretches(rows)
-    check_parity(case_of(kernel, 9, 3, 6, layout, bidirectional=bidirectional, num_layers=2), dtype)
+    check_parity(case_of(kernel, 9, 3, 6, layout, bidirectional=bidirectional, num_layers=layers), dtype)
 
 
 def test_thread_count_changed_midway():

@@ -244,8 +244,8 @@ class CpuLoops {
         dims_(shape.dims),
         plan_(plan_pass(shape, cell_facts(args.cell).gates, sizeof(T), backward, sizeof(W)).plan) {}
 
-  // How many directions run() takes; those that run one after the other share what the caller makes for one.
-  int64_t at_once() const { return plan_.split == cpu::Split::kDirections ? 2 : 1; }
+  // The recurrences that run one after the other share what the caller makes for one.
+  AtOnce at_once() const { return {1, plan_.split == cpu::Split::kDirections ? 2 : 1}; }
 
   // Short enough for what a stretch's products write to stay near the core until the time loop reads it, long enough
   // for the products to be large.
@@ -256,32 +256,43 @@ class CpuLoops {
     return cpu::larger(kStretchBytes / row_bytes, kStretchRows);
   }
 
-  void run(std::vector<ForwardCall<T, T, W>>& calls) {
+  // before(k, i) readies calls[k] for its i-th stretch, after(k, i) takes what that one left.
+  template <class Before, class After>
+  void run(std::vector<ForwardCall<T, T, W>>& calls, size_t stretches, const Before& before, const After& after) {
+    auto loop = kernels_.forward;
     if constexpr (std::is_same_v<T, W>) {
-      if (calls[0].params.extras) return run(kernels_.extended.forward, kernels_.forward_scratch, calls);
+      if (calls[0].params.extras) loop = kernels_.extended.forward;
     }
-    run(kernels_.forward, kernels_.forward_scratch, calls);
+    run(loop, kernels_.forward_scratch(dims_, plan_), calls, stretches, before, after);
   }
-  void run(std::vector<BackwardCall<T>>& calls) {
-    run(calls[0].params.extras ? kernels_.extended.backward : kernels_.backward, kernels_.backward_scratch, calls);
+  template <class Before, class After>
+  void run(std::vector<BackwardCall<T>>& calls, size_t stretches, const Before& before, const After& after) {
+    const auto loop = calls[0].params.extras ? kernels_.extended.backward : kernels_.backward;
+    run(loop, kernels_.backward_scratch(dims_, plan_), calls, stretches, before, after);
   }
 
  private:
-  // Scratch is kept from stretch to stretch: each direction that runs at the same time has its own.
-  template <class Loop, class Call>
-  void run(Loop loop, int64_t (*scratch_size)(const Dims&, const cpu::Plan&), std::vector<Call>& calls) {
-    for (size_t i = 0; i < calls.size(); ++i) {
-      if (!scratch_[i]) scratch_[i].emplace(device_, scratch_size(dims_, plan_));
-      calls[i].params.scratch = scratch_[i]->data();
+  // Scratch is kept from stretch to stretch: each recurrence that runs at the same time has its own.
+  template <class Loop, class Call, class Before, class After>
+  void run(Loop loop, int64_t scratch_size, std::vector<Call>& calls, size_t stretches, const Before& before,
+           const After& after) {
+    // No two members write to one cache line.
+    const int64_t line = 64 / sizeof(T), size = cpu::ceil_div(scratch_size, line) * line;
+    const CpuDevice::Workspace<T> scratch(device_, size * static_cast<int64_t>(calls.size()));
+    for (size_t k = 0; k < calls.size(); ++k) {
+      calls[k].params.scratch = scratch.data() + static_cast<int64_t>(k) * size;
     }
-    check_finished(cpu::run_loops<Call>(loop, plan_, calls) && !interrupt_.requested());
+    for (size_t i = 0; i < stretches; ++i) {
+      for (size_t k = 0; k < calls.size(); ++k) before(k, i);
+      check_finished(cpu::run_loops<Call>(loop, plan_, calls) && !interrupt_.requested());
+      for (size_t k = 0; k < calls.size(); ++k) after(k, i);
+    }
   }
 
   const CpuDevice& device_;
   const typename cpu::DtypeKernels<T, W>::Cell& kernels_;
   const Dims dims_;
   const cpu::Plan plan_;
-  std::optional<CpuDevice::Workspace<T>> scratch_[2];  // at_once() of them
   cpu::InterruptPoll interrupt_;
 };
 

@@ -110,12 +110,23 @@ class CudaLoops {
     if (plan_.path != cuda::Path::kStreamed) upload_sizes();
   }
 
-  int64_t at_once() const { return plan_.at_once(); }
+  AtOnce at_once() const { return {1, plan_.at_once()}; }
 
   // One stretch: the kernels run the whole sequence.
   int64_t stretch_rows(int64_t, int64_t) const { return std::numeric_limits<int64_t>::max(); }
 
-  void run(std::vector<ForwardCall<T, A>>& calls) const {
+  // before(k, i) readies calls[k] for its i-th stretch, after(k, i) takes what that one left.
+  template <class Call, class Before, class After>
+  void run(std::vector<Call>& calls, size_t stretches, const Before& before, const After& after) const {
+    for (size_t i = 0; i < stretches; ++i) {
+      for (size_t k = 0; k < calls.size(); ++k) before(k, i);
+      launch(calls);
+      for (size_t k = 0; k < calls.size(); ++k) after(k, i);
+    }
+  }
+
+ private:
+  void launch(const std::vector<ForwardCall<T, A>>& calls) const {
     const ProfilerRange range(name("forward").c_str());
     std::vector<cuda::Forward<T>> params;
     for (const auto& call : calls) {
@@ -127,7 +138,7 @@ class CudaLoops {
     params[0].scratch = data<T>(scratch);
     cuda::run_forward(cell_, params.data(), plan_, device_.queue());
   }
-  void run(std::vector<BackwardCall<T, A>>& calls) const {
+  void launch(const std::vector<BackwardCall<T, A>>& calls) const {
     const ProfilerRange range(name("backward").c_str());
     std::vector<cuda::Backward<T>> params;
     for (const auto& call : calls) {
@@ -139,7 +150,6 @@ class CudaLoops {
     cuda::run_backward(cell_, params.data(), plan_, device_.queue());
   }
 
- private:
   std::string name(const char* pass) const { return std::string("fastrnn::") + pass + " " + cuda::name_of(plan_.path); }
 
   // What the host knows of ragged rows, in the GPU's memory: a kernel that runs all steps asks there.

@@ -1,4 +1,5 @@
-// One layer, one or both directions, as torch calls it: tensors in, tensors out.
+// A layer, or several one on another with nothing between them, in one or both directions, as torch calls them: tensors
+// in, tensors out.
 #pragma once
 
 #include "../params.h"
@@ -19,14 +20,14 @@ struct LayerExtras {
   bool cells = false;  // every step's c is wanted
 };
 
-// A layer's arguments as every op receives them.
+// The arguments as every op receives them: of one layer where there are extras, else of as many as hx has rows for.
 struct LayerArgs {
   CellKind cell;
-  Tensor input;                       // (T, B, I), packed (N, I), or for one step in one direction (B, I)
-  Tensor hx;                          // (D, B, K); for one step (B, K)
-  std::optional<Tensor> cx;           // (D, B, H), LSTM only; for one step (B, H)
+  Tensor input;                       // (T, B, I), packed (N, I), or for one step of one layer (B, I)
+  Tensor hx;                          // (L*D, B, K); for one step (B, K)
+  std::optional<Tensor> cx;           // (L*D, B, H), LSTM only; for one step (B, H)
   std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], and (kUnitWeights, H) of a
-                                      // cell that has unit weights, for each direction
+                                      // cell that has unit weights, for each layer and in it for each direction
   std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time; on the CPU, or on the GPU
                                       // of a padded input, where its values are trusted
   bool bidirectional;
@@ -36,7 +37,7 @@ struct LayerArgs {
 };
 
 struct LayerOutputs {
-  Tensor output;                  // (T, B, D*K), packed (N, D*K), or of one step (B, K)
+  Tensor output;                  // of the last layer: (T, B, D*K), packed (N, D*K), or of one step (B, K)
   Tensor hy;                      // as hx
   std::optional<Tensor> cy;       // as cx
   std::optional<Tensor> reserve;  // what backward reads
@@ -64,17 +65,18 @@ struct LayerInputGrads {
   std::optional<Tensor> reset_h{}, reset_c{};
 };
 
-// A layer on the CPU: float32 and float64. If nothing is kept, the weights of float32 data may be bfloat16: the kernels
+// Layers on the CPU: float32 and float64. If nothing is kept, the weights of float32 data may be bfloat16: the kernels
 // read them as they are.
 struct CpuLayer {
   static LayerOutputs forward(const LayerArgs& args, bool keep);
-  // The recurrent weights and biases as forward packs them, for LayerArgs::frozen.
+  // The recurrent weights and biases of one layer as forward packs them; those of all layers, one after the other, are
+  // LayerArgs::frozen.
   static Tensor freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional);
   static LayerInputGrads backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
                                   const Tensor& reserve, const GradRequest& request);
 };
 
-// A layer on a GPU: float32, float64, float16 and bfloat16.
+// Layers on a GPU: float32, float64, float16 and bfloat16.
 struct CudaLayer {
   static LayerOutputs forward(const LayerArgs& args, bool keep);
   static LayerInputGrads backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,

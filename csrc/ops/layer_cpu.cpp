@@ -1,5 +1,6 @@
+#include "backward_pass.h"
 #include "cpu_device.h"
-#include "layer_pass.h"
+#include "forward_pass.h"
 
 namespace fastrnn::ops {
 
@@ -7,7 +8,7 @@ namespace {
 
 template <class T, class W = T>
 int64_t frozen_size(CellKind cell, const LayerShape& shape) {
-  return shape.directions * cpu::cell_kernels<T, W>(cpu::kernels(), cell).frozen_size(shape.dims);
+  return shape.recurrences() * cpu::cell_kernels<T, W>(cpu::kernels(), cell).frozen_size(shape.dims);
 }
 
 void check_frozen(const LayerArgs& args, const LayerShape& shape, bool bf16_weights) {

@@ -1,5 +1,6 @@
+#include "backward_pass.h"
 #include "cuda_device.h"
-#include "layer_pass.h"
+#include "forward_pass.h"
 
 namespace fastrnn::ops {
 

@@ -59,6 +59,7 @@ void read_batch_sizes(const LayerArgs& args, bool by_host, LayerShape& shape) {
 void check_extras(const LayerExtras& extras, const Kind& kind, const LayerShape& shape, const CellFacts& facts) {
   const bool has_cell_state = facts.has_cell_state, activates_output = facts.activates_output;
   check(!shape.single_step, "extras need the dimensions of steps and directions");
+  check(shape.layers == 1, "extras are those of a single layer");
   const int64_t hidden = shape.dims.hidden_size, recurrent = shape.dims.recurrent_size;
   const auto check_if = [&](const std::optional<Tensor>& tensor, int64_t rows, int64_t columns, const char* what) {
     if (tensor) check_tensor(*tensor, kind, {shape.directions, rows, columns}, what);
@@ -96,10 +97,12 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   check(args.input.dim() == 3 || (args.input.dim() == 2 && args.batch_sizes) || shape.single_step,
         "input must be (T, B, I), (N, I) packed, or (B, I) for one step in one direction");
   check(args.hx.dim() == (shape.single_step ? 2 : 3),
-        "hx must be (directions, batch, size), or (batch, size) for one step");
+        "hx must be (layers * directions, batch, size), or (batch, size) for one step");
   shape.directions = args.bidirectional ? 2 : 1;
+  shape.layers = shape.single_step ? 1 : args.hx.size(0) / shape.directions;
+  check(shape.layers > 0, "hx must have a row for each direction of each layer");
   shape.batch = args.hx.size(args.hx.dim() - 2);
-  shape.input_size = args.input.size(args.input.dim() - 1);
+  shape.first_input_size = args.input.size(args.input.dim() - 1);
   if (args.input.dim() == 3 || shape.single_step) {
     shape.steps = shape.single_step ? 1 : args.input.size(0);
     check(args.input.size(args.input.dim() - 2) == shape.batch, "input and hx must have the same batch");
@@ -111,11 +114,11 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   shape.frozen = args.frozen.has_value();
 
   shape.unit_weights = facts.unit_weights;
-  const int64_t count = static_cast<int64_t>(args.weights.size()) / shape.directions;
+  const int64_t count = static_cast<int64_t>(args.weights.size()) / shape.recurrences();
   const int64_t matrices = count - (facts.unit_weights > 0 ? 1 : 0);  // and biases
   const bool fits = matrices >= 2 && (facts.activates_output ? matrices <= 6 && matrices != 5 : matrices <= 5);
-  check(count * shape.directions == static_cast<int64_t>(args.weights.size()) && fits,
-        "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], [unit weights] for each direction");
+  check(count * shape.recurrences() == static_cast<int64_t>(args.weights.size()) && fits,
+        "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], [unit weights] for each direction of each layer");
   shape.biases = matrices >= 4;
   shape.projection_bias = matrices == 6;
   const bool projected = matrices % 2 == 1 || shape.projection_bias;
@@ -125,9 +128,10 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   const int64_t hidden = args.weights[1].size(0) / gates, recurrent = args.weights[1].size(1);
   check(projected || recurrent == hidden, "w_hh must be (gates * hidden_size, hidden_size)");
   shape.dims = {shape.batch, hidden, recurrent, projected};
-  for (int64_t d = 0; d < shape.directions; ++d) {
-    size_t i = static_cast<size_t>(d * count);
-    check_tensor(args.weights[i++], weight_kind, {gates * hidden, shape.input_size}, "w_ih does not fit the input");
+  for (int64_t index = 0; index < shape.recurrences(); ++index) {
+    size_t i = static_cast<size_t>(index * count);
+    check_tensor(args.weights[i++], weight_kind, {gates * hidden, shape.input_size(index / shape.directions)},
+                 "w_ih does not fit the input, or the layer below");
     check_tensor(args.weights[i++], weight_kind, {gates * hidden, recurrent}, "w_hh has the wrong shape");
     for (int b = 0; shape.biases && b < 2; ++b) {
       check_tensor(args.weights[i++], weight_kind, {gates * hidden}, "a bias has the wrong shape");

@@ -1,4 +1,4 @@
-// A layer's sizes, read from its arguments and checked once; nothing below the ops checks again.
+// The sizes of a call's layers, read from its arguments and checked once; nothing below the ops checks again.
 #pragma once
 
 #include "../cells/facts.h"
@@ -10,11 +10,24 @@ inline Tensor converted(const Tensor& tensor, ScalarType dtype) {
   return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
 }
 
+// One direction of one layer; `index` is its place among all of the call, as torch.nn orders states and weights: layer
+// by layer, in each the reverse direction behind the other.
+struct Recurrence {
+  int64_t layer, direction, index;
+};
+
+// How many layers, and directions of each, run at the same time.
+struct AtOnce {
+  int64_t layers, directions;
+
+  int64_t count() const { return layers * directions; }
+};
+
 struct LayerShape {
   int64_t steps, batch, rows;  // T, B, N
-  int64_t input_size;          // I
+  int64_t first_input_size;    // I
   Dims dims;                   // B, H, K
-  int64_t directions;          // D
+  int64_t layers, directions;  // L, D
   bool biases;
   bool projection_bias;
   int64_t unit_weights;                   // of each unit
@@ -26,10 +39,17 @@ struct LayerShape {
   const int64_t* device_sizes = nullptr;  // see Steps
   ScalarType dtype;
 
+  int64_t recurrences() const { return layers * directions; }
+  Recurrence recurrence(int64_t layer, int64_t direction) const {
+    return {layer, direction, layer * directions + direction};
+  }
+  // Of a layer's output, which is the next one's input.
+  int64_t output_columns() const { return directions * dims.recurrent_size; }
+  int64_t input_size(int64_t layer) const { return layer == 0 ? first_input_size : output_columns(); }
   // Of hx and its kin.
   std::vector<int64_t> state_sizes(int64_t features) const {
     if (single_step) return {batch, features};
-    return {directions, batch, features};
+    return {recurrences(), batch, features};
   }
   bool dense() const { return sizes.empty() && !device_sizes; }
   Steps direction(int64_t d) const {
@@ -42,14 +62,14 @@ struct LayerShape {
 // wait for it. Weights have the input's dtype, or bfloat16.
 LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16_weights = false);
 
-// Where the tensors of one direction lie in LayerArgs::weights; W is the matrices' type.
+// Where the tensors of one recurrence lie in LayerArgs::weights; W is the matrices' type.
 template <class T, class W = T>
 struct Weights {
   const W *w_ih, *w_hh, *w_hr = nullptr;
   const T *b_ih = nullptr, *b_hh = nullptr, *b_hr = nullptr, *unit_weights = nullptr;
 
-  Weights(const std::vector<Tensor>& dense, const LayerShape& shape, int64_t direction) {
-    size_t i = dense.size() / static_cast<size_t>(shape.directions) * static_cast<size_t>(direction);
+  Weights(const std::vector<Tensor>& dense, const LayerShape& shape, int64_t index) {
+    size_t i = dense.size() / static_cast<size_t>(shape.recurrences()) * static_cast<size_t>(index);
     w_ih = data<W>(dense[i++]);
     w_hh = data<W>(dense[i++]);
     if (shape.biases) {
@@ -73,15 +93,25 @@ struct Weights {
   }
 };
 
-// How the kernels lay out what forward keeps for backward, for one direction: values of T, among which those of c take
-// the room of as many T as an accumulator measures.
+// Where what forward keeps for backward lies: for every recurrence what its kernel keeps, then the outputs of all
+// layers but the last. Values of T, among which those of c take the room of as many T as an accumulator measures.
 struct ReserveLayout {
-  int64_t channels, cells;
+  int64_t channels, cells;  // of a recurrence
+  int64_t recurrences;
+  int64_t output_values;  // of a layer
+  int64_t outputs;
 
-  ReserveLayout(const CellFacts& facts, int64_t rows, int64_t hidden, int64_t values_per_accumulator)
-      : channels(facts.keeps_channels ? rows * facts.channels * hidden : 0),
-        cells(facts.has_cell_state ? rows * hidden * values_per_accumulator : 0) {}
-  int64_t size() const { return channels + cells; }
+  ReserveLayout(const CellFacts& facts, const LayerShape& shape, int64_t values_per_accumulator)
+      : channels(facts.keeps_channels ? shape.rows * facts.channels * shape.dims.hidden_size : 0),
+        cells(facts.has_cell_state ? shape.rows * shape.dims.hidden_size * values_per_accumulator : 0),
+        recurrences(shape.recurrences()),
+        output_values(shape.rows * shape.output_columns()),
+        outputs(shape.layers - 1) {}
+
+  int64_t channels_of(int64_t index) const { return index * (channels + cells); }
+  int64_t cells_of(int64_t index) const { return channels_of(index) + channels; }
+  int64_t output_of(int64_t layer) const { return channels_of(recurrences) + layer * output_values; }
+  int64_t size() const { return output_of(outputs); }
 };
 
 }  // namespace fastrnn::ops

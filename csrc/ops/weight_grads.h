@@ -11,8 +11,9 @@ struct DirectionRecord {
   Steps steps;
   const T* grad_projected;  // (N, P) or null
   const T* operand;         // (N, H) what a step's second product multiplies, or null
-  const T* input;           // (N, I)
-  const T* output;          // (N, output_stride), K columns
+  const T* input;           // (N, input_size)
+  int64_t input_size;
+  const T* output;  // (N, output_stride), K columns
   int64_t output_stride;
   const T* hx;                 // (B, K)
   const Extras<T, A>* extras;  // if they change h_{t-1} in the product with w_hh, else null
@@ -39,7 +40,7 @@ class WeightGrads {
     if (!wanted_) return;
     STD_TORCH_CHECK(shape.batch % groups_ == 0, "fastrnn: the batch must be a multiple of groups");
     if (!shape.dense() || shape.rows == 0 || record.extras) gather_previous_h();
-    w_ih_ = make({gate_columns(), shape.input_size});
+    w_ih_ = make({gate_columns(), record.input_size});
     w_hh_ = make({gate_columns(), recurrent_size()});
     if (shape.dims.projected) w_hr_ = make({recurrent_size(), hidden()});
     if (shape.biases) sums_ = device.empty({groups_, stretch_count(), channel_columns()}, shape.dtype);
@@ -50,9 +51,9 @@ class WeightGrads {
     if (!wanted_) return;
     const Stretch& stretch = stretches_[i];
     const View grads{grad_channels, stretch.end_row - stretch.first_row, channel_columns(), channel_columns()};
-    const View input{record_.input, shape_.rows, shape_.input_size, shape_.input_size};
+    const View input{record_.input, shape_.rows, record_.input_size, record_.input_size};
     const View in_stretch = input.row_range(stretch.first_row, stretch.end_row);
-    for_each_group(w_ih_, shape_.input_size, [&](const Matrix<T>& out, int64_t group) {
+    for_each_group(w_ih_, record_.input_size, [&](const Matrix<T>& out, int64_t group) {
       device_.multiply(out, channels(grads, 0, facts_.gates).every(group, groups_).transposed(),
                        in_stretch.every(group, groups_), added_);
     });
@@ -66,14 +67,16 @@ class WeightGrads {
   }
 
   // In the order of LayerArgs::weights.
-  void append_to(std::vector<Tensor>& grads) const {
-    if (!wanted_) return;
+  std::vector<Tensor> tensors() const {
+    std::vector<Tensor> grads;
+    if (!wanted_) return grads;
     grads.push_back(w_ih_);
     grads.push_back(w_hh_);
     if (shape_.biases) append_biases(grads);
     if (shape_.dims.projected) grads.push_back(w_hr_);
     if (shape_.projection_bias) grads.push_back(projection_bias());
     if (shape_.unit_weights > 0) grads.push_back(unit_weights());
+    return grads;
   }
 
  private:

@@ -119,11 +119,11 @@ class Freezing(nn.Module):
         self._frozen = None
         return self
 
-    def _frozen_weights(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
-        """What freeze_weights() packed of these weights, one tensor a layer, or none."""
+    def _frozen_weights(self, weights: Sequence[Tensor]) -> Frozen | None:
+        """What freeze_weights() packed of these weights, or None."""
         if self._frozen is None or torch.compiler.is_compiling():
-            return ()
-        return self._frozen.of(weights)
+            return None
+        return self._frozen if self._frozen.are_of(weights) else None
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         """What to(), half() and the like come to: weights change in ways that torch need not count as writing."""

@@ -1,0 +1,228 @@
+// Backward of a call's layers, on whatever device, the last layer first: the time loop of each recurrence, then one
+// large product for each gradient that all steps share.
+#pragma once
+
+#include "layer_pass.h"
+#include "weight_grads.h"
+
+namespace fastrnn::ops {
+
+template <class T, class Device, template <class, class> class Loops>
+class BackwardPass {
+  using A = typename Device::template Accumulator<T>;
+  using Call = BackwardCall<T, A>;
+
+ public:
+  BackwardPass(const Device& device, const LayerArgs& args, const LayerShape& shape, const LayerGrads& grads,
+               const Tensor& output, const Tensor& reserve)
+      : device_(device),
+        shape_(shape),
+        facts_(cell_facts(args.cell)),
+        layout_(reserve_layout<T, Device>(args, shape)),
+        hidden_(shape.dims.hidden_size),
+        recurrent_(shape.dims.recurrent_size),
+        channel_columns_(facts_.channels * hidden_),
+        gate_columns_(facts_.gates * hidden_),
+        input_(device.dense(args.input)),
+        hx_(device.dense(args.hx)),
+        weights_(all_dense(device, args.weights)),
+        output_(output),
+        reserve_(reserve),
+        loops_(device, args, shape, true),
+        at_once_(loops_.at_once()),
+        stretches_(shape, loops_.stretch_rows(shape.rows, channel_columns_)),
+        halves_(stretches_.count() > 1 ? 2 : 1),
+        written_in_layer_(stretches_.count(), shape.layers),
+        extras_(device, args, shape),
+        extra_grads_(device, args, shape, grads.cells),
+        lower_grads_(device, shape, at_once_.layers) {
+    check_saved();
+    const int64_t at_once = at_once_.count();
+    grad_channels_ = device.empty({at_once * halves_ * stretches_.most_rows() * channel_columns_}, shape.dtype);
+    if (args.cx) cx_ = converted(device.dense(*args.cx), scalar_type_of<A>);
+    if (grads.output) {
+      grad_output_ = device.dense(*grads.output);
+      STD_TORCH_CHECK(grad_output_->scalar_type() == shape.dtype && grad_output_->numel() == output.numel(),
+                      "fastrnn: the gradient of output does not fit");
+    }
+    grad_h_ = copy_or_zeros<T, A>(device, grads.hy, shape.state_sizes(recurrent_));
+    if (args.cx) grad_c_ = copy_or_zeros<T, A>(device, grads.cy, shape.state_sizes(hidden_));
+    if (shape.unit_weights > 0) {
+      grad_unit_weights_ =
+          device.empty({shape.recurrences(), shape.batch, shape.unit_weights * hidden_}, scalar_type_of<A>);
+      device.zero(data<A>(grad_unit_weights_), grad_unit_weights_.numel());
+    }
+    if (shape.dims.projected) grad_projected_ = device.empty({at_once, shape.rows * recurrent_}, shape.dtype);
+    if (has_operand()) operand_ = device.empty({at_once, shape.rows * hidden_}, shape.dtype);
+  }
+
+  LayerInputGrads run(const GradRequest& request) {
+    LayerInputGrads result;
+    result.input = device_.empty(request.input ? sizes_like(input_, shape_.first_input_size) : std::vector<int64_t>{0},
+                                 shape_.dtype);
+    std::vector<std::vector<Tensor>> weight_grads(static_cast<size_t>(shape_.recurrences()));
+    for (int64_t layer = shape_.layers - 1; layer >= 0; layer -= at_once_.layers) {
+      for (int64_t d = 0; d < shape_.directions; d += at_once_.directions) {
+        run_group(group(shape_, at_once_, layer, d, -1), request, result.input, weight_grads);
+      }
+    }
+    for (const std::vector<Tensor>& grads : weight_grads) {
+      result.weights.insert(result.weights.end(), grads.begin(), grads.end());
+    }
+    result.hx = converted(grad_h_, shape_.dtype);
+    if (grad_c_) result.cx = converted(*grad_c_, shape_.dtype);
+    result.reset_h = extra_grads_.reset_h();
+    result.reset_c = extra_grads_.reset_c();
+    return result;
+  }
+
+ private:
+  void check_saved() const {
+    STD_TORCH_CHECK(output_.scalar_type() == shape_.dtype && output_.is_contiguous() &&
+                        output_.numel() == shape_.rows * shape_.output_columns(),
+                    "fastrnn: output is not what forward returned");
+    STD_TORCH_CHECK(
+        reserve_.scalar_type() == shape_.dtype && reserve_.is_contiguous() && reserve_.numel() == layout_.size(),
+        "fastrnn: reserve is not what forward returned");
+  }
+
+  // Stretch by stretch, the last one first: the time loops, then the products with what they wrote.
+  void run_group(const std::vector<Recurrence>& group, const GradRequest& request, const Tensor& input_grad,
+                 std::vector<std::vector<Tensor>>& all_weight_grads) {
+    std::vector<Call> calls;
+    std::vector<WeightGrads<T, Device>> weight_grads;
+    for (size_t k = 0; k < group.size(); ++k) {
+      calls.push_back({time_loop(group[k], static_cast<int64_t>(k)), {}, nullptr});
+      weight_grads.emplace_back(device_, shape_, facts_, record(group[k], calls[k].params), request,
+                                stretches_.of(group[k].direction));
+    }
+    const size_t last = stretches_.count() - 1;
+    const auto before = [&](size_t k, size_t done) { prepare(group[k], k, last - done, calls[k]); };
+    const auto after = [&](size_t k, size_t done) {
+      const auto& [params, stretch, _] = calls[k];
+      if (group[k].layer > 0) {
+        add_input_grad(group[k], last - done, calls[k], lower_grads_.above(group[k].layer - 1));
+      } else if (request.input) {
+        add_input_grad(group[k], last - done, calls[k], data<T>(input_grad));
+      }
+      weight_grads[k].add(last - done, params.grad_channels);
+      calls[k].after = params.grad_channels + (params.steps.offset(stretch.begin) - stretch.first_row) * channel_columns_;
+    };
+    loops_.run(calls, stretches_.count(), before, after);
+    for (size_t k = 0; k < group.size(); ++k) {
+      all_weight_grads[static_cast<size_t>(group[k].index)] = weight_grads[k].tensors();
+    }
+  }
+
+  // The time loop writes into one half of the recurrence's grad_channels_ while it reads from the other how the stretch
+  // before ended. slot: the recurrence's place in its group.
+  void prepare(const Recurrence& recurrence, size_t slot, size_t i, Call& call) const {
+    const int64_t half_size = stretches_.most_rows() * channel_columns_;
+    const int64_t half = static_cast<int64_t>(slot) * halves_ + static_cast<int64_t>(i % 2);
+    call.stretch = stretches_.of(recurrence.direction)[i];
+    call.params.grad_channels = data<T>(grad_channels_) + half * half_size;
+    // The kernels write no row that did not run, and the products read them all.
+    const int64_t rows = call.stretch.end_row - call.stretch.first_row;
+    if (shape_.padded_ragged) device_.zero(call.params.grad_channels, rows * channel_columns_);
+  }
+
+  // out (N, input_size): the gradient of the layer's input. Both directions write to it, block by block, whichever
+  // comes to one first.
+  void add_input_grad(const Recurrence& recurrence, size_t i, const Call& call, T* out) {
+    const int64_t size = shape_.input_size(recurrence.layer), rows = call.stretch.end_row - call.stretch.first_row;
+    bool accumulate = false;
+    if (shape_.directions > 1) {
+      int64_t& written = written_in_layer_[stretches_.block(recurrence.direction, i)];
+      accumulate = written == recurrence.layer;
+      written = recurrence.layer;
+    }
+    device_.multiply(Matrix<T>{out + call.stretch.first_row * size, rows, size, size},
+                     Matrix<const T>{call.params.grad_channels, rows, gate_columns_, channel_columns_},
+                     Matrix<const T>{Weights<T>(weights_, shape_, recurrence.index).w_ih, gate_columns_, size, size},
+                     accumulate);
+  }
+
+  BackwardParams<T, A> time_loop(const Recurrence& recurrence, int64_t slot) {
+    const int64_t index = recurrence.index, column = recurrence.direction * recurrent_;
+    const int64_t state = shape_.batch * recurrent_, cell_state = shape_.batch * hidden_;
+    const Weights<T> w(weights_, shape_, index);
+    BackwardParams<T, A> params{};
+    params.steps = shape_.direction(recurrence.direction);
+    params.dims = shape_.dims;
+    params.channels = reserve() + layout_.channels_of(index);
+    params.cells = facts_.has_cell_state ? reinterpret_cast<const A*>(reserve() + layout_.cells_of(index)) : nullptr;
+    params.w_hh = w.w_hh;
+    params.w_hr = w.w_hr;
+    params.unit_weights = w.unit_weights;
+    if (shape_.unit_weights > 0) {
+      params.grad_unit_weights = data<A>(grad_unit_weights_) + index * cell_state * shape_.unit_weights;
+    }
+    params.hx = data<const T>(hx_) + index * state;
+    params.cx = cx_ ? data<const A>(*cx_) + index * cell_state : nullptr;
+    params.output = output_of(recurrence.layer) + column;
+    params.output_stride = shape_.output_columns();
+    const T* const grad_output = grad_output_of(recurrence.layer);
+    params.grad_output = grad_output ? grad_output + column : nullptr;
+    params.grad_output_stride = params.output_stride;
+    params.grad_h = data<A>(grad_h_) + index * state;
+    params.grad_c = grad_c_ ? data<A>(*grad_c_) + index * cell_state : nullptr;
+    params.extras = extras_.of(recurrence.direction);
+    params.extra_grads = extra_grads_.of(recurrence.direction);
+    if (shape_.dims.projected) {
+      params.grad_projected = data<T>(grad_projected_) + slot * shape_.rows * recurrent_;
+      if (shape_.padded_ragged) device_.zero(params.grad_projected, shape_.rows * recurrent_);
+    }
+    if (has_operand()) {
+      params.operand = data<T>(operand_) + slot * shape_.rows * hidden_;
+      if (shape_.padded_ragged) device_.zero(params.operand, shape_.rows * hidden_);
+    }
+    return params;
+  }
+
+  // Whether a step has a second product.
+  bool has_operand() const { return shape_.dims.projected || facts_.late_gates > 0; }
+
+  DirectionRecord<T, A> record(const Recurrence& recurrence, const BackwardParams<T, A>& params) const {
+    return {params.steps,
+            params.grad_projected,
+            params.operand,
+            recurrence.layer == 0 ? data<const T>(input_) : output_of(recurrence.layer - 1),
+            shape_.input_size(recurrence.layer),
+            params.output,
+            params.output_stride,
+            params.hx,
+            extras_.change_previous_h() ? params.extras : nullptr,
+            params.grad_unit_weights};
+  }
+
+  const T* reserve() const { return data<const T>(reserve_); }
+  const T* output_of(int64_t layer) const {
+    return layer == shape_.layers - 1 ? data<const T>(output_) : reserve() + layout_.output_of(layer);
+  }
+  // Null for zeros.
+  const T* grad_output_of(int64_t layer) const {
+    if (layer < shape_.layers - 1) return lower_grads_.above(layer);
+    return grad_output_ ? data<const T>(*grad_output_) : nullptr;
+  }
+
+  const Device& device_;
+  const LayerShape& shape_;
+  const CellFacts& facts_;
+  const ReserveLayout layout_;
+  const int64_t hidden_, recurrent_, channel_columns_, gate_columns_;
+  const Tensor input_, hx_;
+  const std::vector<Tensor> weights_;
+  const Tensor output_, reserve_;
+  Loops<T, T> loops_;
+  const AtOnce at_once_;
+  const Stretches stretches_;
+  const int64_t halves_;
+  std::vector<int64_t> written_in_layer_;  // the layer whose input's gradient last had this block written
+  const CallExtras<T, Device> extras_;
+  const CallExtraGrads<T, Device> extra_grads_;
+  const BetweenLayers<T, Device> lower_grads_;
+  std::optional<Tensor> cx_, grad_output_, grad_c_;
+  Tensor grad_h_, grad_channels_, grad_projected_, operand_, grad_unit_weights_;
+};
+
+}  // namespace fastrnn::ops

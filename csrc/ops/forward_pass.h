@@ -1,0 +1,158 @@
+// Forward of a call's layers, on whatever device: a large product with a layer's input, then the time loop, stretch by
+// stretch.
+#pragma once
+
+#include "layer_pass.h"
+
+namespace fastrnn::ops {
+
+// W is the type of the weights' matrices.
+template <class T, class W, class Device, template <class, class> class Loops>
+class ForwardPass {
+  using A = typename Device::template Accumulator<T>;
+  using Call = ForwardCall<T, A, W>;
+
+ public:
+  ForwardPass(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep)
+      : device_(device),
+        shape_(shape),
+        facts_(cell_facts(args.cell)),
+        layout_(reserve_layout<T, Device>(args, shape)),
+        hidden_(shape.dims.hidden_size),
+        recurrent_(shape.dims.recurrent_size),
+        keep_(keep),
+        keep_channels_(keep && facts_.keeps_channels),
+        gate_columns_(facts_.gates * hidden_),
+        channel_columns_(keep_channels_ ? facts_.channels * hidden_ : gate_columns_),
+        input_(device.dense(args.input)),
+        hx_(device.dense(args.hx)),
+        weights_(all_dense(device, args.weights)),
+        loops_(device, args, shape, false),
+        at_once_(loops_.at_once()),
+        stretches_(shape, loops_.stretch_rows(shape.rows, channel_columns_)),
+        frozen_(args.frozen),
+        extras_(device, args, shape),
+        projections_(device, keep_channels_ ? 0 : at_once_.count() * stretches_.most_rows() * channel_columns_),
+        output_(device.empty(sizes_like(input_, shape.output_columns()), shape.dtype)),
+        hy_(device.empty(shape.state_sizes(recurrent_), shape.dtype)) {
+    if (args.cx) cell_ = copy_or_zeros<T, A>(device, args.cx, shape.state_sizes(hidden_));
+    if (keep) {
+      reserve_ = device.empty({layout_.size()}, shape.dtype);
+    } else {
+      lower_outputs_.emplace(device, shape, at_once_.layers);
+    }
+  }
+
+  LayerOutputs run() {
+    for (int64_t layer = 0; layer < shape_.layers; layer += at_once_.layers) {
+      for (int64_t d = 0; d < shape_.directions; d += at_once_.directions) {
+        run_group(group(shape_, at_once_, layer, d, 1));
+      }
+    }
+    LayerOutputs out{output_, hy_, {}, reserve_};
+    if (cell_) out.cy = converted(*cell_, shape_.dtype);
+    return out;
+  }
+
+  // (rows as output, D*H): every step's c, of a layer whose cell has one, if it was kept; zero where no row ran.
+  Tensor cells() const {
+    const Tensor out = device_.empty(sizes_like(input_, shape_.directions * hidden_), shape_.dtype);
+    for (int64_t d = 0; d < shape_.directions; ++d) {
+      const Matrix<T> to{data<T>(out) + d * hidden_, shape_.rows, hidden_, shape_.directions * hidden_};
+      const Matrix<const A> from{kept_cells(d), shape_.rows, hidden_, hidden_};
+      Tensor view = as_tensor(to, Place(out));
+      torch::stable::copy_(view, as_tensor(from, Place(out)));
+    }
+    return out;
+  }
+
+ private:
+  void run_group(const std::vector<Recurrence>& group) {
+    std::vector<Call> calls;
+    for (const Recurrence& recurrence : group) calls.push_back({time_loop(recurrence), {}});
+    const auto before = [&](size_t k, size_t i) {
+      calls[k].stretch = stretches_.of(group[k].direction)[i];
+      multiply_input(group[k], k, calls[k]);
+    };
+    loops_.run(calls, stretches_.count(), before, [](size_t, size_t) {});
+  }
+
+  // slot: the recurrence's place in its group.
+  void multiply_input(const Recurrence& recurrence, size_t slot, Call& call) const {
+    const int64_t first = call.stretch.first_row, rows = call.stretch.end_row - first;
+    const int64_t size = shape_.input_size(recurrence.layer);
+    call.params.channels =
+        keep_channels_ ? kept_channels(recurrence.index) + first * channel_columns_
+                       : projections_.data() + static_cast<int64_t>(slot) * stretches_.most_rows() * channel_columns_;
+    device_.multiply(Matrix<T>{call.params.channels, rows, gate_columns_, channel_columns_},
+                     Matrix<const T>{input_of(recurrence.layer) + first * size, rows, size, size},
+                     Matrix<const W>{Weights<T, W>(weights_, shape_, recurrence.index).w_ih, gate_columns_, size, size}
+                         .transposed());
+  }
+
+  ForwardParams<T, A, W> time_loop(const Recurrence& recurrence) const {
+    const int64_t index = recurrence.index, column = recurrence.direction * recurrent_;
+    const int64_t state = shape_.batch * recurrent_, cell_state = shape_.batch * hidden_;
+    ForwardParams<T, A, W> params{};
+    params.steps = shape_.direction(recurrence.direction);
+    params.dims = shape_.dims;
+    params.channel_stride = channel_columns_;
+    params.keep = keep_;
+    Weights<T, W>(weights_, shape_, index).set(params);
+    params.frozen = frozen_ ? data<T>(*frozen_) + index * (frozen_->numel() / shape_.recurrences()) : nullptr;
+    params.hx = data<const T>(hx_) + index * state;
+    params.output = output_of(recurrence.layer) + column;
+    params.output_stride = shape_.output_columns();
+    params.hy = data<T>(hy_) + index * state;
+    params.cell = cell_ ? data<A>(*cell_) + index * cell_state : nullptr;
+    params.cells = keep_ && facts_.has_cell_state ? kept_cells(index) : nullptr;
+    // The kernels write no row that does not run: its output is zero, and it has no c.
+    if (shape_.padded_ragged && recurrence.direction == 0)
+      device_.zero(params.output, shape_.rows * shape_.output_columns());
+    if (params.cells && extras_.any() && shape_.padded_ragged) device_.zero(params.cells, shape_.rows * hidden_);
+    params.extras = extras_.of(recurrence.direction);
+    return params;
+  }
+
+  // Only if something is kept.
+  T* kept_channels(int64_t index) const { return data<T>(*reserve_) + layout_.channels_of(index); }
+  A* kept_cells(int64_t index) const { return reinterpret_cast<A*>(data<T>(*reserve_) + layout_.cells_of(index)); }
+
+  T* output_of(int64_t layer) const {
+    if (layer == shape_.layers - 1) return data<T>(output_);
+    return keep_ ? data<T>(*reserve_) + layout_.output_of(layer) : lower_outputs_->above(layer);
+  }
+  const T* input_of(int64_t layer) const { return layer == 0 ? data<const T>(input_) : output_of(layer - 1); }
+
+  const Device& device_;
+  const LayerShape& shape_;
+  const CellFacts& facts_;
+  const ReserveLayout layout_;
+  const int64_t hidden_, recurrent_;
+  const bool keep_, keep_channels_;
+  const int64_t gate_columns_, channel_columns_;
+  const Tensor input_, hx_;
+  const std::vector<Tensor> weights_;
+  Loops<T, W> loops_;
+  const AtOnce at_once_;
+  const Stretches stretches_;
+  const std::optional<Tensor> frozen_;
+  const CallExtras<T, Device> extras_;
+  // Of one stretch of each recurrence that runs at the same time, where no reserve takes them.
+  const typename Device::template Workspace<T> projections_;
+  const Tensor output_, hy_;
+  std::optional<Tensor> cell_, reserve_;
+  std::optional<BetweenLayers<T, Device>> lower_outputs_;  // where no reserve takes them
+};
+
+// The forward pass, where the weights are of the data's type. Every step's c, if it is wanted, comes from the reserve.
+template <class T, class Device, template <class, class> class Loops>
+LayerOutputs run_forward(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep) {
+  const bool wants_cells = args.extras && args.extras->cells;
+  ForwardPass<T, T, Device, Loops> pass(device, args, shape, keep || wants_cells);
+  LayerOutputs out = pass.run();
+  if (wants_cells) out.cells = pass.cells();
+  return out;
+}
+
+}  // namespace fastrnn::ops
