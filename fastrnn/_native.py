@@ -51,6 +51,7 @@ def plan(
     *,
     device: torch.device,
     directions: int,
+    layers: int,
     rows: int,
     projected: bool,
     allow_tf32: bool,
@@ -59,8 +60,9 @@ def plan(
 ) -> dict[str, Any]:
     """How the kernels will run one direction of one layer: path, isa, tile, threads, reason and reserve_bytes.
 
-    `dtype` is the one they compute in, `weights` the one in which they read the weights, `rows` the number of valid
-    (step, batch) pairs, and `extended` says that the call is more than the plain recurrence.
+    `dtype` is the one they compute in, `weights` the one in which they read the weights, `layers` how many run in the
+    same call, on a dense batch, `rows` the number of valid (step, batch) pairs, and `extended` says that the call is
+    more than the plain recurrence.
     """
     sizes: dict[str, Any] = {
         "cell": cell,
@@ -78,6 +80,7 @@ def plan(
         facts = _C.plan_cuda(
             **sizes,
             dtype=name,
+            layers=layers,
             allow_tf32=allow_tf32,
             device=device.index,
             extended=extended,

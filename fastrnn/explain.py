@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from . import _native, _precision, autograd
 from ._extended import Request, add, needs_extras
 from ._options import DEFAULTS
-from ._stack import Arguments, Stack, cell_arguments, packed_arguments, padded_arguments
+from ._stack import Arguments, Stack, cell_arguments, packed_arguments, padded_arguments, runs_as_one
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
 
@@ -73,6 +73,7 @@ class _Shape:
     frozen: bool
     extended: bool = False  # it is more than the plain recurrence
     last_extended: bool = False  # ... in the last layer
+    layers: int = 1  # of a dense batch, that one op runs
     recompute: bool = False  # backward runs forward again, so that nothing is kept
 
 
@@ -168,7 +169,8 @@ def _stack_shape(
     cell = (request.options if request else DEFAULTS).cell(stack.mode)
     shape, tensors = _shape(cell, arguments, directions, steps, rows, size, stack.proj_size, weights, frozen)
     if request is None:
-        return shape, tensors
+        together = runs_as_one(stack) and arguments.batch_sizes is None
+        return replace(shape, layers=stack.num_layers if together else 1), tensors
     options, resets, reset_state, return_states, _ = request
     add(stack, request, (steps, arguments.batch), arguments.input, None, stack.batch_first, not _is_single(input))
     cuts = resets is not None or (options.tbptt_steps is not None and torch.is_grad_enabled())
@@ -263,6 +265,7 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         backward,
         device=shape.device,
         directions=shape.directions,
+        layers=shape.layers,
         rows=shape.rows,
         projected=shape.projected,
         allow_tf32=shape.allow_tf32,

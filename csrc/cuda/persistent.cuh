@@ -28,7 +28,7 @@ struct PersistentLaunch {
   }
 
   static int64_t flag_bytes(const Grid& grid) {
-    return grid.unit_blocks * grid.batch_groups * grid.directions * static_cast<int64_t>(sizeof(uint32_t));
+    return grid.unit_blocks * grid.batch_groups * grid.calls * static_cast<int64_t>(sizeof(uint32_t));
   }
 
   static int64_t scratch(const Grid& grid) {
@@ -40,8 +40,8 @@ struct PersistentLaunch {
     params.flags = reinterpret_cast<uint32_t*>(calls->scratch);
     check(cudaMemsetAsync(params.flags, 0, static_cast<size_t>(flag_bytes(grid)), queue.stream));
     const int64_t shared = shared_bytes(calls->dims);
-    launch(kKernel, {grid.unit_blocks, grid.batch_groups, kThreadsPerBlock, shared, true, grid.directions, kSplit},
-           params, queue.stream);
+    launch(kKernel, {grid.unit_blocks, grid.batch_groups, kThreadsPerBlock, shared, true, grid.calls, kSplit}, params,
+           queue.stream);
   }
 
   static constexpr PersistentPass<Call> pass() { return {&resident, &scratch, &run}; }

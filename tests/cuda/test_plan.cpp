@@ -18,7 +18,7 @@ using cuda::Path;
 using cuda::Workload;
 
 // What every kernel takes: four clusters or groups of 16 rows.
-const Workload kPlain{100, {64, 64, 64, false}, 1, true, false};
+const Workload kPlain{100, {64, 64, 64, false}, 1, 1, true, false};
 
 template <class Change>
 Workload changed(const Change& change) {
@@ -53,20 +53,20 @@ void expect_streamed(const char* why, const Workload& work, Report& report) {
   }
 }
 
-// blocks x groups x directions
+// blocks x groups x calls
 template <class T>
 void expect_grid(Path path, const cuda::Grid& grid, const Workload& work, Report& report) {
   for (bool backward : {false, true}) {
     const auto [plan, reason] = cuda::choose_plan<T>(CellKind::kGru, work, backward);
-    const auto& [blocks, groups, directions, split] = plan.grid;
-    if (plan.path == path && blocks == grid.unit_blocks && groups == grid.batch_groups &&
-        directions == grid.directions && split == (backward ? grid.split : 1)) {
+    const auto& [blocks, groups, calls, split] = plan.grid;
+    if (plan.path == path && blocks == grid.unit_blocks && groups == grid.batch_groups && calls == grid.calls &&
+        split == (backward ? grid.split : 1)) {
       continue;
     }
     report.fail(std::string("plan: ") + cuda::name_of(plan.path) + ", " + std::to_string(blocks) + " x " +
-                std::to_string(groups) + " x " + std::to_string(directions) + " blocks, split by " +
-                std::to_string(split) + ", where " + cuda::name_of(path) + ", " + std::to_string(grid.unit_blocks) +
-                " x " + std::to_string(grid.batch_groups) + " x " + std::to_string(grid.directions) + ", by " +
+                std::to_string(groups) + " x " + std::to_string(calls) + " blocks, split by " + std::to_string(split) +
+                ", where " + cuda::name_of(path) + ", " + std::to_string(grid.unit_blocks) + " x " +
+                std::to_string(grid.batch_groups) + " x " + std::to_string(grid.calls) + ", by " +
                 std::to_string(grid.split) + " were expected");
   }
 }
@@ -144,11 +144,35 @@ void test_split(Report& report) {
   expect_grid<T>(Path::kPersistent, {40, 3, 1}, of(640, 480), report);
 }
 
+// Layers run at once where each has the groups then that it would have alone.
+template <class T>
+void test_layers(Report& report) {
+  const auto of = [](int64_t layers, int64_t steps, int64_t batch) {
+    return changed([=](Workload& work) { work.layers = layers, work.steps = steps, work.dims.batch = batch; });
+  };
+  expect_grid<T>(Path::kCluster, {4, 4, 3}, of(3, 128, 64), report);
+  expect_grid<T>(Path::kCluster, {4, 4, cuda::kCallsAtOnce}, of(9, 128, 64), report);
+  expect_grid<T>(Path::kCluster, {4, 4, 1}, of(3, 127, 64), report);
+  const Workload both = changed([](Workload& work) { work.layers = 3, work.directions = 2, work.steps = 128; });
+  expect_grid<T>(Path::kCluster, {4, 4, 2}, both, report);
+  {
+    const On small([](auto& device) { device.multiprocessors = 35, device.registers_per_thread = 255; });
+    expect_grid<T>(Path::kCluster, {4, 4, 2}, of(2, 128, 64), report);
+    expect_grid<T>(Path::kCluster, {2, 4, 3}, of(3, 128, 64), report);
+  }
+  const On old([](auto& device) {
+    device.capability_major = 8, device.multiprocessors = 35, device.registers_per_thread = 255;
+  });
+  expect_grid<T>(Path::kPersistent, {4, 4, 2}, of(3, 128, 64), report);
+  expect_grid<T>(Path::kPersistent, {4, 8, 1}, of(3, 128, 128), report);
+}
+
 template <class T>
 void test_type(Report& report) {
   test_clusters<T>(report);
   test_persistent<T>(report);
   test_split<T>(report);
+  test_layers<T>(report);
   {
     const On one([](auto& device) { device.capability_major = 8, device.multiprocessors = 1; });
     expect_streamed<T>("do not fit", kPlain, report);
