@@ -23,7 +23,7 @@ BYTES = {"f32": 4, "tf32": 4, "f16": 2, "bf16": 2}
 REGISTER_BYTES = 48 * 4 * THREADS  # of weights, in a block
 CLUSTER_UNITS, LARGEST_CLUSTER = (16, 32), 16
 SPLIT_BLOCKS, LEAST_BYTES_TO_SPLIT = 4, 8 << 20
-CALLS_AT_ONCE, STRETCH_STEPS = 4, 64  # of layers that run stretch by stretch, each behind the one below it
+CALLS_AT_ONCE, PART_STEPS = 4, 64  # of layers that run as a wavefront
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Gpu:
     clusters_of_sixteen: int = 8  # that run at once
     grid_exchange: float = 1.6e-6  # store, flag with release, poll with acquire, load, all through L2
     cluster_exchange: float = 0.6e-6  # st.async, mbarrier
-    stretch: float = 8e-6  # from one launch to the next: its start, and weights on their way to the blocks
+    launch: float = 8e-6  # from one launch to the next: its start, and weights on their way to the blocks
     cells: float = 0.35e-6  # two barriers of a block, sums, nonlinearities, stores
     least_exchange: float = 0.5e-6  # that a step cannot do without
 
@@ -123,7 +123,7 @@ def shared_memory(cell: str, precision: str, hidden: int, grid: Grid, backward: 
 
 def most_calls(grid: Grid, case: Case, layers: int, room: int) -> Grid:
     """As many layers at once as leave each the groups that it would have alone."""
-    if case.steps < 2 * STRETCH_STEPS:
+    if case.steps < 2 * PART_STEPS:
         return grid
     together = (calls for calls in range(min(layers, CALLS_AT_ONCE), 1, -1) if grid.groups * calls <= room)
     return replace(grid, calls=next(together, 1))
@@ -191,14 +191,14 @@ def step_seconds(cell: str, precision: str, case: Case, grid: Grid, backward: bo
 
 
 def stack_seconds(cell: str, precision: str, case: Case, layers: int, grid: Grid, backward: bool, gpu: Gpu) -> float:
-    """One step of all layers: those at once are a stretch behind one another, and wait for a launch at each."""
+    """One step of all layers: those at once are a part behind one another, and wait for a launch at each."""
     turns = -(-layers // grid.calls)
     step = step_seconds(cell, precision, case, grid, backward, gpu)
     if grid.calls == 1:
         return turns * step
-    stretches = case.steps // STRETCH_STEPS
-    launches = stretches + grid.calls - 1
-    return turns * launches * (step * case.steps / stretches + gpu.stretch) / case.steps
+    parts = case.steps // PART_STEPS
+    launches = parts + grid.calls - 1
+    return turns * launches * (step * case.steps / parts + gpu.launch) / case.steps
 
 
 def floor_seconds(cell: str, precision: str, case: Case, layers: int, gpu: Gpu) -> float:

@@ -21,6 +21,12 @@ BIDIRECTIONAL_SHAPES = [
     *((50, 1, hidden) for hidden in (16, 24, 32, 48, 64, 96, 128, 192, 256, 288, 320, 360, 400, 512)),
     *((50, batch, hidden) for batch in (4, 7, 16) for hidden in (32, 64, 128, 256, 320, 360)),
 ]
+# Of stacked layers: from where a step is too short to divide to the cache's size, then few steps, then many.
+STACKED_SHAPES = [
+    *((100, batch, hidden) for batch in (1, 4, 7) for hidden in (32, 64, 96, 128, 192, 256, 288, 320)),
+    *((steps, batch, 128) for steps in (8, 16, 24, 32, 64) for batch in (1, 4)),
+    *((steps, batch, hidden) for steps in (1000, 4000) for batch, hidden in ((1, 32), (4, 64))),
+]
 
 
 def worth(call: Callable[[], object], threads: int, seconds: float) -> str:
@@ -64,14 +70,45 @@ def two_directions(threads: int, seconds: float) -> None:
         )
 
 
+def train(layer: torch.nn.Module, input: torch.Tensor) -> torch.Tensor:
+    """Forward and backward: the gradient of the input; the weights' is thrown away."""
+    with torch.enable_grad():
+        leaf = input.detach().requires_grad_()
+        output, _ = layer(leaf)
+        return torch.autograd.grad(output, [leaf, *layer.parameters()], output.detach())[0]
+
+
+def stacked(threads: int, seconds: float) -> None:
+    """The plans of stacked layers, and of as many single ones that run one after the other, inference and training."""
+    print("   T    B     H  L   stacked             in turn             training, stacked   in turn             plan")
+    for steps, batch, hidden in STACKED_SHAPES:
+        for layers in (2, 3):
+            input = torch.randn(steps, batch, hidden)
+            whole = fastrnn.LSTM(hidden, hidden, layers)
+            singles = [fastrnn.LSTM(hidden, hidden) for _ in range(layers)]
+            ratios = [
+                worth(lambda whole=whole, input=input: whole(input), threads, seconds),
+                worth(lambda singles=singles, input=input: [each(input) for each in singles], threads, seconds),
+                worth(lambda whole=whole, input=input: train(whole, input), threads, seconds),
+                worth(lambda singles=singles, input=input: [train(each, input) for each in singles], threads, seconds),
+            ]
+            reasons = [fastrnn.explain(layer, input).rows[0].reason for layer in (whole, singles[0])]
+            print(f"{steps:4} {batch:4} {hidden:5} {layers:2}   {'   '.join(ratios)}   {' / '.join(reasons)}")
+
+
+TABLES = {"one": one_direction, "both": two_directions, "stacked": stacked}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=TABLES, help="one of the tables, by default all")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each ratio (default: 0.5)")
     parser.add_argument("--threads", type=int, default=2, help="to compare with one (default: 2)")
     args = parser.parse_args()
     print("LSTM inference, float32, I = H")
-    one_direction(args.threads, args.seconds)
-    two_directions(args.threads, args.seconds)
+    for name, table in TABLES.items():
+        if args.only in (None, name):
+            table(args.threads, args.seconds)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ namespace {
 constexpr const char* weight_sources[] = {"in place", "packed", "frozen"};
 
 template <class T, class W = T>
-py::dict plan(CellKind cell, int64_t directions, int64_t steps, int64_t batch, int64_t rows, int64_t hidden_size,
-              int64_t recurrent_size, bool projected, bool backward, bool frozen) {
+py::dict plan(CellKind cell, int64_t layers, int64_t directions, int64_t steps, int64_t batch, int64_t rows,
+              int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward, bool frozen) {
   ops::LayerShape shape{};
+  shape.layers = layers;
   shape.directions = directions;
   shape.frozen = frozen;
   shape.steps = steps;
@@ -34,11 +35,13 @@ py::dict plan(CellKind cell, int64_t directions, int64_t steps, int64_t batch, i
   // The tile does not depend on how weights are stored.
   const auto& kernels = cpu::cell_kernels<T>(cpu::kernels(), cell);
   const int* tile = backward ? kernels.backward_tile : kernels.forward_tile;
+  const cpu::Split split = choice.plan.split;
+  const bool runs_apart = split == cpu::Split::kDirections || split == cpu::Split::kLayers;
   py::dict out;
   out["path"] = "fused";
   out["isa"] = cpu::kernels().isa;
   out["tile"] = std::to_string(tile[0]) + "x" + std::to_string(tile[1] * cpu::kernels().vector_bytes / sizeof(T));
-  out["threads"] = choice.plan.split == cpu::Split::kDirections ? 1 : choice.plan.threads;
+  out["threads"] = runs_apart ? 1 : choice.plan.threads;
   out["weights"] = weight_sources[static_cast<int>(choice.plan.weights)];
   out["reason"] = choice.reason;
   return out;
@@ -89,17 +92,18 @@ PYBIND11_MODULE(_C, m) {
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
   m.def(
       "plan",
-      [](const std::string& cell, const std::string& weights, int64_t directions, int64_t steps, int64_t batch,
-         int64_t rows, int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward, bool frozen) {
+      [](const std::string& cell, const std::string& weights, int64_t layers, int64_t directions, int64_t steps,
+         int64_t batch, int64_t rows, int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward,
+         bool frozen) {
         const auto choose = weights == "float64"    ? plan<double>
                             : weights == "bfloat16" ? plan<float, cpu::Bf16>
                                                     : plan<float>;
-        return choose(cell_named(cell), directions, steps, batch, rows, hidden_size, recurrent_size, projected,
+        return choose(cell_named(cell), layers, directions, steps, batch, rows, hidden_size, recurrent_size, projected,
                       backward, frozen);
       },
-      py::kw_only(), py::arg("cell"), py::arg("weights"), py::arg("directions"), py::arg("steps"), py::arg("batch"),
-      py::arg("rows"), py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"), py::arg("backward"),
-      py::arg("frozen"));
+      py::kw_only(), py::arg("cell"), py::arg("weights"), py::arg("layers"), py::arg("directions"), py::arg("steps"),
+      py::arg("batch"), py::arg("rows"), py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"),
+      py::arg("backward"), py::arg("frozen"));
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;
   m.attr("cuda_architectures") = FASTRNN_CUDA_ARCHITECTURES;

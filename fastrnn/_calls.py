@@ -1,4 +1,4 @@
-"""A call of one layer or several as the derivatives see it, and as the ops take it: here alone the order of their arguments is known.
+"""A call as the derivatives see it, and as the ops take it: here alone the order of their arguments is known.
 
 Every pair of ops `<cell>_forward`, `<cell>_backward` (see :mod:`fastrnn.ops`) has a twin `<cell>_extended_forward`,
 `<cell>_extended_backward` that takes :class:`fastrnn.reference.Extras` too.

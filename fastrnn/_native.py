@@ -50,19 +50,21 @@ def plan(
     backward: bool,
     *,
     device: torch.device,
-    directions: int,
     layers: int,
+    directions: int,
     rows: int,
+    dense: bool,
     projected: bool,
     allow_tf32: bool,
     extended: bool,
     frozen: bool,
+    handed_on: int,
 ) -> dict[str, Any]:
-    """How the kernels will run one direction of one layer: path, isa, tile, threads, reason and reserve_bytes.
+    """How the kernels will run one direction of a layer: path, isa, tile, threads, reason and reserve_bytes.
 
-    `dtype` is the one they compute in, `weights` the one in which they read the weights, `layers` how many run in the
-    same call, on a dense batch, `rows` the number of valid (step, batch) pairs, and `extended` says that the call is
-    more than the plain recurrence.
+    `layers` run in the same call, one on another; `handed_on` is what :func:`reserve_values` says.
+    `dtype` is the one they compute in, `weights` the one in which they read the weights, `rows` the number of valid
+    (step, batch) pairs, `dense` that all of them run, and `extended` that the call is more than the plain recurrence.
     """
     sizes: dict[str, Any] = {
         "cell": cell,
@@ -70,6 +72,7 @@ def plan(
         "batch": batch,
         "hidden_size": hidden_size,
         "recurrent_size": recurrent_size,
+        "layers": layers,
         "directions": directions,
         "projected": projected,
         "backward": backward,
@@ -80,7 +83,7 @@ def plan(
         facts = _C.plan_cuda(
             **sizes,
             dtype=name,
-            layers=layers,
+            dense=dense,
             allow_tf32=allow_tf32,
             device=device.index,
             extended=extended,
@@ -88,5 +91,5 @@ def plan(
     else:
         name = str(weights).removeprefix("torch.")
         facts = _C.plan(**sizes, weights=name, rows=rows, frozen=frozen)
-    facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size) * dtype.itemsize
+    facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size, handed_on) * dtype.itemsize
     return facts

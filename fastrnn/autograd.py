@@ -268,7 +268,7 @@ def _pull_back(
 
 
 class LayerGradFunction(torch.autograd.Function):
-    """The backward of a call's layers as a function that can be differentiated and vmapped: kernels forward, formula backward.
+    """The backward of a call as a function that can be differentiated and vmapped: kernels forward, formula backward.
 
     Its tensors are the gradients of the outputs (or None), the primals, and output and reserve (or None, to compute
     them again).

@@ -1,4 +1,4 @@
-"""Derivatives of a call's layers as formulas over torch ops, for whatever the fused kernels do not differentiate themselves:
+"""Derivatives of a call as formulas over torch ops, for whatever the fused kernels do not differentiate themselves:
 the second backward, forward-mode AD, and torch.func transforms of either.
 
 Everything here computes again from the call's inputs. A formula that read the reserve would be wrong as soon as it is

@@ -67,13 +67,14 @@ class _Shape:
     steps: int
     batch: int
     rows: int  # steps * batch, less padding
+    dense: bool  # all rows run at all steps
     hidden_size: int
     recurrent_size: int
     projected: bool
     frozen: bool
+    layers: int = 1  # that run in one call, one on another
     extended: bool = False  # it is more than the plain recurrence
     last_extended: bool = False  # ... in the last layer
-    layers: int = 1  # of a dense batch, that one op runs
     recompute: bool = False  # backward runs forward again, so that nothing is kept
 
 
@@ -169,8 +170,7 @@ def _stack_shape(
     cell = (request.options if request else DEFAULTS).cell(stack.mode)
     shape, tensors = _shape(cell, arguments, directions, steps, rows, size, stack.proj_size, weights, frozen)
     if request is None:
-        together = runs_as_one(stack) and arguments.batch_sizes is None
-        return replace(shape, layers=stack.num_layers if together else 1), tensors
+        return replace(shape, layers=stack.num_layers if runs_as_one(stack) else 1), tensors
     options, resets, reset_state, return_states, _ = request
     add(stack, request, (steps, arguments.batch), arguments.input, None, stack.batch_first, not _is_single(input))
     cuts = resets is not None or (options.tbptt_steps is not None and torch.is_grad_enabled())
@@ -205,7 +205,7 @@ def _shape(
     weights: list[Tensor],
     frozen: bool,
 ) -> tuple[_Shape, list[Tensor]]:
-    input, states, _, batch, *_ = arguments
+    input, states, batch_sizes, batch, *_ = arguments
     result = _precision.result_dtype(input)
     dtype = _precision.computed_dtype(input, result)
     reads_bfloat16 = autograd.reads_bfloat16(input, states or (), weights)
@@ -220,6 +220,7 @@ def _shape(
         steps,
         batch,
         rows,
+        batch_sizes is None,
         hidden_size,
         proj_size or hidden_size,
         proj_size > 0,
@@ -264,13 +265,15 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         shape.recurrent_size,
         backward,
         device=shape.device,
-        directions=shape.directions,
         layers=shape.layers,
+        directions=shape.directions,
         rows=shape.rows,
+        dense=shape.dense,
         projected=shape.projected,
         allow_tf32=shape.allow_tf32,
         extended=shape.extended,
         frozen=shape.frozen and not records,
+        handed_on=shape.recurrent_size if layer < shape.layers - 1 else 0,
     )
     reserve = plan["reserve_bytes"] if records and not shape.recompute else 0
     path = plan["path"] + " with extras" * shape.extended

@@ -41,7 +41,7 @@ def kernel_test(*kernels):
         *map(kernels_source, kernels),
         *(
             SOURCES / f"{name}.cpp"
-            for name in ("reference", "cases", "test_reference", "test_directions", "test_kernels")
+            for name in ("reference", "cases", "test_reference", "test_directions", "test_wavefront", "test_kernels")
         ),
     ]
 

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,8 +113,10 @@ def check_second_gradients(case):
     assert_close_trees(results[1], results[0])
 
 
-@by_case
+@pytest.mark.parametrize("case", [replace(case, layers=1) for case in FEW_CASES], ids=str)
 def test_third_order(case):
+    """Of one layer: two have second derivatives of 1e5, whose sines differ by 1e-10 when the input's last bit does."""
+
     def orders(function):
         leaves = leaves_of(case)
         first = grad(loss_of(function)(*leaves), leaves, create_graph=True)

@@ -117,6 +117,38 @@ def test_directions_on_their_own_threads(kernel):
     assert OWN_DIRECTION not in str(plans_of(kernel, **small, bidirectional=True))
 
 
+WAVEFRONT = "layers run as a wavefront, each on one thread"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_layers_as_a_wavefront(kernel):
+    """Where threads have neither rows nor directions of their own, and nothing comes between the layers."""
+    torch.set_num_threads(2)
+    small = {"seq": 100, "batch": 3, "hidden": 48}
+    for layers in (2, 3):
+        assert plans_of(kernel, **small, num_layers=layers) == {(1, WAVEFRONT)}
+        assert plans_of(kernel, seq=100, batch=1, hidden=250, num_layers=layers) == {(1, WAVEFRONT)}
+    assert plans_of(kernel, **small, num_layers=2, bidirectional=True) == {(1, OWN_DIRECTION)}
+    for other in (
+        {**small},
+        {**small, "num_layers": 2, "dropout": 0.5},
+        {**small, "num_layers": 2, "zoneout": 0.1},
+        {**small, "num_layers": 2, "batch": 16},
+        {**small, "num_layers": 2, "seq": 8},
+        {"seq": 100, "batch": 2, "hidden": 5, "num_layers": 2},
+    ):
+        assert WAVEFRONT not in str(plans_of(kernel, **other)), other
+    if kernel != "lstm_proj":
+        assert WAVEFRONT not in str(plans_of(kernel, seq=40, batch=1, hidden=1200, num_layers=2))
+    torch.set_num_threads(4)
+    assert plans_of(kernel, **small, num_layers=4) == {(1, WAVEFRONT)}
+    assert plans_of("lstm", seq=100, batch=1, hidden=250, num_layers=2) == {
+        (4, "each thread runs its own hidden units, meeting at every step")
+    }
+    torch.set_num_threads(1)
+    assert WAVEFRONT not in str(plans_of(kernel, **small, num_layers=2))
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_nothing_is_kept_without_gradient(layer):
     module = getattr(fastrnn, layer)(4, 8)
@@ -130,16 +162,18 @@ def test_nothing_is_kept_without_gradient(layer):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_reserve_bytes_are_what_forward_keeps(layer):
-    """The bytes told are those of the op's reserve."""
-    module = getattr(fastrnn, layer)(4, 20)
-    value, hx = torch.randn(7, 3, 4), torch.zeros(1, 3, 20)
+@pytest.mark.parametrize("layers", (1, 3))
+@pytest.mark.parametrize("bidirectional", (False, True))
+def test_reserve_bytes_are_what_forward_keeps(layer, layers, bidirectional):
+    """The bytes told add up to those of the op's reserve."""
+    module = getattr(fastrnn, layer)(4, 20, layers, bidirectional=bidirectional)
+    value, hx = torch.randn(7, 3, 4), torch.zeros(layers * (2 if bidirectional else 1), 3, 20)
     name = {"RNN": "rnn_tanh", "LSTM": "lstm", "GRU": "gru"}[layer]
     states = (hx, hx) if layer == "LSTM" else (hx,)
     forward = getattr(torch.ops.fastrnn, f"{name}_forward")
-    reserve = forward(value, *states, list(module.parameters()), None, False, False)[-1]
-    told = {row.reserve_bytes for row in fastrnn.explain(module, value).rows if row.pass_ == "forward"}
-    assert told == {reserve.numel() * reserve.element_size()}
+    reserve = forward(value, *states, list(module.parameters()), None, bidirectional, False)[-1]
+    told = [row.reserve_bytes for row in fastrnn.explain(module, value).rows if row.pass_ == "forward"]
+    assert sum(told) == reserve.numel() * reserve.element_size()
 
 
 def test_packed_and_unbatched_input():

@@ -246,13 +246,13 @@ class TestExplain:
 
     @by_layer
     @pytest.mark.parametrize(
-        ("options", "ragged", "layers"), (({}, False, 3), ({"dropout": 0.5}, False, 1), ({}, True, 1)), ids=str
+        ("options", "ragged", "layers"), (({}, False, 3), ({"dropout": 0.5}, False, 1), ({}, True, 3)), ids=str
     )
     def test_layers_of_one_call(self, asked, layer, options, ragged, layers):
         """That may run at the same time."""
         lengths = torch.empty(2, dtype=torch.int64, device="cuda:0") if ragged else None
         fastrnn.explain(build(layer, num_layers=3, **options), value_of(layer), lengths=lengths)
-        assert [facts["layers"] for facts in asked] == [layers] * 3
+        assert [(facts["layers"], facts["dense"]) for facts in asked] == [(layers, not ragged)] * 3
 
     @by_class
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)

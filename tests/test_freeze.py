@@ -29,10 +29,13 @@ def make(kernel, dtype=torch.float32, **options):
 @pytest.mark.isa
 @by_dtype
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(("steps", "batch"), ((9, 2), (40, 3)))
+@pytest.mark.parametrize(("steps", "batch", "threads"), ((9, 2, 1), (40, 3, 1), (100, 3, 2)))
+@pytest.mark.parametrize("bidirectional", (True, False))
 @torch.no_grad()
-def test_same_bits_as_packing(kernel, dtype, steps, batch):
-    module = make(kernel, dtype, num_layers=2, bidirectional=True)
+def test_same_bits_as_packing(kernel, dtype, steps, batch, threads, bidirectional):
+    """Layer by layer, and all in one wavefront."""
+    torch.set_num_threads(threads)
+    module = make(kernel, dtype, num_layers=3, bidirectional=bidirectional)
     value = torch.randn(steps, batch, 5, dtype=dtype)
     expected = flatten(module(value))
     assert weights_read(module, value) == {"packed"}

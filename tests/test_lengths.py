@@ -63,11 +63,12 @@ class TestEqualToPacking:
         assert_close_trees(actual, outputs_and_gradients(theirs, leaves, packed))
 
     @by_layer
-    def test_stretches_of_two_directions(self, layer, threads, stretches):
-        """Long enough for the directions to run at the same time on several threads."""
+    @pytest.mark.parametrize("options", ({"bidirectional": True}, {"num_layers": 2}), ids=("directions", "layers"))
+    def test_stretches_at_the_same_time(self, layer, options, threads, stretches):
+        """Long enough for directions, or layers, to run at the same time on several threads."""
         stretches(512)
         lengths = torch.tensor([200, 1000, 777])
-        ours, theirs, leaves = both(Case(layer, {"bidirectional": True}, seq=1000, batch=3, hidden_size=96))
+        ours, theirs, leaves = both(Case(layer, options, seq=1000, batch=3, hidden_size=96))
         actual = outputs_and_gradients(ours, leaves, with_lengths(lengths))
         expected = outputs_and_gradients(theirs, leaves, lambda *call: packed(*call, lengths))
         assert_close_trees(actual, expected)

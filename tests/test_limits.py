@@ -191,14 +191,14 @@ def test_out_of_memory(layer):
 INTERRUPTED = """
     import os, signal, sys, threading, time, torch, fastrnn
 
-    layer, bidirectional, threads, backward, batch, hidden, steps = sys.argv[1], *map(int, sys.argv[2:8])
+    layer, layers, bidirectional, threads, backward, batch, hidden, steps = sys.argv[1], *map(int, sys.argv[2:9])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script started in the background
     torch.set_num_threads(threads)
-    module = getattr(fastrnn, layer)(8, hidden, bidirectional=bool(bidirectional))
+    module = getattr(fastrnn, layer)(8, hidden, layers, bidirectional=bool(bidirectional))
     small = torch.randn(5, 3, 8)
     expected = module(small)[0]
     value = torch.randn(steps, batch, 8)
-    assert fastrnn.explain(module, value).rows[0].threads == (1 if bidirectional else threads)
+    assert fastrnn.explain(module, value).rows[0].threads == (1 if bidirectional or layers > 1 else threads)
     sent = []
 
     def interrupt():
@@ -231,17 +231,22 @@ LONG_CALLS = {"LSTM": (6000, 3000), "GRU": (8000, 4000), "RNN": (24000, 12000)}
 @pytest.mark.parametrize("backward", (False, True), ids=("forward", "backward"))
 def test_control_c(layer, threads_used, backward):
     """KeyboardInterrupt within a second of the signal, in the middle of the time loop."""
-    run_script(INTERRUPTED, layer, 0, threads_used, int(backward), 1, 1024, LONG_CALLS[layer][backward])
+    run_script(INTERRUPTED, layer, 1, 0, threads_used, int(backward), 1, 1024, LONG_CALLS[layer][backward])
 
 
 @pytest.mark.parametrize("backward", (False, True), ids=("forward", "backward"))
 def test_control_c_while_threads_run_their_own_rows(backward):
-    run_script(INTERRUPTED, "LSTM", 0, 2, int(backward), 32, 240, 3000 if backward else 6000)
+    run_script(INTERRUPTED, "LSTM", 1, 0, 2, int(backward), 32, 240, 3000 if backward else 6000)
 
 
 @pytest.mark.parametrize("backward", (False, True), ids=("forward", "backward"))
 def test_control_c_while_threads_run_their_own_direction(backward):
-    run_script(INTERRUPTED, "LSTM", 1, 2, int(backward), 1, 240, 30_000 if backward else 60_000)
+    run_script(INTERRUPTED, "LSTM", 1, 1, 2, int(backward), 1, 240, 30_000 if backward else 60_000)
+
+
+@pytest.mark.parametrize("backward", (False, True), ids=("forward", "backward"))
+def test_control_c_in_a_wavefront(backward):
+    run_script(INTERRUPTED, "LSTM", 3, 0, 2, int(backward), 1, 240, 30_000 if backward else 60_000)
 
 
 def test_signals_that_end_nothing_and_signals_that_raise():

@@ -11,8 +11,7 @@ from fastrnn import autograd
 OP_NAMES = {kernel: kernel.removesuffix("_proj") for kernel in KERNELS}
 
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
-both_ways = pytest.mark.parametrize("bidirectional", (False, True))
-by_layers = pytest.mark.parametrize("layers", (1, 3))
+by_shape = pytest.mark.parametrize(("bidirectional", "layers"), ((False, 1), (True, 1), (True, 3)))
 
 
 def arguments(kernel, bidirectional, ragged, dtype=torch.float32, requires_grad=True, layers=1, **sizes):
@@ -38,8 +37,7 @@ def in_order(op, named):
 
 
 @by_kernel
-@both_ways
-@by_layers
+@by_shape
 @pytest.mark.parametrize("ragged", (False, True))
 @pytest.mark.parametrize("requires_grad", (True, False))
 def test_opcheck_forward(kernel, bidirectional, layers, ragged, requires_grad):
@@ -49,8 +47,7 @@ def test_opcheck_forward(kernel, bidirectional, layers, ragged, requires_grad):
 
 
 @by_kernel
-@both_ways
-@by_layers
+@by_shape
 @pytest.mark.parametrize("ragged", (False, True))
 def test_opcheck_backward(kernel, bidirectional, layers, ragged):
     """The backward op by itself, given what the forward op kept."""
@@ -86,15 +83,15 @@ SIZES = (
     {"seq": 12, "batch": 1, "input_size": 9, "hidden_size": 250},
     {"seq": 10, "batch": 5, "input_size": 9, "hidden_size": 100},
 )
-# Layers of one direction run as a wavefront in the second and the last, and in turn where there are two.
-shapes = pytest.mark.parametrize(("bidirectional", "layers"), ((True, 1), (False, 3), (True, 2)))
+# The latter run as a wavefront where there are several steps, few rows and more than one thread.
+by_group = pytest.mark.parametrize(("bidirectional", "layers"), ((True, 1), (False, 3)), ids=("directions", "layers"))
 by_sizes = pytest.mark.parametrize("sizes", SIZES, ids=lambda s: f"T{s['seq']}B{s['batch']}H{s['hidden_size']}")
 
 
 @pytest.mark.isa
 @by_kernel
 @by_sizes
-@shapes
+@by_group
 @pytest.mark.parametrize("ragged", (False, True))
 def test_same_bits_from_run_to_run(kernel, sizes, bidirectional, layers, ragged, threads):
     named = arguments(kernel, bidirectional, ragged, layers=layers, **sizes)
@@ -107,7 +104,7 @@ def test_same_bits_from_run_to_run(kernel, sizes, bidirectional, layers, ragged,
 @pytest.mark.isa
 @by_kernel
 @by_sizes
-@shapes
+@by_group
 @pytest.mark.parametrize("ragged", (False, True))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=("f32", "f64"))
 def test_same_bits_for_any_thread_count(kernel, sizes, bidirectional, layers, ragged, dtype):

@@ -60,6 +60,16 @@ def test_directions_on_their_own_threads(kernel, layout, threads, stretches):
     check_parity(case_of(kernel, 96, 3, 1000, layout, bidirectional=True), torch.float64)
 
 
+@by_kernel
+@pytest.mark.parametrize("layout", ("batched", "packed"))
+@pytest.mark.parametrize("layers", (2, 3))
+@pytest.mark.parametrize("rows", (0, 48))
+def test_layers_as_a_wavefront(kernel, layout, layers, rows, threads, stretches):
+    """In one stretch of several parts, and in several stretches (test_explain.py pins the path)."""
+    stretches(rows)
+    check_parity(case_of(kernel, 48, 3, 100, layout, num_layers=layers), torch.float64)
+
+
 @pytest.mark.isa
 @by_kernel
 @by_dtype

@@ -146,6 +146,20 @@ class TestGradients:
         actual = vmap(grad(loss_of(case.run), argnums=everything), in_dims=dims)(*arguments)
         assert_close_trees(actual, looped(grad(loss_of(case.oracle), argnums=everything), dims, arguments))
 
+    @by_layer
+    def test_per_sample_in_a_wavefront(self, layer):
+        """Layers on threads of their own, for the samples of all."""
+        torch.set_num_threads(2)
+        module = getattr(fastrnn, layer)(3, 64, 2, dtype=torch.float64)
+        weights = {name: weight.detach() for name, weight in module.named_parameters()}
+        values = randn(SAMPLES, 50, 1, 3, dtype=torch.float64)
+        assert "wavefront" in fastrnn.explain(module, values[:, :, 0].transpose(0, 1)).rows[0].reason
+
+        def gradient(value):
+            return grad(lambda weights: functional_call(module, weights, (value,))[0].sin().sum())(weights)
+
+        assert_close_trees(vmap(gradient)(values), looped(gradient, (0,), (values,)))
+
     @by_few
     def test_of_an_ensemble(self, case):
         dims = dims_of(case, None, weights=0)

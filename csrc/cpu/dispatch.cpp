@@ -52,6 +52,9 @@ constexpr int64_t kSharedWeightBytes = 1 << 20;
 // over that of two layers of one direction which divide their units, for B = 1 and 4, least of 250: at 1.3 MB (H = 288)
 // 0.98 and 0.93, at 1.6 MB 1.03 and 1.00, at 2 MB 1.14 and 1.04.
 constexpr int64_t kOwnWeightBytes = 3 << 19;
+// Steps from which stacked layers run as a wavefront, which needs stretches enough for most of them to find all threads
+// busy. To be measured: benchmarks/threads.py --only stacked.
+constexpr int64_t kWorthAWavefront = 16;
 // Multiply-adds between two looks at the clock: a millisecond or less, against 25 ns for the look.
 constexpr int64_t kPollMacs = 4 * 1024 * 1024;
 // Rows of a whole call, steps times batch, up to which the recurrent weights are read in place. benchmarks/packing.py,
@@ -92,9 +95,15 @@ Choice choose_plan(const Workload& work) {
     return choice(threads, Split::kBatch, "each thread runs its own batch rows");
   }
   const int by_units = static_cast<int>(smaller(threads, work.panels));
-  const bool more_by_units = worth_a_team && worth_dividing && by_units > 2;
-  if (work.directions == 2 && 2 * macs >= kWorthATeam && work.weight_bytes <= kOwnWeightBytes && !more_by_units) {
+  const int by_layers = static_cast<int>(smaller(threads, work.layers));
+  const bool fits_a_core = work.weight_bytes <= kOwnWeightBytes;
+  const auto fewer_by_units = [&](int others) { return !worth_a_team || !worth_dividing || by_units <= others; };
+  if (work.directions == 2 && 2 * macs >= kWorthATeam && fits_a_core && fewer_by_units(2)) {
     return choice(2, Split::kDirections, "each direction runs on a thread of its own");
+  }
+  if (work.directions == 1 && by_layers > 1 && work.steps >= kWorthAWavefront && work.layers * macs >= kWorthATeam &&
+      fits_a_core && fewer_by_units(by_layers)) {
+    return choice(by_layers, Split::kLayers, "layers run as a wavefront, each on one thread");
   }
   if (!worth_a_team) return choice(1, Split::kNone, "too little work for a second thread");
   if (!worth_dividing) return choice(1, Split::kNone, "too little work in a step to divide the hidden units");

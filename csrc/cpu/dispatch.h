@@ -10,10 +10,10 @@ namespace fastrnn::cpu {
 // Throws std::runtime_error if FASTRNN_ISA names none that runs here.
 const Kernels& kernels();
 
-// What one pass over the sequence asks of the machine, for each direction.
+// What one pass over the sequence asks of the machine, for each direction of each layer.
 struct Workload {
   int threads;  // that torch allows
-  int64_t directions;
+  int64_t layers, directions;
   int64_t steps, batch;
   int64_t step_macs;     // multiply-adds of a full step
   int64_t weight_bytes;  // recurrent weights, read at every step

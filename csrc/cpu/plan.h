@@ -11,7 +11,9 @@ namespace fastrnn::cpu {
 // kBatch: each thread runs the whole sequence for its own batch rows and never waits for another.
 // kUnits: each thread owns some hidden units, keeps their weights close, and waits for the others at every step.
 // kDirections: each of two threads runs one direction of a layer as if it were alone.
-enum class Split { kNone, kBatch, kUnits, kDirections };
+// kLayers: each thread runs one or more stacked layers as if they were alone, part by part of the sequence
+// (wavefront.h).
+enum class Split { kNone, kBatch, kUnits, kDirections, kLayers };
 
 // Where the time loop finds the recurrent weights: as they lie in their tensors, packed at the start of the call, or
 // packed by an earlier one (ForwardParams::frozen).

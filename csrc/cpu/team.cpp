@@ -1,12 +1,12 @@
 #include "team.h"
 
 #include <omp.h>
-#include <sched.h>
 
 #include <atomic>
 #include <limits>
 
 #include "interrupt.h"
+#include "spin.h"
 
 namespace fastrnn::cpu {
 
@@ -24,20 +24,8 @@ struct TeamState {
 
 namespace {
 
-// About 30 us of spinning: far above a balanced step's wait, far below a scheduler's time slice. After that the
-// partner has probably lost its core, and yielding lets it have this one.
-constexpr int kSpins = 1000;
-
 // How long Ctrl-C may wait. Asking Python takes its lock.
 constexpr auto kPollInterval = std::chrono::milliseconds(50);
-
-inline void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 }  // namespace
 
@@ -59,19 +47,16 @@ void Member::barrier() {
     state->phase.store(phase + 1, std::memory_order_release);
     return;
   }
-  for (int spin = 0; state->phase.load(std::memory_order_acquire) == phase; ++spin) {
-    if (spin < kSpins) {
-      relax();
-    } else {
-      sched_yield();
-    }
-  }
+  spin_until([&] { return state->phase.load(std::memory_order_acquire) != phase; });
 }
 
 void Member::poll(int64_t step) {
   if (!polls || !state->interrupt.requested()) return;
-  state->last_step.store(count == 1 ? 0 : step, std::memory_order_relaxed);
+  if (count == 1) return stop();
+  state->last_step.store(step, std::memory_order_relaxed);
 }
+
+void Member::stop() { state->last_step.store(0, std::memory_order_relaxed); }
 
 bool Member::stopped_at(int64_t step) const { return step >= state->last_step.load(std::memory_order_relaxed); }
 

@@ -13,7 +13,8 @@ struct Member {
   TeamState* state;
   bool polls;  // on the thread that called the op, which alone may ask Python
 
-  // The same thread, to work on something of its own and wait for nobody; what poll() finds still ends all members.
+  // The same thread, to work on something of its own and meet nobody at a barrier; what poll() finds still ends all
+  // members.
   Member alone() const;
 
   // Waits for all members. What each wrote before is visible to all after.
@@ -24,6 +25,10 @@ struct Member {
   // Whether to leave after `step`. Members that meet at a barrier after poll(step) all get one answer for it; one that
   // is alone may count other steps, and leaves after whichever comes next.
   bool stopped_at(int64_t step) const;
+
+  // Of members that are alone: ends all, and whether they are to end.
+  void stop();
+  bool stopped() const { return stopped_at(0); }
 };
 
 // Calls body(context, member) on `threads` threads of torch's pool (OpenMP's); on fewer where OpenMP grants fewer.

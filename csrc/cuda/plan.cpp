@@ -51,9 +51,9 @@ const char* why_streamed(const Workload& work) {
 // leaves each as many groups as it would have alone: else they are as fast in turn.
 template <class Fits>
 std::optional<Grid> most_calls(const Workload& work, int64_t unit_blocks, int64_t room, const Fits& fits) {
-  const bool stretches = work.steps >= 2 * kStretchSteps;
+  const bool wavefront = work.layers > 1 && work.dense && work.steps >= 2 * kPartSteps;
   const int64_t most = work.directions > 1 ? work.directions
-                       : stretches         ? std::min(work.layers, int64_t{kCallsAtOnce})
+                       : wavefront         ? std::min(work.layers, int64_t{kCallsAtOnce})
                                            : 1;
   for (int64_t calls = most; calls > 0; --calls) {
     const Grid grid{unit_blocks, std::min(tiles_of(work), room / calls), calls};
@@ -126,7 +126,7 @@ std::string reason_of(Path path, const Grid& grid, const Workload& work) {
   std::string reason = path == Path::kCluster ? "a cluster of blocks keeps the recurrent weights and the state"
                                               : "the recurrent weights stay on the chip for the whole sequence";
   if (grid.split > 1) reason += "; clusters of blocks split what they multiply";
-  if (work.directions == 1 && grid.calls > 1) reason += "; layers run a stretch behind one another";
+  if (work.directions == 1 && grid.calls > 1) reason += "; layers run as a wavefront";
   return reason;
 }
 

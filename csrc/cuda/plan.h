@@ -50,16 +50,16 @@ const ClusterKernels<T>& cluster_kernels(CellKind cell, int64_t units, Math math
   return cluster<T, Math::kTensorCores>(cell, units);
 }
 
-// Of a stretch where layers run behind one another: by benchmarks/gpu_model.py what is lost between launches and at
-// both ends, where not all layers run, is together least for about so many.
-constexpr int64_t kStretchSteps = 64;
+// That a launch runs where layers are a wavefront: by benchmarks/gpu_model.py what is lost between launches and at both
+// ends, where not all layers run, is together least for about so many.
+constexpr int64_t kPartSteps = 64;
 
 // What one pass over the sequence is like.
 struct Workload {
   int64_t steps;
   Dims dims;
-  int64_t directions;
-  int64_t layers;   // of a dense batch, that may run behind one another where there is one direction; else 1
+  int64_t layers, directions;
+  bool dense;       // all rows run at all steps
   bool allow_tf32;  // see Queue
   bool extended;    // there are Extras
 };

@@ -2,6 +2,8 @@
 // large product for each gradient that all steps share.
 #pragma once
 
+#include <iterator>
+
 #include "layer_pass.h"
 #include "weight_grads.h"
 
@@ -30,15 +32,15 @@ class BackwardPass {
         reserve_(reserve),
         loops_(device, args, shape, true),
         at_once_(loops_.at_once()),
-        stretches_(shape, loops_.stretch_rows(shape.rows, channel_columns_)),
+        stretches_(shape, loops_.cut(shape.rows, channel_columns_)),
         halves_(stretches_.count() > 1 ? 2 : 1),
-        written_in_layer_(stretches_.count(), shape.layers),
+        written_in_layer_(stretches_.part_count(), shape.layers),
         extras_(device, args, shape),
         extra_grads_(device, args, shape, grads.cells),
         lower_grads_(device, shape, at_once_.layers) {
     check_saved();
     const int64_t at_once = at_once_.count();
-    grad_channels_ = device.empty({at_once * halves_ * stretches_.most_rows() * channel_columns_}, shape.dtype);
+    grad_channels_ = device.empty({at_once * halves_ * half_size()}, shape.dtype);
     if (args.cx) cx_ = converted(device.dense(*args.cx), scalar_type_of<A>);
     if (grads.output) {
       grad_output_ = device.dense(*grads.output);
@@ -66,8 +68,8 @@ class BackwardPass {
         run_group(group(shape_, at_once_, layer, d, -1), request, result.input, weight_grads);
       }
     }
-    for (const std::vector<Tensor>& grads : weight_grads) {
-      result.weights.insert(result.weights.end(), grads.begin(), grads.end());
+    for (std::vector<Tensor>& grads : weight_grads) {
+      std::move(grads.begin(), grads.end(), std::back_inserter(result.weights));
     }
     result.hx = converted(grad_h_, shape_.dtype);
     if (grad_c_) result.cx = converted(*grad_c_, shape_.dtype);
@@ -86,7 +88,7 @@ class BackwardPass {
         "fastrnn: reserve is not what forward returned");
   }
 
-  // Stretch by stretch, the last one first: the time loops, then the products with what they wrote.
+  // Part by part, the last one first: the time loops, then the products with what they wrote.
   void run_group(const std::vector<Recurrence>& group, const GradRequest& request, const Tensor& input_grad,
                  std::vector<std::vector<Tensor>>& all_weight_grads) {
     std::vector<Call> calls;
@@ -96,43 +98,57 @@ class BackwardPass {
       weight_grads.emplace_back(device_, shape_, facts_, record(group[k], calls[k].params), request,
                                 stretches_.of(group[k].direction));
     }
-    const size_t last = stretches_.count() - 1;
+    const size_t last = stretches_.part_count() - 1;
     const auto before = [&](size_t k, size_t done) { prepare(group[k], k, last - done, calls[k]); };
     const auto after = [&](size_t k, size_t done) {
-      const auto& [params, stretch, _] = calls[k];
-      if (group[k].layer > 0) {
-        add_input_grad(group[k], last - done, calls[k], lower_grads_.above(group[k].layer - 1));
+      const int64_t layer = group[k].layer, direction = group[k].direction;
+      const size_t part = last - done, stretch = stretches_.stretch_of(direction, part);
+      if (layer > 0) {
+        add_input_grad(group[k], part, calls[k], lower_grads_.above(layer - 1));
       } else if (request.input) {
-        add_input_grad(group[k], last - done, calls[k], data<T>(input_grad));
+        add_input_grad(group[k], part, calls[k], data<T>(input_grad));
       }
-      weight_grads[k].add(last - done, params.grad_channels);
-      calls[k].after = params.grad_channels + (params.steps.offset(stretch.begin) - stretch.first_row) * channel_columns_;
+      if (stretches_.begins_stretch(direction, part)) weight_grads[k].add(stretch, grad_channels_of(k, stretch));
+      calls[k].after = first_step(calls[k]);
     };
-    loops_.run(calls, stretches_.count(), before, after);
+    loops_.run(calls, stretches_.part_count(), before, after);
     for (size_t k = 0; k < group.size(); ++k) {
       all_weight_grads[static_cast<size_t>(group[k].index)] = weight_grads[k].tensors();
     }
   }
 
-  // The time loop writes into one half of the recurrence's grad_channels_ while it reads from the other how the stretch
-  // before ended. slot: the recurrence's place in its group.
-  void prepare(const Recurrence& recurrence, size_t slot, size_t i, Call& call) const {
-    const int64_t half_size = stretches_.most_rows() * channel_columns_;
-    const int64_t half = static_cast<int64_t>(slot) * halves_ + static_cast<int64_t>(i % 2);
-    call.stretch = stretches_.of(recurrence.direction)[i];
-    call.params.grad_channels = data<T>(grad_channels_) + half * half_size;
+  // Of a stretch of the recurrence whose place in its group is `slot`: the time loop writes into one half of its memory
+  // while it reads from the other how the stretch before ended.
+  T* grad_channels_of(size_t slot, size_t stretch) const {
+    const int64_t half = static_cast<int64_t>(slot) * halves_ + static_cast<int64_t>(stretch % 2);
+    return data<T>(grad_channels_) + half * half_size();
+  }
+  int64_t half_size() const { return stretches_.most_rows() * channel_columns_; }
+
+  void prepare(const Recurrence& recurrence, size_t slot, size_t part, Call& call) const {
+    const size_t stretch = stretches_.stretch_of(recurrence.direction, part);
+    const int64_t first_row = stretches_.of(recurrence.direction)[stretch].first_row;
+    call.stretch = stretches_.parts(recurrence.direction)[part];
+    call.params.grad_channels =
+        grad_channels_of(slot, stretch) + (call.stretch.first_row - first_row) * channel_columns_;
     // The kernels write no row that did not run, and the products read them all.
     const int64_t rows = call.stretch.end_row - call.stretch.first_row;
     if (shape_.padded_ragged) device_.zero(call.params.grad_channels, rows * channel_columns_);
   }
 
+  // The gradients of the channels of a part's first step, which the part before it goes on from.
+  const T* first_step(const Call& call) const {
+    const auto& [params, part, _] = call;
+    return params.grad_channels + (params.steps.offset(part.begin) - part.first_row) * channel_columns_;
+  }
+
   // out (N, input_size): the gradient of the layer's input. Both directions write to it, block by block, whichever
   // comes to one first.
-  void add_input_grad(const Recurrence& recurrence, size_t i, const Call& call, T* out) {
+  void add_input_grad(const Recurrence& recurrence, size_t part, const Call& call, T* out) {
     const int64_t size = shape_.input_size(recurrence.layer), rows = call.stretch.end_row - call.stretch.first_row;
     bool accumulate = false;
     if (shape_.directions > 1) {
-      int64_t& written = written_in_layer_[stretches_.block(recurrence.direction, i)];
+      int64_t& written = written_in_layer_[stretches_.block(recurrence.direction, part)];
       accumulate = written == recurrence.layer;
       written = recurrence.layer;
     }

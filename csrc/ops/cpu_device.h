@@ -8,7 +8,8 @@
 #include "../cpu/dispatch.h"
 #include "../cpu/interrupt.h"
 #include "../cpu/loops.h"
-#include "shape.h"
+#include "../cpu/wavefront.h"
+#include "stretches.h"
 
 namespace fastrnn::ops {
 
@@ -25,12 +26,12 @@ constexpr int64_t kTinyProduct = 2048;
 // steps, the time with torch's product over that with ours, by changing this, two threads: at 3 rows and H = 64 1.14,
 // H = 256 0.79, H = 512 0.60; at 2 rows one thread is level from H = 64 to 512.
 constexpr int64_t kFewRows = 2;
-// Bytes of a pass's gates up to which it runs in one stretch. Every stretch calls the team for each of its products,
-// and where other processes want the cores each call may wait for one: then (T, B, I, H) = (28, 128, 28, 128) took 5
-// times as long in stretches of 512 rows as of 2048. Alone on the machine, stretches of 512 rows to all at once were
-// level from 3 to 13 MB (0.99-1.05) as long as freed memory came back warm. Where it does not, as between torch.nn's
-// calls in benchmarks/suite.py, LSTM training at (100, 32, 256, 256), 13 MB, took 52 ms in stretches of 512 rows and 76
-// in one.
+// Bytes of a pass's gates up to which it runs in one stretch. Every stretch calls the team for each
+// of its products, and where other processes want the cores each call may wait for one: then (T, B, I, H) = (28, 128,
+// 28, 128) took 5 times as long in stretches of 512 rows as of 2048. Alone on the machine, stretches of 512 rows to all
+// at once were level from 3 to 13 MB (0.99-1.05) as long as freed memory came back warm. Where it does not, as between
+// torch.nn's calls in benchmarks/suite.py, LSTM training at (100, 32, 256, 256), 13 MB, took 52 ms in stretches of 512
+// rows and 76 in one.
 constexpr int64_t kWholeBytes = 4 << 20;
 // Above, a stretch has this many bytes of gates, and this many rows, whichever is more. Of 512, 1024, 2048 and all
 // rows, 1024 did best for LSTM at (100, 64, 512, 512) and (50, 128, 1024, 1024): 1.01-1.03 times as fast as 512, where
@@ -39,6 +40,11 @@ constexpr int64_t kStretchBytes = 4 << 20;
 constexpr int64_t kStretchRows = 1024;
 // If not 0, the rows of a stretch: tests want several in a short call.
 inline int64_t forced_stretch_rows = 0;
+// Parts of a stretch, of so many steps at least, where layers run as a wavefront: while one layer fills or drains it
+// the other threads wait, and every part costs a product of few rows. To be measured by changing these:
+// benchmarks/threads.py --only stacked.
+constexpr int64_t kWavefrontParts = 16;
+constexpr int64_t kWavefrontSteps = 4;
 // Multiply-adds of a product that is interrupted by Ctrl-C before or after, never within: a fifth of a second on a
 // core.
 constexpr int64_t kUninterrupted = int64_t{16} << 30;
@@ -241,12 +247,39 @@ class CpuLoops {
   CpuLoops(const CpuDevice& device, const LayerArgs& args, const LayerShape& shape, bool backward)
       : device_(device),
         kernels_(cpu::cell_kernels<T, W>(cpu::kernels(), args.cell)),
+        layers_(shape.layers),
         dims_(shape.dims),
         plan_(plan_pass(shape, cell_facts(args.cell).gates, sizeof(T), backward, sizeof(W)).plan) {}
 
   // The recurrences that run one after the other share what the caller makes for one.
-  AtOnce at_once() const { return {1, plan_.split == cpu::Split::kDirections ? 2 : 1}; }
+  AtOnce at_once() const {
+    return {plan_.split == cpu::Split::kLayers ? layers_ : 1, plan_.split == cpu::Split::kDirections ? 2 : 1};
+  }
 
+  // Of so many rows in all, each of which writes so many values.
+  Cut cut(int64_t total, int64_t columns) const {
+    const int64_t rows = stretch_rows(total, columns);
+    if (plan_.split != cpu::Split::kLayers) return {rows, 1};
+    const int64_t steps = cpu::smaller(rows, total) / cpu::larger(dims_.batch, 1);
+    return {rows, cpu::larger(cpu::smaller(steps / kWavefrontSteps, kWavefrontParts), 1)};
+  }
+
+  // before(k, i) readies calls[k] for its i-th part, after(k, i) takes what that one left.
+  template <class Before, class After>
+  void run(std::vector<ForwardCall<T, T, W>>& calls, size_t parts, const Before& before, const After& after) {
+    auto loop = kernels_.forward;
+    if constexpr (std::is_same_v<T, W>) {
+      if (calls[0].params.extras) loop = kernels_.extended.forward;
+    }
+    run(loop, kernels_.forward_scratch(dims_, plan_), calls, parts, before, after);
+  }
+  template <class Before, class After>
+  void run(std::vector<BackwardCall<T>>& calls, size_t parts, const Before& before, const After& after) {
+    const auto loop = calls[0].params.extras ? kernels_.extended.backward : kernels_.backward;
+    run(loop, kernels_.backward_scratch(dims_, plan_), calls, parts, before, after);
+  }
+
+ private:
   // Short enough for what a stretch's products write to stay near the core until the time loop reads it, long enough
   // for the products to be large.
   int64_t stretch_rows(int64_t total, int64_t columns) const {
@@ -256,25 +289,9 @@ class CpuLoops {
     return cpu::larger(kStretchBytes / row_bytes, kStretchRows);
   }
 
-  // before(k, i) readies calls[k] for its i-th stretch, after(k, i) takes what that one left.
-  template <class Before, class After>
-  void run(std::vector<ForwardCall<T, T, W>>& calls, size_t stretches, const Before& before, const After& after) {
-    auto loop = kernels_.forward;
-    if constexpr (std::is_same_v<T, W>) {
-      if (calls[0].params.extras) loop = kernels_.extended.forward;
-    }
-    run(loop, kernels_.forward_scratch(dims_, plan_), calls, stretches, before, after);
-  }
-  template <class Before, class After>
-  void run(std::vector<BackwardCall<T>>& calls, size_t stretches, const Before& before, const After& after) {
-    const auto loop = calls[0].params.extras ? kernels_.extended.backward : kernels_.backward;
-    run(loop, kernels_.backward_scratch(dims_, plan_), calls, stretches, before, after);
-  }
-
- private:
-  // Scratch is kept from stretch to stretch: each recurrence that runs at the same time has its own.
+  // Scratch is kept from part to part: each recurrence that runs at the same time has its own.
   template <class Loop, class Call, class Before, class After>
-  void run(Loop loop, int64_t scratch_size, std::vector<Call>& calls, size_t stretches, const Before& before,
+  void run(Loop loop, int64_t scratch_size, std::vector<Call>& calls, size_t parts, const Before& before,
            const After& after) {
     // No two members write to one cache line.
     const int64_t line = 64 / sizeof(T), size = cpu::ceil_div(scratch_size, line) * line;
@@ -282,7 +299,17 @@ class CpuLoops {
     for (size_t k = 0; k < calls.size(); ++k) {
       calls[k].params.scratch = scratch.data() + static_cast<int64_t>(k) * size;
     }
-    for (size_t i = 0; i < stretches; ++i) {
+    if (plan_.split == cpu::Split::kLayers) {
+      // Whoever runs a part also multiplies what it reads and what it leaves: products so small are not worth dividing.
+      const auto job = [&](size_t k, size_t i, cpu::Member& member) {
+        before(k, i);
+        loop(calls[k], {plan_, member});
+        if (!member.stopped()) after(k, i);
+      };
+      check_finished(cpu::run_wavefront(plan_.threads, calls.size(), parts, job));
+      return;
+    }
+    for (size_t i = 0; i < parts; ++i) {
       for (size_t k = 0; k < calls.size(); ++k) before(k, i);
       check_finished(cpu::run_loops<Call>(loop, plan_, calls) && !interrupt_.requested());
       for (size_t k = 0; k < calls.size(); ++k) after(k, i);
@@ -291,6 +318,7 @@ class CpuLoops {
 
   const CpuDevice& device_;
   const typename cpu::DtypeKernels<T, W>::Cell& kernels_;
+  const int64_t layers_;
   const Dims dims_;
   const cpu::Plan plan_;
   cpu::InterruptPoll interrupt_;

@@ -1,5 +1,5 @@
-// Forward of a call's layers, on whatever device: a large product with a layer's input, then the time loop, stretch by
-// stretch.
+// Forward of a call's layers, on whatever device: a large product with a layer's input, then the time loop, part by
+// part.
 #pragma once
 
 #include "layer_pass.h"
@@ -29,10 +29,10 @@ class ForwardPass {
         weights_(all_dense(device, args.weights)),
         loops_(device, args, shape, false),
         at_once_(loops_.at_once()),
-        stretches_(shape, loops_.stretch_rows(shape.rows, channel_columns_)),
+        stretches_(shape, loops_.cut(shape.rows, channel_columns_)),
         frozen_(args.frozen),
         extras_(device, args, shape),
-        projections_(device, keep_channels_ ? 0 : at_once_.count() * stretches_.most_rows() * channel_columns_),
+        projections_(device, keep_channels_ ? 0 : at_once_.count() * stretches_.most_rows_of_part() * channel_columns_),
         output_(device.empty(sizes_like(input_, shape.output_columns()), shape.dtype)),
         hy_(device.empty(shape.state_sizes(recurrent_), shape.dtype)) {
     if (args.cx) cell_ = copy_or_zeros<T, A>(device, args.cx, shape.state_sizes(hidden_));
@@ -71,19 +71,19 @@ class ForwardPass {
     std::vector<Call> calls;
     for (const Recurrence& recurrence : group) calls.push_back({time_loop(recurrence), {}});
     const auto before = [&](size_t k, size_t i) {
-      calls[k].stretch = stretches_.of(group[k].direction)[i];
+      calls[k].stretch = stretches_.parts(group[k].direction)[i];
       multiply_input(group[k], k, calls[k]);
     };
-    loops_.run(calls, stretches_.count(), before, [](size_t, size_t) {});
+    loops_.run(calls, stretches_.part_count(), before, [](size_t, size_t) {});
   }
 
   // slot: the recurrence's place in its group.
   void multiply_input(const Recurrence& recurrence, size_t slot, Call& call) const {
     const int64_t first = call.stretch.first_row, rows = call.stretch.end_row - first;
     const int64_t size = shape_.input_size(recurrence.layer);
-    call.params.channels =
-        keep_channels_ ? kept_channels(recurrence.index) + first * channel_columns_
-                       : projections_.data() + static_cast<int64_t>(slot) * stretches_.most_rows() * channel_columns_;
+    call.params.channels = keep_channels_ ? kept_channels(recurrence.index) + first * channel_columns_
+                                          : projections_.data() + static_cast<int64_t>(slot) *
+                                                                      stretches_.most_rows_of_part() * channel_columns_;
     device_.multiply(Matrix<T>{call.params.channels, rows, gate_columns_, channel_columns_},
                      Matrix<const T>{input_of(recurrence.layer) + first * size, rows, size, size},
                      Matrix<const W>{Weights<T, W>(weights_, shape_, recurrence.index).w_ih, gate_columns_, size, size}
@@ -138,7 +138,7 @@ class ForwardPass {
   const Stretches stretches_;
   const std::optional<Tensor> frozen_;
   const CallExtras<T, Device> extras_;
-  // Of one stretch of each recurrence that runs at the same time, where no reserve takes them.
+  // Of one part of each recurrence that runs at the same time, where no reserve takes them.
   const typename Device::template Workspace<T> projections_;
   const Tensor output_, hy_;
   std::optional<Tensor> cell_, reserve_;

@@ -65,7 +65,7 @@ cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool
   const int64_t rows_a_step = shape.steps > 0 ? cpu::ceil_div(shape.rows, shape.steps) : 0;
   // torch's count, not OpenMP's: in a new Python thread OpenMP does not know of torch.set_num_threads yet.
   const int threads = static_cast<int>(torch::stable::get_num_threads());
-  return cpu::choose_plan({threads, shape.directions, shape.steps, shape.batch, rows_a_step * weights,
+  return cpu::choose_plan({threads, shape.layers, shape.directions, shape.steps, shape.batch, rows_a_step * weights,
                            weights * weight_size, panels, backward, shape.frozen});
 }
 

@@ -72,7 +72,7 @@ const Coverage kLargeSplitCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 320 
 template <class T>
 std::vector<GpuPlan> stationary_plans(const char* path, cuda::Math math, const Case& drawn, bool backward) {
   const bool allow_tf32 = math == cuda::Math::kTensorCores;
-  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, 1, 1, allow_tf32, false};
+  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, 1, 1, true, allow_tf32, false};
   setenv("FASTRNN_CUDA_PATH", path, 1);
   const auto [chosen, reason] = cuda::choose_plan<T>(drawn.cell, work, backward);
   unsetenv("FASTRNN_CUDA_PATH");

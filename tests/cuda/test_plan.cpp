@@ -18,7 +18,7 @@ using cuda::Path;
 using cuda::Workload;
 
 // What every kernel takes: four clusters or groups of 16 rows.
-const Workload kPlain{100, {64, 64, 64, false}, 1, 1, true, false};
+const Workload kPlain{100, {64, 64, 64, false}, 1, 1, true, true, false};
 
 template <class Change>
 Workload changed(const Change& change) {
@@ -155,6 +155,9 @@ void test_layers(Report& report) {
   expect_grid<T>(Path::kCluster, {4, 4, 1}, of(3, 127, 64), report);
   const Workload both = changed([](Workload& work) { work.layers = 3, work.directions = 2, work.steps = 128; });
   expect_grid<T>(Path::kCluster, {4, 4, 2}, both, report);
+  Workload ragged = of(3, 128, 64);
+  ragged.dense = false;
+  expect_grid<T>(Path::kCluster, {4, 4, 1}, ragged, report);
   {
     const On small([](auto& device) { device.multiprocessors = 35, device.registers_per_thread = 255; });
     expect_grid<T>(Path::kCluster, {4, 4, 2}, of(2, 128, 64), report);

@@ -19,6 +19,7 @@
 #include "kernel_run.h"
 #include "test_directions.h"
 #include "test_reference.h"
+#include "test_wavefront.h"
 
 #pragma weak __sanitizer_set_death_callback  // null where no sanitizer is linked
 
@@ -328,6 +329,7 @@ int main(int count, char** words) {
   test_reference(report);
   test_facts(report);
   test_directions(kernels, options.seed, report);
+  test_wavefront(report);
   size_t cases = test_cases<float>(kernels, options, report);
   std::printf("%s f32: largest error %.2f of the bound\n", kernels.isa, report.largest_error());
   Report f64_report;

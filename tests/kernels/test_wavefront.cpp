@@ -1,0 +1,70 @@
+#include "test_wavefront.h"
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/interrupt.h"
+#include "cpu/wavefront.h"
+
+namespace fastrnn::test {
+
+namespace {
+
+constexpr size_t kParts = 7;
+
+// What a call's part makes of that of the call ahead, and of its own part before. Plain memory: ThreadSanitizer sees
+// whether whoever reads it waited for whoever wrote it.
+using Grid = std::vector<std::vector<int>>;
+
+int made_of(const Grid& grid, size_t call, size_t part) {
+  return (call > 0 ? grid[call - 1][part] : 1) + (part > 0 ? grid[call][part - 1] : 1);
+}
+
+void test_order(int threads, size_t calls, Report& report) {
+  Grid expected(calls, std::vector<int>(kParts)), grid = expected;
+  for (size_t call = 0; call < calls; ++call) {
+    for (size_t part = 0; part < kParts; ++part) expected[call][part] = made_of(expected, call, part);
+  }
+  const auto job = [&](size_t call, size_t part, cpu::Member&) { grid[call][part] = made_of(grid, call, part); };
+  if (!cpu::run_wavefront(threads, calls, kParts, job)) report.fail(current_call + ": interrupted, by nobody");
+  if (grid != expected) report.fail(current_call + ": a part ran before what it needs");
+}
+
+// Call `failing` fails in the middle.
+void test_failure(int threads, size_t calls, size_t failing, Report& report) {
+  const auto job = [&](size_t call, size_t part, cpu::Member&) {
+    if (call == failing && part == kParts / 2) throw std::runtime_error("no memory");
+  };
+  try {
+    cpu::run_wavefront(threads, calls, kParts, job);
+    report.fail(current_call + ": what a call threw was lost");
+  } catch (const std::runtime_error& error) {
+    if (error.what() != std::string("no memory")) report.fail(current_call + ": threw " + error.what());
+  }
+}
+
+void test_interruption(int threads, size_t calls, Report& report) {
+  cpu::interrupt_requested = [] { return true; };
+  // Until the poll, which looks only now and then.
+  const auto job = [](size_t, size_t, cpu::Member& member) {
+    while (!member.stopped()) member.poll(0);
+  };
+  if (cpu::run_wavefront(threads, calls, kParts, job)) report.fail(current_call + ": went on after an interruption");
+  cpu::interrupt_requested = nullptr;
+}
+
+}  // namespace
+
+void test_wavefront(Report& report) {
+  for (const size_t calls : {1, 2, 3, 5}) {
+    for (int threads = 1; threads <= 3 && threads <= static_cast<int>(calls); ++threads) {
+      current_call = "a wavefront of " + std::to_string(calls) + " calls on " + std::to_string(threads) + " threads";
+      test_order(threads, calls, report);
+      for (size_t failing = 0; failing < calls; ++failing) test_failure(threads, calls, failing, report);
+      test_interruption(threads, calls, report);
+    }
+  }
+}
+
+}  // namespace fastrnn::test
