@@ -130,11 +130,12 @@ def test_cells(cell, strict, tmp_path):
     torch.testing.assert_close(saved_and_loaded(program, tmp_path).module()(value), module(value))
 
 
-def test_program_holds_one_op_a_layer():
+@pytest.mark.parametrize(("dropout", "ops"), ((0.0, 1), (0.5, 2)))
+def test_program_holds_one_op_for_layers_with_nothing_between(dropout, ops):
     """Not the formula: what is exported runs on the kernels."""
-    program = export(Model("lstm").eval(), (randn(4, 6, 3),))
+    program = export(Model("lstm", dropout=dropout), (randn(4, 6, 3),))
     names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-    assert sum("fastrnn.lstm_forward" in name for name in names) == 2
+    assert sum("fastrnn.lstm_forward" in name for name in names) == ops
     assert not any("sigmoid" in name for name in names)
 
 
