@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import machine
@@ -22,6 +22,8 @@ CHANNELS = {"RNN": 1, "GRU": 4, "LSTM": 4}
 BYTES = {"f32": 4, "tf32": 4, "f16": 2, "bf16": 2}
 REGISTER_BYTES = 48 * 4 * THREADS  # of weights, in a block
 CLUSTER_UNITS, LARGEST_CLUSTER = (16, 32), 16
+SPLIT_BLOCKS, LEAST_BYTES_TO_SPLIT = 4, 8 << 20
+CALLS_AT_ONCE, PART_STEPS = 4, 64  # of layers that run as a wavefront
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Gpu:
     clusters_of_sixteen: int = 8  # that run at once
     grid_exchange: float = 1.6e-6  # store, flag with release, poll with acquire, load, all through L2
     cluster_exchange: float = 0.6e-6  # st.async, mbarrier
+    launch: float = 8e-6  # from one launch to the next: its start, and weights on their way to the blocks
     cells: float = 0.35e-6  # two barriers of a block, sums, nonlinearities, stores
     least_exchange: float = 0.5e-6  # that a step cannot do without
 
@@ -65,6 +68,7 @@ class Prediction:
     precision: str
     mode: str
     case: Case
+    layers: int
     path: str
     us_per_step: float  # of the time loops
     floor_us_per_step: float  # whatever the kernels
@@ -87,6 +91,14 @@ class Grid:
     units: int
     blocks: int
     tiles: int  # of a block's batch rows, in turn
+    groups: int = 1  # of batch rows, that run at once
+    split: int = 1  # blocks of a persistent kernel that split the depth of a product
+    calls: int = 1  # layers that run at once
+
+    def __str__(self) -> str:
+        split = f" split by {self.split}" if self.split > 1 else ""
+        calls = f", {self.calls} layers at once" if self.calls > 1 else ""
+        return f"{self.path} {self.blocks} x {self.units}{split}{calls}"
 
 
 def held_weights(cell: str, precision: str, hidden: int, units: int) -> int:
@@ -100,14 +112,24 @@ def shared_memory(cell: str, precision: str, hidden: int, grid: Grid, backward: 
     weights = held_weights(cell, precision, hidden, grid.units)
     if backward:
         inputs = 2 * tile * ((CHANNELS[cell] + 1) * size + 8 * (cell == "LSTM"))
-        parts = grid.tiles * 2 * hidden * (ROWS + 2) * 4 if grid.path == "cluster" else 0
-        return weights + inputs + parts + GATES[cell] * tile * 4
+        if grid.path == "cluster":
+            return weights + inputs + grid.tiles * 2 * hidden * (ROWS + 2) * 4 + GATES[cell] * tile * 4
+        parts = 4 * grid.split if grid.split > 1 else 0
+        return weights + inputs + (WARPS * grid.split + parts) * 16 * (ROWS + 2) * 4
     sums = WARPS * GATES[cell] * 16 * (ROWS + 2) * 4
     states = grid.tiles * 2 * ROWS * (hidden + 16) * size if grid.path == "cluster" else 0
     return weights + sums + states + 2 * GATES[cell] * tile * size
 
 
-def dealt(cell: str, precision: str, case: Case, backward: bool, gpu: Gpu) -> Grid | None:
+def most_calls(grid: Grid, case: Case, layers: int, room: int) -> Grid:
+    """As many layers at once as leave each the groups that it would have alone."""
+    if case.steps < 2 * PART_STEPS:
+        return grid
+    together = (calls for calls in range(min(layers, CALLS_AT_ONCE), 1, -1) if grid.groups * calls <= room)
+    return replace(grid, calls=next(together, 1))
+
+
+def dealt(cell: str, precision: str, case: Case, backward: bool, gpu: Gpu, layers: int = 1) -> Grid | None:
     """The plan; None if the layer would be streamed."""
     hidden, tiles = case.hidden_size, -(-case.batch // ROWS)
     if hidden % 16:
@@ -117,13 +139,35 @@ def dealt(cell: str, precision: str, case: Case, backward: bool, gpu: Gpu) -> Gr
         blocks = hidden // units
         if hidden % units == 0 and blocks <= LARGEST_CLUSTER:
             clusters = gpu.clusters_of_sixteen * LARGEST_CLUSTER // blocks
-            found.append(Grid("cluster", units, blocks, -(-tiles // min(tiles, clusters))))
-    found.sort(key=lambda grid: grid.tiles)
+            grid = Grid("cluster", units, blocks, -(-tiles // min(tiles, clusters)), min(tiles, clusters))
+            found.append(most_calls(grid, case, layers, clusters))
+    found.sort(key=lambda grid: grid.tiles * -(-layers // grid.calls))
     blocks = hidden // 16
     if blocks <= gpu.multiprocessors:
-        found.append(Grid("persistent", 16, blocks, -(-tiles // min(tiles, gpu.multiprocessors // blocks))))
+        groups = min(tiles, gpu.multiprocessors // blocks)
+        whole = Grid("persistent", 16, blocks, -(-tiles // groups), groups)
+        whole = most_calls(whole, case, layers, gpu.multiprocessors // blocks)
+        found += [split(whole)] if backward and pays_to_split(cell, precision, case, whole, gpu) else []
+        found.append(whole)
     fits = (grid for grid in found if shared_memory(cell, precision, hidden, grid, backward) <= gpu.shared_memory)
     return next(fits, None)
+
+
+def read_in_step(cell: str, precision: str, case: Case, grid: Grid, backward: bool) -> int:
+    """Bytes that the blocks of a persistent kernel read at a step, all together: of h, or of the gates' gradients."""
+    values = case.hidden_size * (GATES[cell] if backward else 1) // grid.split
+    return grid.calls * grid.blocks * case.batch * values * BYTES[precision]
+
+
+def split(grid: Grid) -> Grid:
+    return replace(grid, split=SPLIT_BLOCKS)
+
+
+def pays_to_split(cell: str, precision: str, case: Case, grid: Grid, gpu: Gpu) -> bool:
+    fit = gpu.clusters_of_sixteen * LARGEST_CLUSTER // SPLIT_BLOCKS
+    there_is_one = GATES[cell] > 1 and precision != "f32" and grid.blocks % SPLIT_BLOCKS == 0
+    enough = read_in_step(cell, precision, case, grid, True) >= LEAST_BYTES_TO_SPLIT
+    return there_is_one and enough and grid.calls * grid.blocks * grid.groups <= fit * SPLIT_BLOCKS
 
 
 def step_seconds(cell: str, precision: str, case: Case, grid: Grid, backward: bool, gpu: Gpu) -> float:
@@ -137,18 +181,30 @@ def step_seconds(cell: str, precision: str, case: Case, grid: Grid, backward: bo
         sums = 0 if backward else 2 * WARPS * gates * 16 * ROWS * 4
         exchange, through_l2 = gpu.cluster_exchange, 0.0
     else:
-        read = ROWS * hidden * size * (gates if backward else 1)
-        moved, sums = 0, 2 * WARPS * (1 if backward else gates) * 16 * ROWS * 4
-        groups = min(-(-case.batch // ROWS), gpu.multiprocessors // grid.blocks)
-        exchange, through_l2 = gpu.grid_exchange, read * grid.blocks * groups / gpu.l2_bandwidth
+        # Split, what the blocks of a cluster exchange of one tile travels behind the next one's product.
+        moved = 2 * grid.split * grid.units * ROWS * 4 if grid.split > 1 else 0
+        sums = 2 * WARPS * (grid.split if backward else gates) * 16 * ROWS * 4
+        exchange = gpu.grid_exchange + (gpu.cluster_exchange if grid.split > 1 else 0)
+        through_l2 = read_in_step(cell, precision, case, grid, backward) / grid.tiles / gpu.l2_bandwidth
     shared = (weights + moved + sums) / gpu.shared_bandwidth / gpu.clock
     return exchange + grid.tiles * (max(operations, shared, through_l2) + gpu.cells)
 
 
-def floor_seconds(cell: str, precision: str, case: Case, gpu: Gpu) -> float:
-    """A step's product on all multiprocessors, behind one exchange."""
+def stack_seconds(cell: str, precision: str, case: Case, layers: int, grid: Grid, backward: bool, gpu: Gpu) -> float:
+    """One step of all layers: those at once are a part behind one another, and wait for a launch at each."""
+    turns = -(-layers // grid.calls)
+    step = step_seconds(cell, precision, case, grid, backward, gpu)
+    if grid.calls == 1:
+        return turns * step
+    parts = case.steps // PART_STEPS
+    launches = parts + grid.calls - 1
+    return turns * launches * (step * case.steps / parts + gpu.launch) / case.steps
+
+
+def floor_seconds(cell: str, precision: str, case: Case, layers: int, gpu: Gpu) -> float:
+    """The layers' products of a step on all multiprocessors, behind one exchange."""
     rate = gpu.multiprocessors * gpu.best_multiply_adds.of(precision) * gpu.clock
-    return gpu.least_exchange + GATES[cell] * case.hidden_size**2 * case.batch / rate
+    return gpu.least_exchange + layers * GATES[cell] * case.hidden_size**2 * case.batch / rate
 
 
 def large_products(cell: str, precision: str, case: Case, backward: bool, gpu: Gpu) -> float:
@@ -160,42 +216,46 @@ def large_products(cell: str, precision: str, case: Case, backward: bool, gpu: G
     return sum(max(2 * rows * columns * k / rate, (rows * (columns + k) + columns * k) * moved) for k in inner)
 
 
-def predict(cell: str, precision: str, mode: str, case: Case, gpu: Gpu) -> Prediction | None:
+def predict(cell: str, precision: str, mode: str, case: Case, gpu: Gpu, layers: int = 1) -> Prediction | None:
     """None where a pass would be streamed: that is cuBLAS's time, once a step."""
     passes = (False, True) if mode == "training" else (False,)
-    grids = [dealt(cell, precision, case, backward, gpu) for backward in passes]
+    grids = [dealt(cell, precision, case, backward, gpu, layers) for backward in passes]
+    upper = replace(case, input_size=case.hidden_size)
     step, products = 0.0, 0.0
     for backward, grid in zip(passes, grids, strict=True):
         if grid is None:
             return None
-        step += step_seconds(cell, precision, case, grid, backward, gpu)
-        products += large_products(cell, precision, case, backward, gpu)
-    floor = len(passes) * floor_seconds(cell, precision, case, gpu)
-    path = ", ".join(dict.fromkeys(f"{grid.path} {grid.blocks} x {grid.units}" for grid in grids if grid))
-    return Prediction(cell, precision, mode, case, path, step * 1e6, floor * 1e6, products / case.steps * 1e6)
+        step += stack_seconds(cell, precision, case, layers, grid, backward, gpu)
+        for layer in (case, *[upper] * (layers - 1)):
+            products += large_products(cell, precision, layer, backward, gpu)
+    floor = len(passes) * floor_seconds(cell, precision, case, layers, gpu)
+    path = ", ".join(dict.fromkeys(map(str, grids)))
+    return Prediction(cell, precision, mode, case, layers, path, step * 1e6, floor * 1e6, products / case.steps * 1e6)
 
 
 def square(steps: int, batch: int, hidden: int) -> Case:
     return Case(steps, batch, hidden, hidden)
 
 
-# What the project wants to be fast at.
-WANTED = [
-    *((cell, "bf16", square(512, batch, hidden)) for cell in ("LSTM", "GRU") for batch in (1, 16, 64)
+# What the project wants to be fast at: cell, precision, shape, layers.
+WANTED: list[tuple[str, str, Case, int]] = [
+    *((cell, "bf16", square(512, batch, hidden), 1) for cell in ("LSTM", "GRU") for batch in (1, 16, 64)
       for hidden in (256, 512, 1024)),
-    *(("LSTM", "tf32", square(512, batch, hidden)) for batch in (1, 16, 64) for hidden in (256, 512, 1024)),
-    *(("LSTM", precision, square(512, 64, hidden)) for precision in ("f32", "tf32") for hidden in (128, 192)),
-    *(("LSTM", "bf16", square(512, 256, hidden)) for hidden in (512, 1024)),
-    ("LSTM", "bf16", square(1024, 16, 768)),
+    *(("LSTM", "tf32", square(512, batch, hidden), 1) for batch in (1, 16, 64) for hidden in (256, 512, 1024)),
+    *(("LSTM", precision, square(512, 64, hidden), 1) for precision in ("f32", "tf32") for hidden in (128, 192)),
+    *(("LSTM", "bf16", square(512, 256, hidden), 1) for hidden in (512, 1024)),
+    ("LSTM", "bf16", square(1024, 16, 768), 1),
+    ("LSTM", "bf16", square(512, 32, 512), 2),
 ]  # fmt: skip
-HEADINGS = ("layer", "precision", "mode", "T", "B", "H", "path", "us/step", "floor", "share", "with products", "share")
+HEADINGS = ("layers", "precision", "mode", "T", "B", "H", "path", "us/step", "floor", "share", "with products", "share")
 
 
 def line(row: Prediction) -> str:
     case = row.case
     loops = f"{row.us_per_step:.2f}", f"{row.floor_us_per_step:.2f}", f"{row.floor_us_per_step / row.us_per_step:.0%}"
     figures = (*loops, f"{row.call_us_per_step:.2f}", f"{row.share(row.call_us_per_step):.0%}")
-    cells = (row.cell, row.precision, row.mode, case.steps, case.batch, case.hidden_size, row.path, *figures)
+    layers = f"{row.layers} x {row.cell}" if row.layers > 1 else row.cell
+    cells = (layers, row.precision, row.mode, case.steps, case.batch, case.hidden_size, row.path, *figures)
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -208,9 +268,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the predictions there")
     args = parser.parse_args()
     gpu = Gpu()
-    found = (predict(*wanted[:2], mode, wanted[2], gpu) for wanted in WANTED for mode in ("inference", "training"))
+    modes = "inference", "training"
+    found = (predict(*wanted[:2], mode, wanted[2], gpu, wanted[3]) for wanted in WANTED for mode in modes)
     rows = [row for row in found if row]
-    print(f"Predictions, not measurements; of one layer on an {gpu.name}; streamed layers left out.\n\n{table(rows)}")
+    print(f"Predictions, not measurements, on an {gpu.name}; streamed layers left out.\n\n{table(rows)}")
     if args.json:
         content = {"predicted, not measured": asdict(gpu), "rows": [asdict(row) for row in rows]}
         machine.write(args.json, json.dumps(content, indent=1) + "\n")

@@ -30,11 +30,12 @@ py::dict plan(CellKind cell, const cuda::Workload& work, bool backward) {
 }
 
 py::dict plan_cuda(const std::string& cell_name, const std::string& dtype, int64_t steps, int64_t batch,
-                   int64_t hidden_size, int64_t recurrent_size, int64_t directions, bool projected, bool backward,
-                   bool allow_tf32, bool extended, int device) {
+                   int64_t hidden_size, int64_t recurrent_size, int64_t layers, int64_t directions, bool dense,
+                   bool projected, bool backward, bool allow_tf32, bool extended, int device) {
   const torch::stable::accelerator::DeviceGuard guard(device);
   const CellKind cell = cell_named(cell_name);
-  const cuda::Workload work{steps, {batch, hidden_size, recurrent_size, projected}, directions, allow_tf32, extended};
+  const cuda::Workload work{
+      steps, {batch, hidden_size, recurrent_size, projected}, layers, directions, dense, allow_tf32, extended};
   if (dtype == "float64") return plan<double>(cell, work, backward);
   if (dtype == "float32") return plan<float>(cell, work, backward);
   if (dtype == "float16") return plan<__half>(cell, work, backward);
@@ -46,8 +47,9 @@ py::dict plan_cuda(const std::string& cell_name, const std::string& dtype, int64
 
 void bind_cuda(py::module_& m) {
   m.def("plan_cuda", &plan_cuda, py::kw_only(), py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("batch"),
-        py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("directions"), py::arg("projected"),
-        py::arg("backward"), py::arg("allow_tf32"), py::arg("extended") = false, py::arg("device"));
+        py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("layers"), py::arg("directions"), py::arg("dense"),
+        py::arg("projected"), py::arg("backward"), py::arg("allow_tf32"), py::arg("extended") = false,
+        py::arg("device"));
 }
 
 }  // namespace fastrnn

@@ -53,6 +53,7 @@ def plan(
     layers: int,
     directions: int,
     rows: int,
+    dense: bool,
     projected: bool,
     allow_tf32: bool,
     extended: bool,
@@ -63,7 +64,7 @@ def plan(
 
     `layers` run in the same call, one on another; `handed_on` is what :func:`reserve_values` says.
     `dtype` is the one they compute in, `weights` the one in which they read the weights, `rows` the number of valid
-    (step, batch) pairs, and `extended` says that the call is more than the plain recurrence.
+    (step, batch) pairs, `dense` that all of them run, and `extended` that the call is more than the plain recurrence.
     """
     sizes: dict[str, Any] = {
         "cell": cell,
@@ -71,6 +72,7 @@ def plan(
         "batch": batch,
         "hidden_size": hidden_size,
         "recurrent_size": recurrent_size,
+        "layers": layers,
         "directions": directions,
         "projected": projected,
         "backward": backward,
@@ -81,12 +83,13 @@ def plan(
         facts = _C.plan_cuda(
             **sizes,
             dtype=name,
+            dense=dense,
             allow_tf32=allow_tf32,
             device=device.index,
             extended=extended,
         )
     else:
         name = str(weights).removeprefix("torch.")
-        facts = _C.plan(**sizes, weights=name, layers=layers, rows=rows, frozen=frozen)
+        facts = _C.plan(**sizes, weights=name, rows=rows, frozen=frozen)
     facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size, handed_on) * dtype.itemsize
     return facts

@@ -67,6 +67,7 @@ class _Shape:
     steps: int
     batch: int
     rows: int  # steps * batch, less padding
+    dense: bool  # all rows run at all steps
     hidden_size: int
     recurrent_size: int
     projected: bool
@@ -204,7 +205,7 @@ def _shape(
     weights: list[Tensor],
     frozen: bool,
 ) -> tuple[_Shape, list[Tensor]]:
-    input, states, _, batch, *_ = arguments
+    input, states, batch_sizes, batch, *_ = arguments
     result = _precision.result_dtype(input)
     dtype = _precision.computed_dtype(input, result)
     reads_bfloat16 = autograd.reads_bfloat16(input, states or (), weights)
@@ -219,6 +220,7 @@ def _shape(
         steps,
         batch,
         rows,
+        batch_sizes is None,
         hidden_size,
         proj_size or hidden_size,
         proj_size > 0,
@@ -266,6 +268,7 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         layers=shape.layers,
         directions=shape.directions,
         rows=shape.rows,
+        dense=shape.dense,
         projected=shape.projected,
         allow_tf32=shape.allow_tf32,
         extended=shape.extended,

@@ -28,6 +28,7 @@ if os.environ.get("FASTRNN_TEST_ARCHITECTURES") == "all":
 
 TENSOR_CORES, EXACT = "0", "1"  # of csrc/cuda/kernels.h
 UNITS = (16, 32)  # of a block of a cluster kernel
+WHOLE, SPLIT = "1", "4"  # blocks that split a product of a persistent kernel, backward
 CELLS = {"Elman<Tanh>": 1, "Elman<Relu>": 1, "Lstm": 4, "Gru": 3}  # gates
 # The instruction on tensor cores for each type of persistent kernel: TF32, float16 and bfloat16, all with float sums.
 MMA = {"float": "HMMA.1688.F32.TF32", "__half": "HMMA.16816.F32", "__nv_bfloat16": "HMMA.16816.F32.BF16"}
@@ -137,10 +138,12 @@ def test_the_same_kernels_on_every_architecture(kernels):
         assert [kernel.name for kernel in kernels if kernel.architecture == architecture] == sorted(names)
     streamed = itertools.product(("cell_forward", "cell_backward"), CELLS, ("double", *MMA))
     on_chip = [f"{value}, {TENSOR_CORES}" for value in MMA] + [f"float, {EXACT}"]
-    persistent = itertools.product(("persistent_forward", "persistent_backward"), CELLS, on_chip)
+    persistent = itertools.product(("persistent_forward",), CELLS, on_chip)
+    whole = itertools.product(("persistent_backward",), CELLS, on_chip, (WHOLE,))
+    split = itertools.product(("persistent_backward",), ("Lstm", "Gru"), on_chip[:-1], (SPLIT,))
     cluster = itertools.product(("cluster_forward", "cluster_backward"), CELLS, on_chip, UNITS)
     assert {f"{kernel}<{cell}, {value}>" for kernel, cell, value in (*streamed, *persistent)} <= names
-    assert {f"{kernel}<{cell}, {value}, {units}>" for kernel, cell, value, units in cluster} <= names
+    assert {f"{kernel}<{cell}, {value}, {more}>" for kernel, cell, value, more in (*whole, *split, *cluster)} <= names
 
 
 def test_nothing_is_in_local_memory(kernels):
@@ -169,43 +172,52 @@ def test_tensor_cores(kernels):
     for kernel in kernels:
         found = {name: count for name, count in kernel.instructions.items() if "MMA" in name}
         on_chip = re.fullmatch(r"(persistent|cluster)_(\w+)<(.*?), (\w+), (\S+?)(?:, (\d+))?>", kernel.name)
-        if not on_chip or on_chip[5] == EXACT or (on_chip[1] == "cluster" and kernel.architecture == "sm_80"):
+        if not on_chip or on_chip[5] == EXACT or (in_clusters(kernel) and kernel.architecture == "sm_80"):
             assert not found, kernel
             continue
-        path, direction, cell, value, _, units = on_chip.groups()
+        path, direction, cell, value, _, blocking = on_chip.groups()
         assert list(found) == [MMA[value]], kernel
-        fragments, least = least_pieces(path, direction, CELLS[cell], value, units)
+        fragments, least = least_pieces(path, direction, CELLS[cell], value, blocking)
         # Each fragment is multiplied by two tiles of batch rows.
         pieces, rest = divmod(found[MMA[value]], 2 * fragments)
         assert rest == 0, kernel
         assert pieces >= least, kernel
 
 
-def least_pieces(path, direction, gates, value, units):
+def in_clusters(kernel):
+    return kernel.name.startswith("cluster") or bool(re.match(rf"persistent_backward<.*, {SPLIT}>", kernel.name))
+
+
+def least_pieces(path, direction, gates, value, blocking):
     """Fragments of a piece of the weights, and how many pieces there are at least.
 
-    Those in a thread's registers, and one more in the loop over what is in shared memory.
+    Those in a thread's registers, and one more in the loop over what is in shared memory. blocking: units of a block of
+    a cluster kernel, blocks that split a product of a persistent one.
     """
     if direction == "forward":  # a piece has one for each gate
-        fragments, held = gates, 8 if units == "16" else 12
-    elif path == "persistent":
-        fragments, held = 1, 16
+        fragments, held = gates, 8 if blocking == "16" else 12
+    elif path == "persistent":  # a piece has one for each block that splits the product
+        fragments, held = int(blocking), 16
     else:  # dealt by rows, a tile is a piece, as deep as the block's gates
-        fragments = gates * int(units) // (8 if value == "float" else 16)
+        fragments = gates * int(blocking) // (8 if value == "float" else 16)
         held = max(16, fragments)
     return fragments, held // fragments + 1
 
 
 def test_no_cluster_waits_for_the_whole_gpu(kernels):
-    """A barrier of the cluster does. There is one, before the first step; in the steps there are mbarriers."""
-    seen = 0
+    """A barrier of the cluster does. There is one, before the first step; in the steps there are mbarriers.
+
+    In those of a persistent kernel a block waits once, before it tells the others by its flag.
+    """
+    seen = set()
     for kernel in kernels:
-        if not kernel.name.startswith("cluster") or kernel.architecture == "sm_80":
+        if not in_clusters(kernel) or kernel.architecture == "sm_80":
             continue
-        seen += 1
+        path = kernel.name.partition("_")[0]
+        seen.add(path)
         assert kernel.instructions["UCGABAR_ARV"] == 1, kernel
-        assert kernel.instructions["MEMBAR.ALL.GPU"] == 1, kernel
-    assert seen > 0
+        assert kernel.instructions["MEMBAR.ALL.GPU"] == 1 + (path == "persistent"), kernel
+    assert seen == {"cluster", "persistent"}
 
 
 PLANTED = """

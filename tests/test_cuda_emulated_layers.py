@@ -211,6 +211,45 @@ class TestOnChip:
         check_against_f64(case, half, stored_tolerance(torch.finfo(half).eps, case.depth))
 
 
+class TestWavefront:
+    """Layers that run at once, a part of the sequence behind one another."""
+
+    LAYERS, STEPS = 3, 130  # of which two parts are made
+
+    @pytest.fixture(params=("persistent", "cluster"))
+    def path(self, monkeypatch, request):
+        monkeypatch.setenv("FASTRNN_CUDA_PATH", request.param)
+        return request.param
+
+    def module(self, layer, **options):
+        return getattr(fastrnn, layer)(5, ON_CHIP, self.LAYERS, **options)
+
+    @by_layer
+    def test_like_torch_nn(self, passes, path, layer):
+        check_parity(
+            Case(layer, {"num_layers": self.LAYERS}, hidden_size=ON_CHIP, seq=self.STEPS, batch=3), torch.float32
+        )
+        assert passes() == {path: 2 * (2 + self.LAYERS - 1)}
+
+    @by_layer
+    def test_inference_computes_as_training_does(self, path, layer):
+        module, value = self.module(layer), randn(self.STEPS, 3, 5)
+        with torch.no_grad():
+            expected = tree_leaves(module(value))
+        assert all(map(torch.equal, tree_leaves(module(value)), expected))
+
+    @pytest.mark.parametrize(
+        ("options", "steps"), (({"bidirectional": True}, 130), ({"dropout": 0.5}, 130), ({}, 127)), ids=str
+    )
+    def test_otherwise_layers_run_in_turn(self, passes, path, options, steps):
+        self.module("GRU", **options)(randn(steps, 3, 5))
+        assert passes() == {path: self.LAYERS}
+
+    def test_lengths_in_turn(self, passes, path):
+        self.module("GRU")(randn(self.STEPS, 3, 5), lengths=torch.tensor([130, 2, 40]))
+        assert passes() == {path: self.LAYERS}
+
+
 class TestTf32:
     @by_on_chip
     def test_backward_computes_as_forward_did(self, monkeypatch, kernel):

@@ -64,8 +64,9 @@ class Fault(NamedTuple):
     def path(self):
         """The one that the file is of, or one of the two that share it."""
         prefix = self.file.partition("_")[0]
-        paths = {"persistent": "persistent", "persistent.cuh": "persistent", "stationary": "persistent"}
-        return (paths | {"warp": "persistent", "cluster": "cluster", "scattered": "cluster"}).get(prefix, "streamed")
+        if prefix in ("persistent", "persistent.cuh", "stationary", "warp", "split"):
+            return "persistent"
+        return "cluster" if prefix in ("cluster", "scattered") else "streamed"
 
 
 PERSISTENT, BLOCK = "persistent.cuh", "persistent_block.cuh"
@@ -75,11 +76,13 @@ COPIED = "        wait_for_copies<0>();\n"
 FINISHED = "        finish(s, tile, inputs(buffer));\n"
 MEET = "        __syncthreads();\n"
 FORWARD_AWAIT = "if (s > 0) exchange_.await(product_.begin(), product_.end(), s);"
-BACKWARD_AWAIT = "if (steps_done > 0) exchange_.await(product_.begin(), product_.end(), steps_done);"
+BACKWARD_AWAIT = "if (steps_done > 0) await_gradients(steps_done);"
+RECEIVED = "        if (tile >= tiles_.begin) sums_.received("
 POLL = "while (load_acquire(flag) < static_cast<uint32_t>(steps_done)) {"
 RUNS = "if (!p.rows.include(row)) return;"
 STEP_CELLS = "\n  const int64_t state = row * hidden + unit;\n  const int64_t first"
 
+SPLIT = "split_sums.cuh"
 CLUSTER_FORWARD, CLUSTER_BACKWARD, EXCHANGE = "cluster_forward.cuh", "cluster_backward.cuh", "cluster_exchange.cuh"
 H_AWAIT, PARTS_AWAIT = "if (s > 0) exchange_.await(local, s - 1);", "if (s < last_) exchange_.await(local, received);"
 # Either because nothing orders them, or because the next phase begins too early.
@@ -91,7 +94,7 @@ FAULTS = (
     Fault("forward_sums_unmet", "race", FORWARD, COPIED + MEET, COPIED),
     Fault("forward_cells_unmet", "race", FORWARD, FINISHED + MEET, FINISHED),
     Fault("backward_sums_unmet", "race", BACKWARD, COPIED + MEET, COPIED),
-    Fault("backward_cells_unmet", "race", BACKWARD, FINISHED + MEET, FINISHED),
+    Fault("backward_cells_unmet", "race", BACKWARD, MEET + RECEIVED, RECEIVED),
     Fault("polling_lanes_unmet", "race", BLOCK, "    __syncwarp();\n", ""),
     # Blocks that do not wait for one another.
     Fault("forward_step_unawaited", "race", FORWARD, FORWARD_AWAIT, ""),
@@ -114,6 +117,27 @@ FAULTS = (
         "flag_never_stored", "plain", BLOCK, "if (threadIdx.x == 0) store", "if (threadIdx.x > 999) store", "deadlock"
     ),
     Fault("groups_overlap", "race", TILE, "end = tiles * (blockIdx.y + 1) / gridDim.y;", "end = tiles;"),
+    # Blocks that split a product.
+    Fault(
+        "share_unawaited",
+        "race",
+        BACKWARD,
+        "first_gate_row_ + product_.begin(), first_gate_row_ + product_.end()",
+        "product_.begin(), product_.end()",
+        cell="Gru",
+    ),
+    Fault(
+        "sums_unawaited",
+        "race",
+        SPLIT,
+        "await(int64_t n) const { exchange_.await(0, n); }",
+        "await(int64_t) const {}",
+        UNAWAITED,
+    ),
+    Fault("sums_never_received", "plain", SPLIT, "{ exchange_.received(0, n); }", "{}", FOR_EVER),
+    Fault("too_few_buffers", "race", SPLIT, "ClusterExchange<4>", "ClusterExchange<2>", UNAWAITED),
+    Fault("share_lost", "plain", SPLIT, "block < kSplit; ++block) sum", "block < kSplit - 1; ++block) sum"),
+    Fault("share_of_another_block", "plain", SPLIT, "part(n, cluster_rank())", "part(n, 0)"),
     # Blocks of a cluster that do not wait for one another, and threads that do not meet in between.
     Fault("h_unawaited", "race", CLUSTER_FORWARD, H_AWAIT, "", UNAWAITED),
     Fault("h_before_awaited", "race", CLUSTER_FORWARD, H_AWAIT, H_AWAIT.replace("s - 1);", "s + 1);"), UNAWAITED),
@@ -141,8 +165,8 @@ FAULTS = (
         "copy_into_buffer_in_use",
         "plain",
         BACKWARD,
-        "begin, inputs(buffer ^ 1));\n        }",
-        "begin, inputs(buffer));\n        }",
+        "begin, inputs(buffer ^ 1));\n          }",
+        "begin, inputs(buffer));\n          }",
     ),
     # Wrong rows, columns and numbers.
     Fault("last_piece_lost", "plain", "warp_sums.cuh", "(warp_ % kColumnGroups + 1)", "(warp_ % kColumnGroups)"),

@@ -242,6 +242,17 @@ class TestExplain:
         assert facts["cell"] == {"RNN": "rnn_tanh", "LST": "lstm", "GRU": "gru"}[name[:3]]
         assert (facts["dtype"], facts["device"], facts["batch"], facts["hidden_size"]) == ("float32", 0, 2, 5)
         assert (facts["steps"], facts["backward"], facts["directions"]) == (4 if name in LAYERS else 1, False, 1)
+        assert facts["layers"] == 1
+
+    @by_layer
+    @pytest.mark.parametrize(
+        ("options", "ragged", "layers"), (({}, False, 3), ({"dropout": 0.5}, False, 1), ({}, True, 3)), ids=str
+    )
+    def test_layers_of_one_call(self, asked, layer, options, ragged, layers):
+        """That may run at the same time."""
+        lengths = torch.empty(2, dtype=torch.int64, device="cuda:0") if ragged else None
+        fastrnn.explain(build(layer, num_layers=3, **options), value_of(layer), lengths=lengths)
+        assert [(facts["layers"], facts["dense"]) for facts in asked] == [(layers, not ragged)] * 3
 
     @by_class
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)

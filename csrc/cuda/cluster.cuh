@@ -27,8 +27,8 @@ struct ClusterLaunch {
     const StationaryParams<Call> params = stationary_params(calls, grid);
     const int64_t shared = shared_bytes(calls->dims, params.most_tiles);
     launch(kKernel,
-           {grid.unit_blocks, grid.batch_groups, kThreadsPerBlock, shared, false, grid.directions, grid.unit_blocks},
-           params, queue.stream);
+           {grid.unit_blocks, grid.batch_groups, kThreadsPerBlock, shared, false, grid.calls, grid.unit_blocks}, params,
+           queue.stream);
   }
 
   static constexpr ClusterPass<Call> pass() { return {&resident, &run}; }

@@ -18,6 +18,7 @@ class ClusterBackwardBlock {
   using Cells = BackwardCells<Cell, T, kUnits>;
   using Inputs = typename Cells::Inputs;
   using Place = ThreadPlace<kUnits>;
+  using Exchange = ClusterExchange<2>;
 
  public:
   struct Shared {
@@ -32,11 +33,11 @@ class ClusterBackwardBlock {
     FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, Carver& carver)
         : product(dims.hidden_size, carver),
           inputs(carver.take<char>(2 * Inputs(Carver(nullptr)).bytes)),
-          parts(carver.take<float>(tiles * ClusterExchange::kBuffers * dims.hidden_size * kPartStride)),
+          parts(carver.take<float>(tiles * Exchange::kBuffers * dims.hidden_size * kPartStride)),
           grads(carver.take<T>(kBatchRowsPerTile * kGradStride)),
           grad_h(carver.take<A>(tiles * kTileValues<kUnits>)) {
       if (Cell::kHasCellState) grad_c = carver.take<A>(tiles * kTileValues<kUnits>);
-      barriers = ClusterExchange::take_barriers(carver, tiles);
+      barriers = Exchange::take_barriers(carver, tiles);
     }
   };
 
@@ -122,7 +123,7 @@ class ClusterBackwardBlock {
 
   // What the blocks found of dh that step s handed on: (blocks, kUnits, kPartStride).
   __device__ float* parts(int64_t s, int64_t tile) const {
-    return shared_.parts + ClusterExchange::buffer(tile - tiles_.begin, last_ - s) * hidden_ * kPartStride;
+    return shared_.parts + Exchange::buffer(tile - tiles_.begin, last_ - s) * hidden_ * kPartStride;
   }
 
   __device__ A sum_of_parts(int64_t s, int64_t tile, int in_tile) const {
@@ -173,7 +174,7 @@ class ClusterBackwardBlock {
   const Shared& shared_;
   const Cells cells_;
   Product product_;
-  const ClusterExchange exchange_;
+  const Exchange exchange_;
 };
 
 template <class Cell, class T, Math kMath, int kUnits>

@@ -1,8 +1,9 @@
-// How the blocks of a cluster exchange what they compute: each has two buffers for every tile of batch rows, for steps
+// How the blocks of a cluster exchange what they compute: each has some buffers for every tile of batch rows, for steps
 // in turn, that all blocks of the cluster store into, and an mbarrier for each that knows when all has come.
 //
-// Nobody waits until a buffer is free. A block stores into the buffers of step n + 2 after it has received all of step
-// n + 1, and every block sends that after it has read step n.
+// Nobody waits until a buffer is free: there are enough of them. Two, where a block receives a step before it sends the
+// next one: it stores into the buffers of step n + 2 after it has received all of step n + 1, and every block sends
+// that after it has read step n. Four, where it sends one more step first (split_sums.cuh).
 #pragma once
 
 #include "layout.h"
@@ -10,9 +11,10 @@
 
 namespace fastrnn::cuda {
 
+template <int kBufferCount>
 class ClusterExchange {
  public:
-  static constexpr int kBuffers = 2;
+  static constexpr int kBuffers = kBufferCount;
 
   // tiles: of a group of batch rows
   static FASTRNN_INLINE uint64_t* take_barriers(Carver& carver, int64_t tiles) {

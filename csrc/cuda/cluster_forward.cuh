@@ -17,6 +17,7 @@ class ClusterForwardBlock {
   using Product = StationaryProductOf<T, kMath, Cell::kGates, kUnits / kMmaUnits, kWeightRegisters>;
   using Cells = ForwardCells<Cell, T, kUnits>;
   using Place = ThreadPlace<kUnits>;
+  using Exchange = ClusterExchange<2>;
 
  public:
   struct Shared {
@@ -30,10 +31,10 @@ class ClusterForwardBlock {
     FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, Carver& carver)
         : product(dims.recurrent_size, carver),
           inputs(carver.take<T>(2 * Cells::kInputs)),
-          h(carver.take<T>(tiles * ClusterExchange::kBuffers * kBatchRowsPerTile * h_stride(dims.hidden_size))),
+          h(carver.take<T>(tiles * Exchange::kBuffers * kBatchRowsPerTile * h_stride(dims.hidden_size))),
           own_h(carver.take<T>(kTileValues<kUnits>)) {
       if (Cell::kHasCellState) c = carver.take<A>(tiles * kTileValues<kUnits>);
-      barriers = ClusterExchange::take_barriers(carver, tiles);
+      barriers = Exchange::take_barriers(carver, tiles);
     }
   };
 
@@ -86,8 +87,7 @@ class ClusterForwardBlock {
 
   // h of step s of the tile, (16, stride_); of step -1, where rows begin.
   __device__ T* h(int64_t s, int64_t tile) const {
-    return shared_.h +
-           ClusterExchange::buffer(tile - tiles_.begin, s + ClusterExchange::kBuffers) * kBatchRowsPerTile * stride_;
+    return shared_.h + Exchange::buffer(tile - tiles_.begin, s + Exchange::kBuffers) * kBatchRowsPerTile * stride_;
   }
 
   __device__ A& c(int64_t tile, int row) const {
@@ -159,7 +159,7 @@ class ClusterForwardBlock {
   const Shared& shared_;
   const Cells cells_;
   Product product_;
-  const ClusterExchange exchange_;
+  const Exchange exchange_;
 };
 
 template <class Cell, class T, Math kMath, int kUnits>

@@ -23,7 +23,8 @@ template <class T>
 int64_t backward_scratch(CellKind cell, const Backward<T>& params, const Plan& plan) {
   if constexpr (kHasStationary<T>) {
     if (plan.path == Path::kCluster) return 0;
-    if (plan.path == Path::kPersistent) return persistent_kernels<T>(cell, plan.math).backward.scratch(plan.grid);
+    if (plan.path == Path::kPersistent)
+      return persistent_kernels<T>(cell, plan.math).backward_of(plan.grid).scratch(plan.grid);
   }
   return streamed<T>(cell).backward_scratch(params);
 }
@@ -34,8 +35,9 @@ void run_forward(CellKind cell, const Forward<T>* calls, const Plan& plan, const
     if (plan.path == Path::kCluster) {
       return cluster_kernels<T>(cell, plan.units(calls->dims), plan.math).forward.run(calls, plan.grid, queue);
     }
-    if (plan.path == Path::kPersistent)
+    if (plan.path == Path::kPersistent) {
       return persistent_kernels<T>(cell, plan.math).forward.run(calls, plan.grid, queue);
+    }
   }
   streamed<T>(cell).forward(*calls, queue);
 }
@@ -46,8 +48,9 @@ void run_backward(CellKind cell, const Backward<T>* calls, const Plan& plan, con
     if (plan.path == Path::kCluster) {
       return cluster_kernels<T>(cell, plan.units(calls->dims), plan.math).backward.run(calls, plan.grid, queue);
     }
-    if (plan.path == Path::kPersistent)
-      return persistent_kernels<T>(cell, plan.math).backward.run(calls, plan.grid, queue);
+    if (plan.path == Path::kPersistent) {
+      return persistent_kernels<T>(cell, plan.math).backward_of(plan.grid).run(calls, plan.grid, queue);
+    }
   }
   streamed<T>(cell).backward(*calls, queue);
 }

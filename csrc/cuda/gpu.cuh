@@ -203,22 +203,22 @@ __device__ __forceinline__ void store_async(float2* shared, uint64_t* barrier, i
 template <class Params>
 void launch(void (*kernel)(Params), const Launch& shape, const Params& params, cudaStream_t stream) {
   if (shape.empty()) return;
-  cudaLaunchAttribute attribute{};
-  if (shape.cooperative) {
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = 1;
-  } else {
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = static_cast<unsigned>(shape.cluster);
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-  }
+  cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config{};
+  const auto add = [&](cudaLaunchAttributeID id) -> cudaLaunchAttributeValue& {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = id;
+    return attribute.val;
+  };
+  if (shape.cooperative) add(cudaLaunchAttributeCooperative).cooperative = 1;
+  if (shape.cluster > 1) {
+    add(cudaLaunchAttributeClusterDimension).clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
+  }
   config.gridDim = shape.blocks();
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = shape.cooperative || shape.cluster > 1 ? 1 : 0;
+  config.attrs = attributes;
   void* arguments[] = {const_cast<Params*>(&params)};
   check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments));
 }

@@ -40,15 +40,17 @@ constexpr int kThreadsPerBlock = 256;      // of every kernel
 constexpr int kBatchRowsPerTile = 16;      // that a kernel which keeps w_hh on the chip takes at a time
 constexpr int kUnitsPerBlock = 16;         // hidden units of a block of a persistent kernel
 constexpr int kClusterUnits[] = {16, 32};  // those of a cluster kernel, which comes in two sizes
-constexpr int kDirections = 2;             // that one launch can take, at most
+constexpr int kCallsAtOnce = 4;            // that one launch can take, at most
+constexpr int kSplitBlocks = 4;            // of a persistent kernel that may split their products' depth among them
 
 // How such a kernel multiplies: on tensor cores, float rounded to TF32; or float in full, by FFMA.
 enum class Math { kTensorCores, kExact };
 
 // Blocks of a kernel that keeps w_hh on the chip: each holds the weights of some hidden units, and runs one group of
-// batch rows of one direction.
+// batch rows of one call: a direction, or a layer.
 struct Grid {
-  int64_t unit_blocks, batch_groups, directions;
+  int64_t unit_blocks, batch_groups, calls;
+  int64_t split = 1;  // unit blocks side by side that split their products' depth: 1, or kSplitBlocks as a cluster
 
   // Of a group's batch rows, at most.
   int64_t tiles(int64_t batch) const {
@@ -60,18 +62,19 @@ struct Grid {
 // What such a kernel is given, Call one of the two above.
 template <class Call>
 struct StationaryParams {
-  Call calls[kDirections];
+  Call calls[kCallsAtOnce];
   int64_t most_tiles;  // of a group's batch rows
-  uint32_t* flags;     // (directions, batch_groups, unit_blocks) of a persistent kernel, zero
+  uint32_t* flags;     // (calls, batch_groups, unit_blocks) of a persistent kernel, zero
 };
 
-// One launch for the whole sequence, w_hh kept in registers and shared memory. calls: one for each direction.
+// One launch for the whole sequence, w_hh kept in registers and shared memory, of one call or several that know nothing
+// of one another.
 //
 // Persistent: all blocks must run at once.
 template <class Call>
 struct PersistentPass {
-  int (*resident_blocks)(const Dims& dims);  // on a multiprocessor of the current device; 0 if even one does not fit
-  int64_t (*scratch)(const Grid& grid);      // values of T; the first call's is used
+  int64_t (*resident_blocks)(const Dims& dims);  // that the current device runs at once
+  int64_t (*scratch)(const Grid& grid);          // values of T; the first call's is used
   void (*run)(const Call* calls, const Grid& grid, const Queue& queue);
 };
 
@@ -86,6 +89,11 @@ template <class T>
 struct PersistentKernels {
   PersistentPass<Forward<T>> forward;
   PersistentPass<Backward<T>> backward;
+  PersistentPass<Backward<T>> split_backward;  // null where there is none
+
+  const PersistentPass<Backward<T>>& backward_of(const Grid& grid) const {
+    return grid.split > 1 ? split_backward : backward;
+  }
 };
 
 template <class T>

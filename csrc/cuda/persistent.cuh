@@ -10,8 +10,9 @@
 
 namespace fastrnn::cuda {
 
-// One of the two passes: Block is PersistentForwardBlock or PersistentBackwardBlock, kKernel runs it.
-template <class T, class Call, class Block, void (*kKernel)(StationaryParams<Call>)>
+// One of the passes: Block is PersistentForwardBlock or PersistentBackwardBlock, kKernel runs it, kSplit blocks to a
+// cluster.
+template <class T, class Call, class Block, void (*kKernel)(StationaryParams<Call>), int kSplit>
 struct PersistentLaunch {
   static int64_t shared_bytes(const Dims& dims) {
     Carver count(nullptr);
@@ -19,10 +20,15 @@ struct PersistentLaunch {
     return count.used();
   }
 
-  static int resident(const Dims& dims) { return resident_blocks(kKernel, kThreadsPerBlock, shared_bytes(dims)); }
+  static int64_t resident(const Dims& dims) {
+    const int64_t shared = shared_bytes(dims);
+    if constexpr (kSplit > 1) return int64_t{kSplit} * resident_clusters(kKernel, kThreadsPerBlock, shared, kSplit);
+    const int64_t multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount);
+    return multiprocessors * resident_blocks(kKernel, kThreadsPerBlock, shared);
+  }
 
   static int64_t flag_bytes(const Grid& grid) {
-    return grid.unit_blocks * grid.batch_groups * grid.directions * static_cast<int64_t>(sizeof(uint32_t));
+    return grid.unit_blocks * grid.batch_groups * grid.calls * static_cast<int64_t>(sizeof(uint32_t));
   }
 
   static int64_t scratch(const Grid& grid) {
@@ -34,7 +40,7 @@ struct PersistentLaunch {
     params.flags = reinterpret_cast<uint32_t*>(calls->scratch);
     check(cudaMemsetAsync(params.flags, 0, static_cast<size_t>(flag_bytes(grid)), queue.stream));
     const int64_t shared = shared_bytes(calls->dims);
-    launch(kKernel, {grid.unit_blocks, grid.batch_groups, kThreadsPerBlock, shared, true, grid.directions}, params,
+    launch(kKernel, {grid.unit_blocks, grid.batch_groups, kThreadsPerBlock, shared, true, grid.calls, kSplit}, params,
            queue.stream);
   }
 
@@ -42,11 +48,25 @@ struct PersistentLaunch {
 };
 
 template <class Cell, class T, Math kMath>
+constexpr PersistentPass<Forward<T>> forward_pass() {
+  using Block = PersistentForwardBlock<Cell, T, kMath>;
+  return PersistentLaunch<T, Forward<T>, Block, &persistent_forward<Cell, T, kMath>, 1>::pass();
+}
+
+template <class Cell, class T, Math kMath, int kSplit>
+constexpr PersistentPass<Backward<T>> backward_pass() {
+  using Block = PersistentBackwardBlock<Cell, T, kMath, kSplit>;
+  return PersistentLaunch<T, Backward<T>, Block, &persistent_backward<Cell, T, kMath, kSplit>, kSplit>::pass();
+}
+
+template <class Cell, class T, Math kMath>
 constexpr PersistentKernels<T> persistent_kernels() {
-  return {PersistentLaunch<T, Forward<T>, PersistentForwardBlock<Cell, T, kMath>,
-                           &persistent_forward<Cell, T, kMath>>::pass(),
-          PersistentLaunch<T, Backward<T>, PersistentBackwardBlock<Cell, T, kMath>,
-                           &persistent_backward<Cell, T, kMath>>::pass()};
+  PersistentKernels<T> kernels{forward_pass<Cell, T, kMath>(), backward_pass<Cell, T, kMath, 1>(), {}};
+  // The gradients of a single gate are no more to read than h, and FFMA takes longer than reading does.
+  if constexpr (Cell::kGates > 1 && kMath == Math::kTensorCores) {
+    kernels.split_backward = backward_pass<Cell, T, kMath, kSplitBlocks>();
+  }
+  return kernels;
 }
 
 template <class T, Math kMath>

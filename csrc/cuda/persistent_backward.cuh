@@ -1,71 +1,97 @@
 // The persistent path, backward (BPTT). At every step a block multiplies the next step's gate gradients by the columns
 // of w_hh of its own units, which it keeps, takes the derivatives of their cells, and tells the blocks of its group.
+//
+// Each block so reads all gates' gradients. With kSplit above 1 so many blocks form a cluster and split that: a block
+// multiplies its share of the gradients by the columns of w_hh of the units of all of them, and they exchange dh.
 #pragma once
 
 #include "persistent_block.cuh"
 #include "products.cuh"
+#include "split_sums.cuh"
 #include "stationary_cells.cuh"
 
 namespace fastrnn::cuda {
 
-template <class Cell, class T, Math kMath>
+template <class Cell, class T, Math kMath, int kSplit>
 class PersistentBackwardBlock {
   static constexpr int kUnits = kUnitsPerBlock;
   using A = Accumulator<T>;
-  using Product = StationaryProductOf<T, kMath, 1, 1, 64>;
+  using Product = StationaryProductOf<T, kMath, kSplit, 1, 64>;
+  using Sums = SplitSums<kSplit>;
   using Cells = BackwardCells<Cell, T, kUnits>;
   using Inputs = typename Cells::Inputs;
 
  public:
   struct Shared {
     typename Product::Shared product;
+    typename Sums::Shared sums;
     char* inputs;  // of the tile at hand and of the next one
 
     FASTRNN_INLINE Shared(const Dims& dims, Carver& carver)
-        : product(Cell::kGates * dims.hidden_size, carver),
-          inputs(carver.take<char>(2 * Inputs(Carver(nullptr)).bytes)) {}
+        : product(depth(dims), carver), sums(carver), inputs(carver.take<char>(2 * Inputs(Carver(nullptr)).bytes)) {}
   };
 
   __device__ PersistentBackwardBlock(const Backward<T>& call, uint32_t* flags, const Shared& shared)
       : p_(call),
         hidden_(call.dims.hidden_size),
+        last_(call.steps.steps - 1),
+        first_gate_row_(rank() * depth(call.dims)),
         tiles_(call.dims.batch),
         exchange_(flags),
         cells_(call),
         inputs_(shared.inputs),
-        product_(Cell::kGates * call.dims.hidden_size, shared.product) {
-    const auto weight = [&](int, int unit, int64_t gate_row) {
-      return p_.w_hh + gate_row * hidden_ + place_.first_unit + unit;
+        product_(depth(call.dims), shared.product),
+        sums_(shared.sums, product_number(-2, tiles_.begin)) {
+    const T* const weights = p_.w_hh + first_gate_row_ * hidden_ + place_.first_unit - rank() * kUnits;
+    const auto weight = [&](int block, int unit, int64_t row) {
+      return weights + row * hidden_ + block * kUnits + unit;
     };
     product_.load_weights(weight, hidden_);
   }
 
   __device__ void run() {
     int buffer = 0;
-    const int64_t last = p_.steps.steps - 1;
-    cells_.fetch(last, tiles_.begin, inputs(buffer));
-    for (int64_t s = last; s >= -1; --s) {
-      const int64_t steps_done = last - s;
-      if (steps_done > 0) exchange_.await(product_.begin(), product_.end(), steps_done);
-      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile, buffer ^= 1) {
-        multiply(s, tile);
+    cells_.fetch(last_, tiles_.begin, inputs(buffer));
+    // s = -1 only hands the gradients of the first step's rows on to hx.
+    for (int64_t s = last_; s >= -1; --s) {
+      const int64_t steps_done = last_ - s;
+      if (steps_done > 0) await_gradients(steps_done);
+      for (int64_t turn = tiles_.begin; turn < tiles_.end + Sums::kLag; ++turn) {
+        const int64_t tile = turn - Sums::kLag;
+        if (turn < tiles_.end) multiply(s, turn);
         wait_for_copies<0>();
         __syncthreads();
-        if (s >= 0 && tile + 1 < tiles_.end) {
-          cells_.fetch(s, tile + 1, inputs(buffer ^ 1));
-        } else if (s > 0) {
-          cells_.fetch(s - 1, tiles_.begin, inputs(buffer ^ 1));
+        if (turn < tiles_.end) sums_.send(product_, product_number(s, turn));
+        if (tile >= tiles_.begin) {
+          if (s >= 0 && tile + 1 < tiles_.end) {
+            cells_.fetch(s, tile + 1, inputs(buffer ^ 1));
+          } else if (s > 0) {
+            cells_.fetch(s - 1, tiles_.begin, inputs(buffer ^ 1));
+          }
+          sums_.await(product_number(s, tile));
+          finish(s, tile, inputs(buffer));
+          buffer ^= 1;
         }
-        finish(s, tile, inputs(buffer));
         __syncthreads();
+        if (tile >= tiles_.begin) sums_.received(product_number(s, tile));
       }
       exchange_.announce(steps_done + 1);
     }
   }
 
  private:
+  // Rows of w_hh that a block multiplies.
+  static FASTRNN_INLINE int64_t depth(const Dims& dims) { return Cell::kGates * dims.hidden_size / kSplit; }
+
+  static __device__ int rank() { return kSplit > 1 ? cluster_rank() : 0; }
+
   __device__ Inputs inputs(int buffer) const {
     return Inputs(Carver(inputs_ + buffer * Inputs(Carver(nullptr)).bytes));
+  }
+
+  // Counted over the sequence.
+  __device__ int64_t product_number(int64_t s, int64_t tile) const {
+    return (last_ - s) * (tiles_.end - tiles_.begin) + tile - tiles_.begin;
   }
 
   // Where the gradient of a row of w_hh lies among a row's channels.
@@ -78,12 +104,17 @@ class PersistentBackwardBlock {
     return gate_row + shift;
   }
 
+  // Until those that this warp reads are there.
+  __device__ void await_gradients(int64_t steps_done) const {
+    exchange_.await(first_gate_row_ + product_.begin(), first_gate_row_ + product_.end(), steps_done);
+  }
+
   __device__ void multiply(int64_t s, int64_t tile) const {
     const int64_t after = running_rows(p_.steps, s + 1), first_row = tile * kBatchRowsPerTile;
     const T* const grads = p_.grad_channels + (first_row_of(p_.steps, s + 1) + first_row) * Cell::kChannels * hidden_;
     product_.multiply(
         [&](int row) { return first_row + row < after ? grads + row * Cell::kChannels * hidden_ : nullptr; },
-        [&](int64_t gate_row) { return channel_offset(gate_row); });
+        [&](int64_t row) { return channel_offset(first_gate_row_ + row); });
   }
 
   __device__ void finish(int64_t s, int64_t tile, const Inputs& inputs) const {
@@ -92,28 +123,31 @@ class PersistentBackwardBlock {
     const int64_t state = row * hidden_ + place_.first_unit + place_.unit;
     A no_c;
     cells_.finish(
-        s, row, inputs, [&] { return product_.sum(0, place_.unit, place_.first_row); }, p_.grad_h[state],
-        Cell::kHasCellState ? p_.grad_c[state] : no_c, [](int, T) {});
+        s, row, inputs, [&] { return sums_.sum(product_, product_number(s, tile), place_.unit, place_.first_row); },
+        p_.grad_h[state], Cell::kHasCellState ? p_.grad_c[state] : no_c, [](int, T) {});
   }
 
   const Backward<T>& p_;
-  const int64_t hidden_;
+  const int64_t hidden_, last_, first_gate_row_;
   const ThreadPlace<kUnits> place_;
   const Tiles tiles_;
   const Exchange exchange_;
   const Cells cells_;
   char* const inputs_;
   Product product_;
+  const Sums sums_;
 };
 
-template <class Cell, class T, Math kMath>
+template <class Cell, class T, Math kMath, int kSplit>
 __global__ void __launch_bounds__(kThreadsPerBlock, 1)
     persistent_backward(const __grid_constant__ StationaryParams<Backward<T>> params) {
-  using Block = PersistentBackwardBlock<Cell, T, kMath>;
-  Carver carver(dynamic_shared());
-  const Backward<T>& call = params.calls[blockIdx.z];
-  const typename Block::Shared shared(call.dims, carver);
-  Block(call, params.flags, shared).run();
+  if constexpr (kSplit == 1 || FASTRNN_HAS_CLUSTERS) {
+    using Block = PersistentBackwardBlock<Cell, T, kMath, kSplit>;
+    Carver carver(dynamic_shared());
+    const Backward<T>& call = params.calls[blockIdx.z];
+    const typename Block::Shared shared(call.dims, carver);
+    Block(call, params.flags, shared).run();
+  }
 }
 
 }  // namespace fastrnn::cuda

@@ -10,7 +10,7 @@ namespace fastrnn::cuda {
 // acquire and __syncwarp. No step overwrites what another reads, so nobody waits for readers.
 class Exchange {
  public:
-  // flags: (directions, batch groups, unit blocks)
+  // flags: (calls, batch groups, unit blocks)
   __device__ explicit Exchange(uint32_t* flags)
       : group_(flags + (int64_t{blockIdx.z} * gridDim.y + blockIdx.y) * gridDim.x) {}
 

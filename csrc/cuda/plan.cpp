@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "../cells/facts.h"
 #include "launch.h"
 
 namespace fastrnn::cuda {
@@ -46,10 +47,26 @@ const char* why_streamed(const Workload& work) {
   return nullptr;
 }
 
+// For as many calls at once as fit, of `room` groups of batch rows that run at once. Layers run at once only where that
+// leaves each as many groups as it would have alone: else they are as fast in turn.
+template <class Fits>
+std::optional<Grid> most_calls(const Workload& work, int64_t unit_blocks, int64_t room, const Fits& fits) {
+  const bool wavefront = work.layers > 1 && work.dense && work.steps >= 2 * kPartSteps;
+  const int64_t most = work.directions > 1 ? work.directions
+                       : wavefront         ? std::min(work.layers, int64_t{kCallsAtOnce})
+                                           : 1;
+  for (int64_t calls = most; calls > 0; --calls) {
+    const Grid grid{unit_blocks, std::min(tiles_of(work), room / calls), calls};
+    const bool as_alone = grid.batch_groups == std::min(tiles_of(work), room);
+    if (grid.batch_groups > 0 && (work.directions > 1 || as_alone) && fits(grid)) return grid;
+  }
+  return {};
+}
+
 // A cluster for every group of batch rows, in blocks of that many units: as many groups as run at once.
 template <class T>
 std::optional<Grid> cluster_grid(CellKind cell, const Workload& work, bool backward, int64_t units) {
-  const int64_t blocks = work.dims.hidden_size / units, tiles = tiles_of(work);
+  const int64_t blocks = work.dims.hidden_size / units;
   if (work.dims.hidden_size % units != 0 || blocks > kLargestCluster) return {};
   const ClusterKernels<T>& kernels = cluster_kernels<T>(cell, units, math_of<T>(work));
   const auto resident = [&](int64_t tiles_of_group) -> int64_t {
@@ -57,12 +74,9 @@ std::optional<Grid> cluster_grid(CellKind cell, const Workload& work, bool backw
                     : kernels.forward.resident_clusters(work.dims, blocks, tiles_of_group);
   };
   const int64_t clusters = resident(1);
-  for (const int64_t directions : {work.directions, int64_t{1}}) {
-    if (clusters < directions) continue;
-    const Grid grid{blocks, std::min(tiles, clusters / directions), directions};
-    if (resident(grid.tiles(work.dims.batch)) >= grid.batch_groups * directions) return grid;
-  }
-  return {};
+  return most_calls(work, blocks, clusters, [&](const Grid& grid) {
+    return resident(grid.tiles(work.dims.batch)) >= grid.batch_groups * grid.calls;
+  });
 }
 
 // The smaller the blocks, the more multiprocessors share a step's work: the larger ones are for what does not fit so,
@@ -74,25 +88,46 @@ std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool 
     const std::optional<Grid> grid = cluster_grid<T>(cell, work, backward, units);
     if (!grid) continue;
     const auto waits = [&](const Grid& each) {
-      return each.tiles(work.dims.batch) * work.directions / each.directions;
+      return each.tiles(work.dims.batch) * ((work.directions * work.layers + each.calls - 1) / each.calls);
     };
     if (!best || waits(*grid) < waits(*best)) best = grid;
   }
   return best;
 }
 
+// Backward, every block of a persistent kernel reads the gradients of all gates of its batch rows at every step. Where
+// that is so much for all blocks together, clusters split it: by benchmarks/gpu_model.py the second-level cache takes
+// longer for it than an exchange within a cluster. Forward they read h, 1 / G of that, about as fast as they multiply.
+constexpr int64_t kLeastBytesToSplit = 8 << 20;
+
+template <class T>
+bool pays_to_split(CellKind cell, const Workload& work, const Grid& grid) {
+  const PersistentPass<Backward<T>>& pass = persistent_kernels<T>(cell, math_of<T>(work)).split_backward;
+  const int64_t blocks = grid.unit_blocks * grid.batch_groups * grid.calls;
+  const int64_t row_bytes = cell_facts(cell).gates * work.dims.hidden_size * static_cast<int64_t>(sizeof(T));
+  return pass.run && device_attribute(cudaDevAttrComputeCapabilityMajor) >= kLeastCapabilityOfClusters &&
+         grid.unit_blocks % kSplitBlocks == 0 &&
+         grid.unit_blocks * grid.calls * work.dims.batch * row_bytes >= kLeastBytesToSplit &&
+         blocks <= pass.resident_blocks(work.dims);
+}
+
 template <class T>
 std::optional<Grid> persistent_grid(CellKind cell, const Workload& work, bool backward) {
   const PersistentKernels<T>& kernels = persistent_kernels<T>(cell, math_of<T>(work));
-  const int64_t resident =
+  const int64_t capacity =
       backward ? kernels.backward.resident_blocks(work.dims) : kernels.forward.resident_blocks(work.dims);
-  const int64_t capacity = resident * device_attribute(cudaDevAttrMultiProcessorCount);
   const int64_t blocks = work.dims.hidden_size / kUnitsPerBlock;
-  for (const int64_t directions : {work.directions, int64_t{1}}) {
-    const int64_t groups = std::min(tiles_of(work), capacity / (blocks * directions));
-    if (groups > 0) return Grid{blocks, groups, directions};
-  }
-  return {};
+  std::optional<Grid> grid = most_calls(work, blocks, capacity / blocks, [](const Grid&) { return true; });
+  if (grid && backward && pays_to_split<T>(cell, work, *grid)) grid->split = kSplitBlocks;
+  return grid;
+}
+
+std::string reason_of(Path path, const Grid& grid, const Workload& work) {
+  std::string reason = path == Path::kCluster ? "a cluster of blocks keeps the recurrent weights and the state"
+                                              : "the recurrent weights stay on the chip for the whole sequence";
+  if (grid.split > 1) reason += "; clusters of blocks split what they multiply";
+  if (work.directions == 1 && grid.calls > 1) reason += "; layers run as a wavefront";
+  return reason;
 }
 
 }  // namespace
@@ -114,6 +149,9 @@ const char* name_of(Path path) {
 template <class T>
 Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
   const auto stream = [](const char* reason) { return Choice{{Path::kStreamed, {}, {}}, reason}; };
+  const auto on_chip = [&](Path path, const Grid& grid) {
+    return Choice{{path, grid, math_of<T>(work)}, reason_of(path, grid, work)};
+  };
   if constexpr (std::is_same_v<T, double>) {
     return stream("float64 has no persistent kernel");
   } else {
@@ -124,14 +162,12 @@ Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
     if (capability < kLeastCapability) return stream("persistent kernels need compute capability 8.0 or higher");
     if (capability >= kLeastCapabilityOfClusters && only != Path::kPersistent) {
       if (const std::optional<Grid> grid = best_cluster_grid<T>(cell, work, backward)) {
-        return {{Path::kCluster, *grid, math_of<T>(work)},
-                "a cluster of blocks keeps the recurrent weights and the state"};
+        return on_chip(Path::kCluster, *grid);
       }
     }
     if (only == Path::kCluster) return stream("FASTRNN_CUDA_PATH=cluster, and no cluster holds the recurrent weights");
     if (const std::optional<Grid> grid = persistent_grid<T>(cell, work, backward)) {
-      return {{Path::kPersistent, *grid, math_of<T>(work)},
-              "the recurrent weights stay on the chip for the whole sequence"};
+      return on_chip(Path::kPersistent, *grid);
     }
     return stream("the recurrent weights do not fit on the chip");
   }

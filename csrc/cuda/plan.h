@@ -1,6 +1,7 @@
 // Which way a layer takes through its sequence on a GPU.
 #pragma once
 
+#include <string>
 #include <type_traits>
 
 #include "kernels.h"
@@ -16,15 +17,21 @@ struct Plan {
   Grid grid;  // of a persistent or a cluster kernel
   Math math;  // the same
 
-  // Directions that one launch runs.
-  int64_t at_once() const { return path == Path::kStreamed ? 1 : grid.directions; }
+  // Calls that one launch runs.
+  int64_t at_once() const { return path == Path::kStreamed ? 1 : grid.calls; }
+  // The same for so many calls, no more than those.
+  Plan of(int64_t calls) const {
+    Plan plan = *this;
+    plan.grid.calls = calls;
+    return plan;
+  }
   // Hidden units of a block; 0 where nothing is dealt to blocks so.
   int64_t units(const Dims& dims) const { return path == Path::kStreamed ? 0 : dims.hidden_size / grid.unit_blocks; }
 };
 
 struct Choice {
   Plan plan;
-  const char* reason;  // why this path
+  std::string reason;  // why this path
 };
 
 // By how they multiply; only float has more than one way.
@@ -43,11 +50,16 @@ const ClusterKernels<T>& cluster_kernels(CellKind cell, int64_t units, Math math
   return cluster<T, Math::kTensorCores>(cell, units);
 }
 
+// That a launch runs where layers are a wavefront: by benchmarks/gpu_model.py what is lost between launches and at both
+// ends, where not all layers run, is together least for about so many.
+constexpr int64_t kPartSteps = 64;
+
 // What one pass over the sequence is like.
 struct Workload {
   int64_t steps;
   Dims dims;
-  int64_t directions;
+  int64_t layers, directions;
+  bool dense;       // all rows run at all steps
   bool allow_tf32;  // see Queue
   bool extended;    // there are Extras
 };

@@ -16,11 +16,10 @@ struct ThreadPlace {
   int64_t first_unit = int64_t{blockIdx.x} * kUnits;  // the block's
 };
 
-// For a launch with a call for each direction.
 template <class Call>
 StationaryParams<Call> stationary_params(const Call* calls, const Grid& grid) {
   StationaryParams<Call> params{};
-  for (int64_t d = 0; d < grid.directions; ++d) params.calls[d] = calls[d];
+  for (int64_t i = 0; i < grid.calls; ++i) params.calls[i] = calls[i];
   params.most_tiles = grid.tiles(calls->dims.batch);
   return params;
 }

@@ -92,7 +92,8 @@ class CudaDevice {
 // Which way a pass of a layer takes, on the current device.
 template <class T>
 cuda::Choice plan_pass(const LayerArgs& args, const LayerShape& shape, bool allow_tf32, bool backward) {
-  const cuda::Workload work{shape.steps, shape.dims, shape.directions, allow_tf32, args.extras.has_value()};
+  const cuda::Workload work{shape.steps,   shape.dims, shape.layers,           shape.directions,
+                            shape.dense(), allow_tf32, args.extras.has_value()};
   return cuda::choose_plan<T>(args.cell, work, backward);
 }
 
@@ -110,18 +111,32 @@ class CudaLoops {
     if (plan_.path != cuda::Path::kStreamed) upload_sizes();
   }
 
-  AtOnce at_once() const { return {1, plan_.at_once()}; }
+  AtOnce at_once() const { return shape_.directions > 1 ? AtOnce{1, plan_.at_once()} : AtOnce{plan_.at_once(), 1}; }
 
-  // In no parts: the kernels run the whole sequence.
-  Cut cut(int64_t, int64_t) const { return {std::numeric_limits<int64_t>::max(), 1}; }
+  // One stretch, whose parts are the sequences that a launch runs: more than one where layers run as a wavefront.
+  Cut cut(int64_t, int64_t) const {
+    return {std::numeric_limits<int64_t>::max(), at_once().layers > 1 ? shape_.steps / cuda::kPartSteps : 1};
+  }
 
   // before(k, i) readies calls[k] for its i-th part, after(k, i) takes what that one left.
+  //
+  // Directions run side by side; layers as a wavefront, each a part behind the one before it, which has by then what
+  // its own part reads. So the calls of a launch need nothing of one another, whichever kernel the plan names.
   template <class Call, class Before, class After>
   void run(std::vector<Call>& calls, size_t parts, const Before& before, const After& after) const {
-    for (size_t i = 0; i < parts; ++i) {
-      for (size_t k = 0; k < calls.size(); ++k) before(k, i);
-      launch(calls);
-      for (size_t k = 0; k < calls.size(); ++k) after(k, i);
+    const size_t lag = at_once().layers > 1 ? 1 : 0;
+    for (size_t turn = 0; turn < parts + lag * (calls.size() - 1); ++turn) {
+      std::vector<size_t> running;
+      for (size_t k = 0; k < calls.size(); ++k) {
+        if (turn >= lag * k && turn - lag * k < parts) running.push_back(k);
+      }
+      std::vector<Call> ready;
+      for (const size_t k : running) {
+        before(k, turn - lag * k);
+        ready.push_back(calls[k]);
+      }
+      launch(ready);
+      for (const size_t k : running) after(k, turn - lag * k);
     }
   }
 
@@ -129,25 +144,47 @@ class CudaLoops {
   void launch(const std::vector<ForwardCall<T, A>>& calls) const {
     const ProfilerRange range(name("forward").c_str());
     std::vector<cuda::Forward<T>> params;
-    for (const auto& call : calls) {
-      params.push_back(call.params);
-      params.back().steps = steps(call.params.steps);
-      device_.copy(call.params.hy, call.params.hx, shape_.batch * shape_.dims.recurrent_size);
-    }
-    const Tensor scratch = device_.empty({cuda::forward_scratch<T>(cell_, params[0], plan_)}, scalar_type_of<T>);
+    for (const auto& call : calls) params.push_back(of_part(call));
+    const cuda::Plan plan = plan_.of(static_cast<int64_t>(calls.size()));
+    const Tensor scratch = device_.empty({cuda::forward_scratch<T>(cell_, params[0], plan)}, scalar_type_of<T>);
     params[0].scratch = data<T>(scratch);
-    cuda::run_forward(cell_, params.data(), plan_, device_.queue());
+    cuda::run_forward(cell_, params.data(), plan, device_.queue());
   }
   void launch(const std::vector<BackwardCall<T, A>>& calls) const {
     const ProfilerRange range(name("backward").c_str());
     std::vector<cuda::Backward<T>> params;
-    for (const auto& call : calls) {
-      params.push_back(call.params);
-      params.back().steps = steps(call.params.steps);
-    }
-    const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, params[0], plan_)}, scalar_type_of<T>);
+    for (const auto& call : calls) params.push_back(of_part(call));
+    const cuda::Plan plan = plan_.of(static_cast<int64_t>(calls.size()));
+    const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, params[0], plan)}, scalar_type_of<T>);
     params[0].scratch = data<T>(scratch);
-    cuda::run_backward(cell_, params.data(), plan_, device_.queue());
+    cuda::run_backward(cell_, params.data(), plan, device_.queue());
+  }
+
+  // A part as the sequence of its own that it is for a kernel: it starts from the states with which the one before
+  // ended. Where that is not all of the sequence, the batch is dense and there is one direction.
+  cuda::Forward<T> of_part(const ForwardCall<T, A>& call) const {
+    cuda::Forward<T> params = call.params;
+    params.steps = steps(params.steps, call.stretch);
+    if (call.stretch.begin == 0) device_.copy(params.hy, params.hx, shape_.batch * shape_.dims.recurrent_size);
+    params.output += call.stretch.first_row * params.output_stride;
+    if (params.cells) params.cells += call.stretch.first_row * shape_.dims.hidden_size;
+    if (call.stretch.begin > 0) params.hx = params.output - shape_.batch * params.output_stride;
+    return params;
+  }
+  cuda::Backward<T> of_part(const BackwardCall<T, A>& call) const {
+    const CellFacts& facts = cell_facts(cell_);
+    const int64_t first_row = call.stretch.first_row, hidden = shape_.dims.hidden_size;
+    cuda::Backward<T> params = call.params;
+    params.steps = steps(params.steps, call.stretch);
+    if (facts.keeps_channels) params.channels += first_row * facts.channels * hidden;
+    params.output += first_row * params.output_stride;
+    if (params.grad_output) params.grad_output += first_row * params.grad_output_stride;
+    if (params.cells) params.cells += first_row * hidden;
+    if (call.stretch.begin > 0) {
+      params.hx = params.output - shape_.batch * params.output_stride;
+      if (params.cells) params.cx = params.cells - shape_.batch * hidden;
+    }
+    return params;
   }
 
   std::string name(const char* pass) const { return std::string("fastrnn::") + pass + " " + cuda::name_of(plan_.path); }
@@ -162,8 +199,9 @@ class CudaLoops {
     }
   }
 
-  // As the plan's kernels take them.
-  Steps steps(Steps steps) const {
+  // As the plan's kernels take those of a part.
+  Steps steps(Steps steps, const Stretch& part) const {
+    steps.steps = part.end - part.begin;
     if (sizes_) steps.device_sizes = data<const int64_t>(*sizes_);
     if (offsets_) steps.device_offsets = data<const int64_t>(*offsets_);
     return steps;

@@ -83,8 +83,9 @@ class Gpu {
     return type_name<T>() + (math_ == cuda::Math::kExact ? " exact " : " ") + cuda::name_of(path_);
   }
   std::string describe(const GpuPlan& plan) const {
-    const auto& [blocks, groups, directions] = plan.plan.grid;
-    const std::string grid = std::to_string(blocks) + " x " + std::to_string(groups) + " blocks";
+    const auto& [blocks, groups, calls, split] = plan.plan.grid;
+    const std::string split_by = split > 1 ? " split by " + std::to_string(split) : "";
+    const std::string grid = std::to_string(blocks) + " x " + std::to_string(groups) + " blocks" + split_by;
     return (streamed_ ? "" : grid) + " order=" + std::to_string(plan.seed);
   }
   bool idle_grads_are_zero() const { return streamed_; }

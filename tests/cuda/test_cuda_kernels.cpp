@@ -62,12 +62,17 @@ const Coverage kLargeCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 272 : 528
 template <class T>
 const Coverage kLargeClusterCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 256 : 512}, {3}, {3}, false, false};
 
+// Units for one cluster and for two, and for more weights than the registers take; of these, what has gates to split.
+const Coverage kSplitCoverage{kStationaryCoverage.shapes, {64, 128}, {3, 33}, {2, 5}, false, false};
+template <class T>
+const Coverage kLargeSplitCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 320 : 576}, {3}, {2}, false, false};
+
 // All batch rows in one group, and in as many as the plan has or in two. Asking for the plan also lets the kernels have
 // their shared memory.
 template <class T>
 std::vector<GpuPlan> stationary_plans(const char* path, cuda::Math math, const Case& drawn, bool backward) {
   const bool allow_tf32 = math == cuda::Math::kTensorCores;
-  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, 1, allow_tf32, false};
+  const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, 1, 1, true, allow_tf32, false};
   setenv("FASTRNN_CUDA_PATH", path, 1);
   const auto [chosen, reason] = cuda::choose_plan<T>(drawn.cell, work, backward);
   unsetenv("FASTRNN_CUDA_PATH");
@@ -92,6 +97,22 @@ std::vector<GpuPlan> large_block_plans(cuda::Math math, const Case& drawn, bool 
     const int fit = backward ? kernels.backward.resident_clusters(dims, blocks, tiles)
                              : kernels.forward.resident_clusters(dims, blocks, tiles);
     if (fit == 0) throw std::runtime_error("no cluster of large blocks fits");
+  }
+  return plans;
+}
+
+// The persistent ones with products that clusters split, which the plan has for more units than these.
+template <class T>
+std::vector<GpuPlan> split_plans(const Case& drawn) {
+  constexpr cuda::Math kMath = cuda::Math::kTensorCores;
+  std::vector<GpuPlan> plans = stationary_plans<T>("persistent", kMath, drawn, true);
+  const auto& pass = cuda::persistent_kernels<T>(drawn.cell, kMath).split_backward;
+  for (auto& [seed, plan] : plans) {
+    plan.grid.split = cuda::kSplitBlocks;
+    const cuda::Grid& grid = plan.grid;
+    if (pass.resident_blocks({drawn.batch, drawn.hidden, drawn.hidden, false}) < grid.unit_blocks * grid.batch_groups) {
+      throw std::runtime_error("clusters that split a product do not fit");
+    }
   }
   return plans;
 }
@@ -140,15 +161,22 @@ void test_streamed(const Options& options, Report& report) {
   }
 }
 
+// All large ones of the cell that has the most weights.
+std::vector<Case> some_and_large_cases(const Coverage& coverage, const Coverage& large_coverage,
+                                       const Options& options) {
+  std::vector<Case> cases = some_cases(coverage, options);
+  for (const Case& large : all_cases(large_coverage, options.seed)) {
+    if (large.cell == CellKind::kLstm && options.wants(large)) cases.push_back(large);
+  }
+  return cases;
+}
+
 template <class T>
 void test_stationary(cuda::Path path, cuda::Math math, const Coverage& large_coverage, const Options& options,
                      Report& report) {
   const char* const name = cuda::name_of(path);
   if (!options.wants<T>(name)) return;
-  std::vector<Case> cases = some_cases(kStationaryCoverage, options);
-  for (const Case& large : all_cases(large_coverage, options.seed)) {
-    if (large.cell == CellKind::kLstm && options.wants(large)) cases.push_back(large);  // it has the most weights
-  }
+  const std::vector<Case> cases = some_and_large_cases(kStationaryCoverage, large_coverage, options);
   const Gpu<T> gpu(path, math);
   test_cases(gpu.name(), cases, report, [&](const Case& drawn, Report& of_gpu) {
     ForwardRun(gpu, drawn, of_gpu).run(stationary_plans<T>(name, math, drawn, false));
@@ -157,6 +185,16 @@ void test_stationary(cuda::Path path, cuda::Math math, const Coverage& large_cov
     ForwardRun(gpu, drawn, of_gpu).run(large_block_plans<T>(math, drawn, false));
     BackwardRun(gpu, drawn, of_gpu).run(large_block_plans<T>(math, drawn, true));
   });
+}
+
+template <class T>
+void test_split(const Options& options, Report& report) {
+  if (!options.wants<T>("persistent")) return;
+  std::vector<Case> cases = some_and_large_cases(kSplitCoverage, kLargeSplitCoverage<T>, options);
+  std::erase_if(cases, [](const Case& drawn) { return cell_facts(drawn.cell).gates == 1; });
+  const Gpu<T> gpu(cuda::Path::kPersistent);
+  test_cases(gpu.name() + " split", cases, report,
+             [&](const Case& drawn, Report& of_gpu) { BackwardRun(gpu, drawn, of_gpu).run(split_plans<T>(drawn)); });
 }
 
 template <class T>
@@ -208,5 +246,8 @@ int main(int count, char** words) {
   test_stationary<float>(Math::kTensorCores, options, report);
   test_stationary<__half>(Math::kTensorCores, options, report);
   test_stationary<__nv_bfloat16>(Math::kTensorCores, options, report);
+  test_split<float>(options, report);
+  test_split<__half>(options, report);
+  test_split<__nv_bfloat16>(options, report);
   return report.failures() > 0;
 }

@@ -1,6 +1,7 @@
 // Which path csrc/cuda/plan.cpp chooses on which device.
 #include "test_plan.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 #include <utility>
@@ -17,7 +18,7 @@ using cuda::Path;
 using cuda::Workload;
 
 // What every kernel takes: four clusters or groups of 16 rows.
-const Workload kPlain{100, {64, 64, 64, false}, 1, true, false};
+const Workload kPlain{100, {64, 64, 64, false}, 1, 1, true, true, false};
 
 template <class Change>
 Workload changed(const Change& change) {
@@ -52,20 +53,21 @@ void expect_streamed(const char* why, const Workload& work, Report& report) {
   }
 }
 
-// blocks x groups x directions
+// blocks x groups x calls
 template <class T>
 void expect_grid(Path path, const cuda::Grid& grid, const Workload& work, Report& report) {
   for (bool backward : {false, true}) {
     const auto [plan, reason] = cuda::choose_plan<T>(CellKind::kGru, work, backward);
-    const auto& [blocks, groups, directions] = plan.grid;
-    if (plan.path == path && blocks == grid.unit_blocks && groups == grid.batch_groups &&
-        directions == grid.directions) {
+    const auto& [blocks, groups, calls, split] = plan.grid;
+    if (plan.path == path && blocks == grid.unit_blocks && groups == grid.batch_groups && calls == grid.calls &&
+        split == (backward ? grid.split : 1)) {
       continue;
     }
     report.fail(std::string("plan: ") + cuda::name_of(plan.path) + ", " + std::to_string(blocks) + " x " +
-                std::to_string(groups) + " x " + std::to_string(directions) + " blocks, where " + cuda::name_of(path) +
-                ", " + std::to_string(grid.unit_blocks) + " x " + std::to_string(grid.batch_groups) + " x " +
-                std::to_string(grid.directions) + " were expected");
+                std::to_string(groups) + " x " + std::to_string(calls) + " blocks, split by " + std::to_string(split) +
+                ", where " + cuda::name_of(path) + ", " + std::to_string(grid.unit_blocks) + " x " +
+                std::to_string(grid.batch_groups) + " x " + std::to_string(grid.calls) + ", by " +
+                std::to_string(grid.split) + " were expected");
   }
 }
 
@@ -121,10 +123,59 @@ void test_persistent(Report& report) {
   with(7, both, {4, 1, 1});
 }
 
+// Of the gradients of 640 units' gates, blocks read enough for clusters to split it from some batch rows on.
+template <class T>
+void test_split(Report& report) {
+  const auto of = [](int64_t hidden, int64_t batch) {
+    return changed(
+        [=](Workload& work) { work.dims.hidden_size = work.dims.recurrent_size = hidden, work.dims.batch = batch; });
+  };
+  const On usual([](auto& device) { device.registers_per_thread = 255; });
+  const int64_t enough = (8 << 20) / (40 * 3 * 640 * static_cast<int64_t>(sizeof(T))) + 1;
+  expect_grid<T>(Path::kPersistent, {40, std::min((enough + 15) / 16, int64_t{3}), 1, cuda::kSplitBlocks},
+                 of(640, enough), report);
+  expect_grid<T>(Path::kPersistent, {40, std::min((enough + 14) / 16, int64_t{3}), 1}, of(640, enough - 1), report);
+  expect_grid<T>(Path::kPersistent, {42, 3, 1}, of(672, 480), report);
+  {
+    const On fewer([](auto& device) { device.clusters_of_sixteen = 7, device.registers_per_thread = 255; });
+    expect_grid<T>(Path::kPersistent, {40, 3, 1}, of(640, 480), report);
+  }
+  const On old([](auto& device) { device.capability_major = 8, device.registers_per_thread = 255; });
+  expect_grid<T>(Path::kPersistent, {40, 3, 1}, of(640, 480), report);
+}
+
+// Layers run at once where each has the groups then that it would have alone.
+template <class T>
+void test_layers(Report& report) {
+  const auto of = [](int64_t layers, int64_t steps, int64_t batch) {
+    return changed([=](Workload& work) { work.layers = layers, work.steps = steps, work.dims.batch = batch; });
+  };
+  expect_grid<T>(Path::kCluster, {4, 4, 3}, of(3, 128, 64), report);
+  expect_grid<T>(Path::kCluster, {4, 4, cuda::kCallsAtOnce}, of(9, 128, 64), report);
+  expect_grid<T>(Path::kCluster, {4, 4, 1}, of(3, 127, 64), report);
+  const Workload both = changed([](Workload& work) { work.layers = 3, work.directions = 2, work.steps = 128; });
+  expect_grid<T>(Path::kCluster, {4, 4, 2}, both, report);
+  Workload ragged = of(3, 128, 64);
+  ragged.dense = false;
+  expect_grid<T>(Path::kCluster, {4, 4, 1}, ragged, report);
+  {
+    const On small([](auto& device) { device.multiprocessors = 35, device.registers_per_thread = 255; });
+    expect_grid<T>(Path::kCluster, {4, 4, 2}, of(2, 128, 64), report);
+    expect_grid<T>(Path::kCluster, {2, 4, 3}, of(3, 128, 64), report);
+  }
+  const On old([](auto& device) {
+    device.capability_major = 8, device.multiprocessors = 35, device.registers_per_thread = 255;
+  });
+  expect_grid<T>(Path::kPersistent, {4, 4, 2}, of(3, 128, 64), report);
+  expect_grid<T>(Path::kPersistent, {4, 8, 1}, of(3, 128, 128), report);
+}
+
 template <class T>
 void test_type(Report& report) {
   test_clusters<T>(report);
   test_persistent<T>(report);
+  test_split<T>(report);
+  test_layers<T>(report);
   {
     const On one([](auto& device) { device.capability_major = 8, device.multiprocessors = 1; });
     expect_streamed<T>("do not fit", kPlain, report);

@@ -89,6 +89,15 @@ def test_sizes(kernel, precision, size, device):
 
 @by_kernel
 @on_chip
+@pytest.mark.parametrize("num_layers", (2, 5))
+def test_layers_behind_one_another(kernel, precision, num_layers, device):
+    """Long enough for a wavefront of layers, on persistent kernels and on clusters."""
+    for hidden in (64, 528):
+        check(case_of(kernel, hidden, 3, 150, input_size=16, num_layers=num_layers), precision, device)
+
+
+@by_kernel
+@on_chip
 @pytest.mark.parametrize("size", ((32, 33, 50), (256, 40, 50), (512, 17, 37)), ids=str)
 def test_lengths_on_the_gpu(kernel, precision, size, device):
     """Rows that end early in one direction and join late in the other, in persistent kernels."""

@@ -64,11 +64,12 @@ cudaError_t check_launch(const void* kernel, const LaunchShape& shape) {
   if (shape.shared_bytes > shared_limit(kernel)) return cudaErrorInvalidValue;
   const int resident = resident_blocks(kernel, shape.threads, shape.shared_bytes);
   if (resident == 0) return cudaErrorLaunchOutOfResources;
-  const int cluster = static_cast<int>(shape.cluster);
-  if (cluster > 1 && resident_clusters(kernel, shape.threads, shape.shared_bytes, cluster) == 0) {
-    return cudaErrorInvalidClusterSize;
+  size_t capacity = static_cast<size_t>(resident) * static_cast<size_t>(device().multiprocessors);
+  if (const int cluster = static_cast<int>(shape.cluster); cluster > 1) {
+    const int clusters = resident_clusters(kernel, shape.threads, shape.shared_bytes, cluster);
+    if (clusters == 0) return cudaErrorInvalidClusterSize;
+    capacity = static_cast<size_t>(clusters) * shape.cluster;
   }
-  const size_t capacity = static_cast<size_t>(resident) * static_cast<size_t>(device().multiprocessors);
   const bool too_large = shape.cooperative && size_t{shape.blocks.x} * shape.blocks.y * shape.blocks.z > capacity;
   return too_large ? cudaErrorCooperativeLaunchTooLarge : cudaSuccess;
 }
