@@ -130,6 +130,11 @@ Times as fast, geometric mean over eleven shapes; in brackets the slowest one.
 ### AVX2, both sides
 
 {avx2}
+### A processor with AVX2 and less cache
+
+{epyc}
+![Times as fast as each peer, for every shape](../../benchmarks/results/suite_epyc_2.png)
+
 ## Programs of other projects
 
 `make clients`: training with losses equal to torch.nn's, everything else in the program included.
@@ -158,6 +163,7 @@ def write(path: Path) -> None:
         suite=suite("suite"),
         one_thread=suite("suite_one_thread"),
         avx2=suite("suite_avx2"),
+        epyc=suite("suite_epyc"),
         clients=clients(),
         recurrences=recurrences(),
         streaming=streaming(),
