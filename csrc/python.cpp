@@ -22,7 +22,8 @@ constexpr const char* weight_sources[] = {"in place", "packed", "frozen"};
 
 template <class T, class W = T>
 py::dict plan(CellKind cell, int64_t layers, int64_t directions, int64_t steps, int64_t batch, int64_t rows,
-              int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward, bool frozen) {
+              int64_t input_size, int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward,
+              bool frozen) {
   ops::LayerShape shape{};
   shape.layers = layers;
   shape.directions = directions;
@@ -30,6 +31,7 @@ py::dict plan(CellKind cell, int64_t layers, int64_t directions, int64_t steps, 
   shape.steps = steps;
   shape.batch = batch;
   shape.rows = rows;
+  shape.first_input_size = input_size;
   shape.dims = {batch, hidden_size, recurrent_size, projected};
   const cpu::Choice choice = ops::plan_pass(shape, cell_facts(cell).gates, sizeof(T), backward, sizeof(W));
   // The tile does not depend on how weights are stored.
@@ -93,17 +95,17 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "plan",
       [](const std::string& cell, const std::string& weights, int64_t layers, int64_t directions, int64_t steps,
-         int64_t batch, int64_t rows, int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward,
-         bool frozen) {
+         int64_t batch, int64_t rows, int64_t input_size, int64_t hidden_size, int64_t recurrent_size, bool projected,
+         bool backward, bool frozen) {
         const auto choose = weights == "float64"    ? plan<double>
                             : weights == "bfloat16" ? plan<float, cpu::Bf16>
                                                     : plan<float>;
-        return choose(cell_named(cell), layers, directions, steps, batch, rows, hidden_size, recurrent_size, projected,
-                      backward, frozen);
+        return choose(cell_named(cell), layers, directions, steps, batch, rows, input_size, hidden_size, recurrent_size,
+                      projected, backward, frozen);
       },
       py::kw_only(), py::arg("cell"), py::arg("weights"), py::arg("layers"), py::arg("directions"), py::arg("steps"),
-      py::arg("batch"), py::arg("rows"), py::arg("hidden_size"), py::arg("recurrent_size"), py::arg("projected"),
-      py::arg("backward"), py::arg("frozen"));
+      py::arg("batch"), py::arg("rows"), py::arg("input_size"), py::arg("hidden_size"), py::arg("recurrent_size"),
+      py::arg("projected"), py::arg("backward"), py::arg("frozen"));
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;
   m.attr("cuda_architectures") = FASTRNN_CUDA_ARCHITECTURES;

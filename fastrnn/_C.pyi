@@ -17,6 +17,7 @@ def plan(
     steps: int,
     batch: int,
     rows: int,
+    input_size: int,
     hidden_size: int,
     recurrent_size: int,
     projected: bool,

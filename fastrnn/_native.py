@@ -53,6 +53,7 @@ def plan(
     layers: int,
     directions: int,
     rows: int,
+    input_size: int,
     dense: bool,
     projected: bool,
     allow_tf32: bool,
@@ -62,7 +63,8 @@ def plan(
 ) -> dict[str, Any]:
     """How the kernels will run one direction of a layer: path, isa, tile, threads, reason and reserve_bytes.
 
-    `layers` run in the same call, one on another; `handed_on` is what :func:`reserve_values` says.
+    `layers` run in the same call, one on another, the first of them on `input_size` features; `handed_on` is what
+    :func:`reserve_values` says.
     `dtype` is the one they compute in, `weights` the one in which they read the weights, `rows` the number of valid
     (step, batch) pairs, `dense` that all of them run, and `extended` that the call is more than the plain recurrence.
     """
@@ -90,6 +92,6 @@ def plan(
         )
     else:
         name = str(weights).removeprefix("torch.")
-        facts = _C.plan(**sizes, weights=name, rows=rows, frozen=frozen)
+        facts = _C.plan(**sizes, weights=name, rows=rows, input_size=input_size, frozen=frozen)
     facts["reserve_bytes"] = reserve_values(cell, dtype, rows, hidden_size, handed_on) * dtype.itemsize
     return facts

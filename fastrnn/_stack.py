@@ -267,7 +267,7 @@ def _run_layers(
 def _run_in_turn(
     stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Frozen | None
 ) -> tuple[Tensor, States]:
-    """The layers one on another: in one call, unless dropout comes between them."""
+    """The layers one on another: in one call, unless something speaks against it."""
     cell = stack.mode.lower()
     input, states, batch_sizes, batch, _, _, added = arguments
     num_layers, bidirectional = stack.num_layers, stack.bidirectional
@@ -277,7 +277,7 @@ def _run_in_turn(
     if added is not None:
         data = _extended.Data.of(input, batch, batch_sizes)
         return _extended.run_in_turn(stack, input, states, weights, data, added)
-    if runs_as_one(stack):
+    if runs_as_one(stack, weights):
         packed = frozen.whole if frozen is not None else None
         results = autograd.run_layers(cell, input, states, weights, bidirectional, batch_sizes, packed)
         return results[0], results[1:]
@@ -285,7 +285,7 @@ def _run_in_turn(
     finals = []
     per_layer = len(weights) // num_layers
     for index, own in enumerate(zip(*[state.split(2 if bidirectional else 1) for state in states], strict=True)):
-        if index > 0:
+        if index > 0 and stack.training and stack.dropout > 0:
             input = torch.dropout(input, stack.dropout, True)  # drawn as torch.nn draws it
         own_weights = weights[index * per_layer : (index + 1) * per_layer]
         packed = frozen.by_layer[index] if frozen is not None else None
@@ -295,9 +295,16 @@ def _run_in_turn(
     return input, tuple([torch.cat(state) for state in zip(*finals, strict=True)])
 
 
-def runs_as_one(stack: Stack) -> bool:
-    """Whether nothing comes between the layers of a plain call, so that one op runs them all."""
-    return stack.num_layers == 1 or stack.dropout == 0 or not stack.training
+def runs_as_one(stack: Stack, weights: Sequence[Tensor]) -> bool:
+    """Whether one op runs all layers of a plain call: no dropout comes between them, and none at the bottom is frozen.
+
+    Frozen layers below one that is trained keep nothing and have no backward in calls of their own.
+    """
+    if stack.num_layers == 1:
+        return True
+    if stack.training and stack.dropout > 0:
+        return False
+    return weights[0].requires_grad or not weights[-1].requires_grad or not torch.is_grad_enabled()
 
 
 def _zeros(cell: str, input: Tensor, hx_shape: tuple[int, ...], hidden_size: int) -> States:

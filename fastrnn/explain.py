@@ -67,6 +67,7 @@ class _Shape:
     steps: int
     batch: int
     rows: int  # steps * batch, less padding
+    input_size: int  # of the first layer
     dense: bool  # all rows run at all steps
     hidden_size: int
     recurrent_size: int
@@ -170,7 +171,7 @@ def _stack_shape(
     cell = (request.options if request else DEFAULTS).cell(stack.mode)
     shape, tensors = _shape(cell, arguments, directions, steps, rows, size, stack.proj_size, weights, frozen)
     if request is None:
-        return replace(shape, layers=stack.num_layers if runs_as_one(stack) else 1), tensors
+        return replace(shape, layers=stack.num_layers if runs_as_one(stack, weights) else 1), tensors
     options, resets, reset_state, return_states, _ = request
     add(stack, request, (steps, arguments.batch), arguments.input, None, stack.batch_first, not _is_single(input))
     cuts = resets is not None or (options.tbptt_steps is not None and torch.is_grad_enabled())
@@ -220,6 +221,7 @@ def _shape(
         steps,
         batch,
         rows,
+        input.shape[-1],
         batch_sizes is None,
         hidden_size,
         proj_size or hidden_size,
@@ -268,6 +270,7 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
         layers=shape.layers,
         directions=shape.directions,
         rows=shape.rows,
+        input_size=shape.input_size,
         dense=shape.dense,
         projected=shape.projected,
         allow_tf32=shape.allow_tf32,

@@ -71,10 +71,11 @@ def test_table(layer):
     assert str(explanation) == str(fastrnn.explain(module, torch.randn(5, 2, 4)))
 
 
-def plans_of(kernel, seq, batch, hidden, **more):
+def plans_of(kernel, seq, batch, hidden, input_size=3, **more):
     layer, options = KERNELS[kernel]
-    module = getattr(fastrnn, layer)(3, hidden, **options | more)
-    return {(row.threads, row.reason) for row in fastrnn.explain(module, torch.randn(seq, batch, 3)).rows}
+    module = getattr(fastrnn, layer)(input_size, hidden, **options | more)
+    rows = fastrnn.explain(module, torch.randn(seq, batch, input_size)).rows
+    return {(row.threads, row.reason) for row in rows}
 
 
 def threads_of(*args, **kwargs):
@@ -135,6 +136,7 @@ def test_layers_as_a_wavefront(kernel):
         {**small, "num_layers": 2, "batch": 16},
         {**small, "num_layers": 2, "seq": 8},
         {**small, "num_layers": 3},
+        {**small, "num_layers": 2, "input_size": 500},
         {"seq": 100, "batch": 2, "hidden": 5, "num_layers": 2},
         {"seq": 100, "batch": 1, "hidden": 250, "num_layers": 2},
     ):

@@ -162,7 +162,7 @@ def test_cells(cell, dtype, bias, batched, has_hx, nonlinearity):
 
 @by_layer
 def test_some_gradients_only(layer):
-    """Frozen weights, and an input without gradient: the rest is as before, and nothing is spent on the frozen."""
+    """Frozen weights, and an input without gradient: the rest is as before."""
     case = Case(layer, {"num_layers": 2, "bidirectional": True})
     theirs, ours = pair(case, torch.float64)
     leaves = make_leaves(case, torch.float64)
@@ -175,6 +175,27 @@ def test_some_gradients_only(layer):
         flat.sum().backward()
         results.append({name: p.grad for name, p in module.named_parameters()})
     assert_same(*results, case_tolerance(case, torch.float64))
+
+
+@by_layer
+@pytest.mark.parametrize("dropout", (0.0, 0.5))
+def test_frozen_layers_below_keep_nothing(layer, dropout):
+    """What the one layer that is trained keeps is the same whether or not frozen ones are below it."""
+    alone = getattr(fastrnn, layer)(6, 6)
+    stack = getattr(fastrnn, layer)(6, 6, 3, dropout=dropout).eval()
+    for name, parameter in stack.named_parameters():
+        parameter.requires_grad_("l2" in name)
+    kept = []
+    for module in (alone, stack):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            output = module(torch.randn(7, 2, 6))[0]
+        kept.append(sorted(sizes))
+        output.sum().backward()
+    assert kept[0] == kept[1]
+    assert {name for name, parameter in stack.named_parameters() if parameter.grad is not None} == {
+        name for name, _ in stack.named_parameters() if "l2" in name
+    }
 
 
 @pytest.mark.isa

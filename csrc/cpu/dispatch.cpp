@@ -1,5 +1,6 @@
 #include "dispatch.h"
 
+#include <omp.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -113,7 +114,8 @@ Choice choose_plan(const Workload& work) {
     return choice(2, Split::kDirections, "each direction runs on a thread of its own");
   }
   const int by_layers = static_cast<int>(smaller(threads, work.layers));
-  const bool dealt_evenly = by_layers > 1 && work.layers % by_layers == 0;
+  // Not with a wide input: the first layer's products, which torch would divide, would take longer than the others.
+  const bool dealt_evenly = by_layers > 1 && work.layers % by_layers == 0 && work.input_macs <= 2 * work.step_macs;
   if (work.directions == 1 && dealt_evenly && macs >= kWorthAWavefront && !worth_dividing) {
     return choice(by_layers, Split::kLayers, "layers run as a wavefront, each on one thread");
   }
@@ -124,7 +126,8 @@ Choice choose_plan(const Workload& work) {
 }
 
 ProductPlan choose_product_plan(int threads, int64_t rows, int64_t macs, int64_t panels) {
-  if (threads == 1 || macs < kWorthATeam) return {1, false};
+  const bool within_a_team = omp_in_parallel();
+  if (threads == 1 || within_a_team || macs < kWorthATeam) return {1, false};
   if (rows / threads >= kWorthWideningTwice) return {threads, true};
   return {static_cast<int>(smaller(threads, panels)), false};
 }

@@ -16,6 +16,7 @@ struct Workload {
   int64_t layers, directions;
   int64_t steps, batch;
   int64_t step_macs;     // multiply-adds of a full step
+  int64_t input_macs;    // those of its input, in the first layer
   int64_t weight_bytes;  // recurrent weights, read at every step
   int64_t panels;        // pieces that the units can be dealt in
   bool backward;

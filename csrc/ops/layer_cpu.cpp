@@ -66,7 +66,8 @@ cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool
   // torch's count, not OpenMP's: in a new Python thread OpenMP does not know of torch.set_num_threads yet.
   const int threads = static_cast<int>(torch::stable::get_num_threads());
   return cpu::choose_plan({threads, shape.layers, shape.directions, shape.steps, shape.batch, rows_a_step * weights,
-                           weights * weight_size, panels, backward, shape.frozen});
+                           rows_a_step * gates * dims.hidden_size * shape.first_input_size, weights * weight_size,
+                           panels, backward, shape.frozen});
 }
 
 Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional) {
