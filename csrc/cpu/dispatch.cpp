@@ -114,9 +114,10 @@ Choice choose_plan(const Workload& work) {
     return choice(2, Split::kDirections, "each direction runs on a thread of its own");
   }
   const int by_layers = static_cast<int>(smaller(threads, work.layers));
-  // Not with a wide input: the first layer's products, which torch would divide, would take longer than the others.
-  const bool dealt_evenly = by_layers > 1 && work.layers % by_layers == 0 && work.input_macs <= 2 * work.step_macs;
-  if (work.directions == 1 && dealt_evenly && macs >= kWorthAWavefront && !worth_dividing) {
+  const bool dealt_evenly = by_layers > 1 && work.layers % by_layers == 0;
+  // A wide input's products, which torch would divide, would keep the first layer's thread longer than the others.
+  const bool narrow_input = work.input_macs <= 2 * work.step_macs;
+  if (work.directions == 1 && dealt_evenly && narrow_input && macs >= kWorthAWavefront && !worth_dividing) {
     return choice(by_layers, Split::kLayers, "layers run as a wavefront, each on one thread");
   }
   if (!worth_a_team) return choice(1, Split::kNone, "too little work for a second thread");
