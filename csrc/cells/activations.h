@@ -10,14 +10,13 @@ namespace fastrnn {
 // The transcendental functions of a value type. SIMD vectors specialise it in cpu/vector_math.h.
 template <class V>
 struct Math {
-  static FASTRNN_INLINE V exp(V x) { return std::exp(x); }
+  static FASTRNN_INLINE V sigmoid(V x) { return 1 / (1 + std::exp(-x)); }
   static FASTRNN_INLINE V tanh(V x) { return std::tanh(x); }
-  static FASTRNN_INLINE V reciprocal(V x) { return 1 / x; }
 };
 
 template <class V>
 FASTRNN_INLINE V sigmoid(V x) {
-  return Math<V>::reciprocal(1 + Math<V>::exp(-x));
+  return Math<V>::sigmoid(x);
 }
 
 // Derivatives are taken from the activation's output y, which is what the reserve holds.
