@@ -123,9 +123,9 @@ class BackwardLoop {
     const int64_t first_end = larger(rows_.begin, now.rows_after);
     const Range ends_here{first_end, larger(smaller(rows_.end, now.rows), first_end)};
     const typename Cells::FinishRecurrent finish{now};
-    portion_->for_each_panel(first_.count(), s, [&](int64_t i) FASTRNN_INLINE_LAMBDA {
-      first_.multiply(i, grads, ran_after.begin, ran_after.end, finish);
-      if (ends_here.begin < ends_here.end) first_.multiply(i, nothing, ends_here.begin, ends_here.end, finish);
+    portion_->for_each_panels(first_.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
+      first_.multiply(panels, grads, ran_after.begin, ran_after.end, finish);
+      if (ends_here.begin < ends_here.end) first_.multiply(panels, nothing, ends_here.begin, ends_here.end, finish);
     });
   }
 
@@ -136,8 +136,8 @@ class BackwardLoop {
             ? Operand<T>{now.grad_channels, Cell::kChannels * now.hidden, now.hidden, 1, {kEarlyGates * now.hidden}}
             : Operand<T>{p_->grad_projected + now.first * now.recurrent, now.recurrent, now.recurrent, 1, {0}};
     const Range rows{smaller(rows_.begin, now.rows), smaller(rows_.end, now.rows)};
-    portion_->for_each_panel(second_.count(), s, [&](int64_t i) {
-      second_.multiply(i, grads, rows.begin, rows.end, typename Cells::FinishSecond{now});
+    portion_->for_each_panels(second_.count(), s, [&](const Range& panels) {
+      second_.multiply(panels, grads, rows.begin, rows.end, typename Cells::FinishSecond{now});
     });
   }
 

@@ -167,8 +167,8 @@ class ForwardLoop {
   void run_cell(int64_t s) {
     const Now now = at_step(s);
     const Operand<T> h{now.h_prev, now.recurrent, now.recurrent, 1, {0}};
-    portion_->for_each_panel(weights_.first.count(), s, [&](int64_t i) FASTRNN_INLINE_LAMBDA {
-      weights_.first.multiply(i, h, now.rows.begin, now.rows.end, typename Cells::FinishCell{now});
+    portion_->for_each_panels(weights_.first.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
+      weights_.first.multiply(panels, h, now.rows.begin, now.rows.end, typename Cells::FinishCell{now});
     });
   }
 
@@ -185,8 +185,8 @@ class ForwardLoop {
   void run_second(int64_t s) {
     const Now now = at_step(s);
     const Operand<T> operand{now.operand, now.hidden, now.hidden, 1, {0}};
-    portion_->for_each_panel(weights_.second.count(), s, [&](int64_t i) {
-      weights_.second.multiply(i, operand, now.rows.begin, now.rows.end, typename Cells::FinishSecond{now});
+    portion_->for_each_panels(weights_.second.count(), s, [&](const Range& panels) {
+      weights_.second.multiply(panels, operand, now.rows.begin, now.rows.end, typename Cells::FinishSecond{now});
     });
   }
 

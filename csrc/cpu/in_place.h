@@ -88,7 +88,7 @@ struct RowsInPlace : PanelGrid<Isa, T, kGates> {
   const T* bias_b;
   int apart;
 
-  // As multiply_view, for an operand of one run.
+  // As multiply_views, for an operand of one run.
   template <class Visit>
   FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) const {
     constexpr int kRows = 2;

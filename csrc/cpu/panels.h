@@ -49,6 +49,13 @@ struct PanelGrid {
 
   FASTRNN_INLINE int vectors_in(int64_t i) const { return unit_vectors_in(i) * kGates; }
 
+  // How many of these panels, kPanelsOfARow or fewer, one tile multiplies so many rows by.
+  FASTRNN_INLINE int64_t at_once(const Range& panels, int64_t rows) const {
+    const bool all =
+        rows == 1 && panels.end - panels.begin == kPanelsOfARow && vectors_in(panels.end - 1) * kLanes == kWidth;
+    return all ? kPanelsOfARow : 1;
+  }
+
   template <class Visit>
   FASTRNN_INLINE void prefetch_rows(int64_t i, int64_t first_row, int rows, const Visit& visit) const {
     const int unit_vecs = unit_vectors_in(i);
@@ -78,27 +85,35 @@ struct PanelGrid {
   }
 };
 
-// Rows [begin, end) of `a` times what `view` shows of panel i, tile by tile; see PanelGrid::visit_rows. Where
-// visit.prefetches(), visit.prefetch(row, unit) is called before a tile is multiplied, for each of its rows' vectors of
-// units: what it asks for arrives meanwhile.
+// Rows [begin, end) of `a` times `panels`, of which view(i) shows one, tile by tile; see PanelGrid::at_once, and
+// visit_rows. Where visit.prefetches(), visit.prefetch(row, unit) is called before a tile is multiplied, for each of
+// its rows' vectors of units: what it asks for arrives meanwhile.
 //
 // A tile goes through the whole depth at once: blocks of it that stay in the first-level cache were no faster (80
 // against 83 G multiply-adds a second at depths of 64 to 2048, the panel in the second-level cache), and the cell's
 // arithmetic then no longer runs beside the next tile's.
-template <class Isa, class T, class W, int kGates, class Visit>
-FASTRNN_INLINE void multiply_view(const PanelGrid<Isa, T, kGates>& grid, int64_t i, const PanelView<T, W>& view,
-                                  const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) {
+template <class W, class Isa, class T, int kGates, class View, class Visit>
+FASTRNN_INLINE void multiply_views(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
+                                   const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) {
   alignas(64) T sums[kMaxTileRows * kMaxPanelVectors * grid.kLanes];
-  const int vectors = grid.vectors_in(i);
+  const int vectors = grid.vectors_in(panels.begin);
   const int64_t total = end - begin, most = tile_rows<Isa>(vectors);
   const int64_t tiles = total <= most ? total > 0 : ceil_div(total, most);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const Range rows = tiles == 1 ? Range{0, total} : share(total, tile, tiles);
     const int count = static_cast<int>(rows.end - rows.begin);
     const T* first_row = a.data + (begin + rows.begin) * a.stride;
-    if (visit.prefetches()) grid.prefetch_rows(i, begin + rows.begin, count, visit);
-    choose_tile<Isa, T, W>(count, vectors)({first_row, &a, view, sums});
-    grid.visit_rows(i, begin + rows.begin, count, sums, visit);
+    if (visit.prefetches()) {
+      for (int64_t i = panels.begin; i < panels.end; ++i) grid.prefetch_rows(i, begin + rows.begin, count, visit);
+    }
+    const bool one_panel = panels.end - panels.begin == 1;
+    const auto multiply = one_panel ? choose_tile<Isa, T, W>(count, vectors)
+                                    : &multiply_tile<Isa, T, W, 1, grid.kWidth / grid.kLanes, kPanelsOfARow>;
+    multiply({first_row, &a, {view(panels.begin), view(panels.end - 1)}, sums});
+    for (int64_t i = panels.begin; i < panels.end; ++i) {
+      const T* of_panel = sums + (i - panels.begin) * grid.kWidth;
+      grid.visit_rows(i, begin + rows.begin, count, of_panel, visit);
+    }
   }
 }
 

@@ -50,12 +50,17 @@ struct Portion {
   FASTRNN_INLINE Range rows(int64_t batch) const {
     return plan.split == Split::kBatch ? share(batch, member.index, member.count) : Range{0, batch};
   }
-  // Calls visit(i) for each of the member's panels in step s: forwards in even steps, backwards in odd ones, so that
-  // the panels that a step reads first are those that the last one left in the cache.
+  // Calls visit(panels) for the member's panels in step s, kPanelsOfARow of them or fewer at a time: forwards in even
+  // steps, backwards in odd ones, so that the panels that a step reads first are those that the last one left in the
+  // cache.
   template <class Visit>
-  FASTRNN_INLINE void for_each_panel(int64_t count, int64_t s, const Visit& visit) const {
+  FASTRNN_INLINE void for_each_panels(int64_t count, int64_t s, const Visit& visit) const {
     const Range mine = plan.split == Split::kUnits ? share(count, member.index, member.count) : Range{0, count};
-    for (int64_t n = 0; n < mine.end - mine.begin; ++n) visit(s % 2 == 0 ? mine.begin + n : mine.end - 1 - n);
+    const int64_t visits = ceil_div(mine.end - mine.begin, kPanelsOfARow);
+    for (int64_t n = 0; n < visits; ++n) {
+      const int64_t begin = mine.begin + (s % 2 == 0 ? n : visits - 1 - n) * kPanelsOfARow;
+      visit(Range{begin, smaller(begin + kPanelsOfARow, mine.end)});
+    }
   }
   // The member's part of the batch rows that rows() gave it, in a phase that works on whole rows.
   FASTRNN_INLINE Range deal(const Range& rows) const {

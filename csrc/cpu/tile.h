@@ -1,4 +1,5 @@
-// The register tile: a few batch rows times one panel of weights, the sums held in registers over the whole depth.
+// The register tile: a few batch rows times one panel of weights, or one row times two of them, the sums held in
+// registers over the whole depth.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,11 @@ namespace fastrnn::cpu {
 
 constexpr int kMaxTileRows = 8;
 constexpr int kMaxPanelVectors = 4;
+// Panels that a row alone is multiplied by at the same time. The sums of one panel are fewer than the additions a core
+// can have under way, which wait for one another: two panels were worth 1.12-1.45 for GRU, whose panels have three
+// vectors, and 1.00-1.13 for LSTM, with four, at H = 64 to 512 (AVX2, the time loop alone, 2026-11-25). Then the
+// second-level cache, which weights come from, has no more to give: four panels were level with two.
+constexpr int kPanelsOfARow = 2;
 
 // Rows of a tile whose panel is `vectors` wide: as many as leave every sum in a register.
 template <class Isa>
@@ -40,44 +46,55 @@ template <class T, class W>
 struct Tile {
   const T* first_row;
   const Operand<T>* a;
-  PanelView<T, W> panel;
-  T* sums;  // (rows, vectors)
+  PanelView<T, W> panels[kPanelsOfARow];
+  T* sums;  // (panels, rows, vectors)
 };
 
 // sums[row][v] = init[v] + sum over k of a[row][k] * panel[k][v], with k in order and each row by itself: the bits do
 // not depend on how rows are grouped into tiles, nor tiles dealt to threads.
-template <class Isa, class T, class W, int kRows, int kVectors>
+template <class Isa, class T, class W, int kRows, int kVectors, int kPanels = 1>
 void multiply_tile(const Tile<T, W>& tile) {
   using S = Simd<Isa, T>;
   using V = typename S::V;
   constexpr int kLanes = S::kLanes;
-  const int64_t a_stride = tile.a->stride, panel_stride = tile.panel.stride;
-  V acc[kRows][kVectors];
+  const int64_t a_stride = tile.a->stride;
+  V acc[kPanels][kRows][kVectors];
+  const W* panel[kPanels];
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) {
+    panel[p] = tile.panels[p].data;
 #pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
+    for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) acc[row][v] = S::load(tile.panel.init + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) acc[p][row][v] = S::load(tile.panels[p].init + v * kLanes);
+    }
   }
-  const W* panel = tile.panel.data;
   for (int run = 0; run < tile.a->count; ++run) {
     const T* x = tile.first_row + tile.a->starts[run];
     for (int64_t k = 0; k < tile.a->length; ++k) {
-      V w[kVectors];
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) {
+        V w[kVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) w[v] = S::load(panel + v * kLanes);
+        for (int v = 0; v < kVectors; ++v) w[v] = S::load(panel[p] + v * kLanes);
 #pragma GCC unroll 8
-      for (int row = 0; row < kRows; ++row) {
-        const T scalar = x[row * a_stride + k];
+        for (int row = 0; row < kRows; ++row) {
+          const T scalar = x[row * a_stride + k];
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) acc[row][v] += scalar * w[v];
+          for (int v = 0; v < kVectors; ++v) acc[p][row][v] += scalar * w[v];
+        }
+        panel[p] += tile.panels[p].stride;
       }
-      panel += panel_stride;
     }
   }
+  T* sums = tile.sums;
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
+    for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) S::store(tile.sums + (row * kVectors + v) * kLanes, acc[row][v]);
+      for (int v = 0; v < kVectors; ++v, sums += kLanes) S::store(sums, acc[p][row][v]);
+    }
   }
 }
 

@@ -34,17 +34,27 @@ class ForwardWeights {
 
   FASTRNN_INLINE int64_t count() const { return packed_.count(); }
 
+  // See multiply_views.
   template <class Visit>
-  FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) const {
+  FASTRNN_INLINE void multiply(const Range& panels, const Operand<T>& a, int64_t begin, int64_t end,
+                               const Visit& visit) const {
     if (source_ == WeightSource::kInPlace) {
-      in_place_.multiply(i, a, begin, end, visit);
+      for (int64_t i = panels.begin; i < panels.end; ++i) in_place_.multiply(i, a, begin, end, visit);
     } else {
-      const PanelView<T, W> view{packed_.init(i), packed_.panel(i), packed_.view_stride(i)};
-      multiply_view(packed_, i, view, a, begin, end, visit);
+      const int64_t step = packed_.at_once(panels, end - begin);
+      for (int64_t i = panels.begin; i < panels.end; i += step) {
+        multiply_views<W>(
+            packed_, {i, i + step}, [&](int64_t panel) FASTRNN_INLINE_LAMBDA { return view(panel); }, a, begin, end,
+            visit);
+      }
     }
   }
 
  private:
+  FASTRNN_INLINE PanelView<T, W> view(int64_t i) const {
+    return {packed_.init(i), packed_.panel(i), packed_.view_stride(i)};
+  }
+
   WeightSource source_;
   Panels<Isa, T, W, kGates> packed_;
   RowsInPlace<Isa, T, W, kGates> in_place_{};
@@ -80,9 +90,16 @@ class BackwardWeights {
 
   FASTRNN_INLINE int64_t count() const { return packed_.count(); }
 
+  // See multiply_views.
   template <class Visit>
-  FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) const {
-    multiply_view(packed_, i, view(i), a, begin, end, visit);
+  FASTRNN_INLINE void multiply(const Range& panels, const Operand<T>& a, int64_t begin, int64_t end,
+                               const Visit& visit) const {
+    const int64_t step = packed_.at_once(panels, end - begin);
+    for (int64_t i = panels.begin; i < panels.end; i += step) {
+      multiply_views<T>(
+          packed_, {i, i + step}, [&](int64_t panel) FASTRNN_INLINE_LAMBDA { return view(panel); }, a, begin, end,
+          visit);
+    }
   }
 
  private:

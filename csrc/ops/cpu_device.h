@@ -32,18 +32,24 @@ constexpr int64_t kOneThreadProduct = 512 * 1024;
 // steps, the time with torch's product over that with ours, by changing this, two threads: at 3 rows and H = 64 1.14,
 // H = 256 0.79, H = 512 0.60; at 2 rows one thread is level from H = 64 to 512.
 constexpr int64_t kFewRows = 2;
-// Bytes of a pass's gates up to which it runs in one stretch. Every stretch calls the team for each
-// of its products, and where other processes want the cores each call may wait for one: then (T, B, I, H) = (28, 128,
-// 28, 128) took 5 times as long in stretches of 512 rows as of 2048. Alone on the machine, stretches of 512 rows to all
-// at once were level from 3 to 13 MB (0.99-1.05) as long as freed memory came back warm. Where it does not, as between
-// torch.nn's calls in benchmarks/suite.py, LSTM training at (100, 32, 256, 256), 13 MB, took 52 ms in stretches of 512
-// rows and 76 in one.
-constexpr int64_t kWholeBytes = 4 << 20;
-// Above, a stretch has this many bytes of gates, and this many rows, whichever is more. Of 512, 1024, 2048 and all
-// rows, 1024 did best for LSTM at (100, 64, 512, 512) and (50, 128, 1024, 1024): 1.01-1.03 times as fast as 512, where
-// 2048 were worth 0.96-1.05 and all 0.88-0.97. (The suite's cases, two threads, 2026-11-23, by changing the constants.)
-constexpr int64_t kStretchBytes = 4 << 20;
-constexpr int64_t kStretchRows = 1024;
+// Bytes of a pass's gates above which it is cut into stretches of that many bytes, or of so many rows where those are
+// more: by a team, and by one thread.
+//
+// Every stretch calls the team for each of its products, and where other processes want the cores each call may wait
+// for one: then (T, B, I, H) = (28, 128, 28, 128) took 5 times as long in stretches of 512 rows as of 2048. Alone on
+// the machine, stretches of 512 rows to all at once were level from 3 to 13 MB (0.99-1.05) as long as freed memory came
+// back warm. Where it does not, as between torch.nn's calls in benchmarks/suite.py, LSTM training at (100, 32, 256,
+// 256), 13 MB, took 52 ms in stretches of 512 rows and 76 in one. Of 512, 1024, 2048 and all rows, 1024 did best for
+// LSTM at (100, 64, 512, 512) and (50, 128, 1024, 1024): 1.01-1.03 times as fast as 512, where 2048 were worth
+// 0.96-1.05 and all 0.88-0.97. (The suite's cases, two threads, 2026-11-23, by changing the constants.)
+//
+// One thread meets nobody. Stretches of 1 MB or 512 rows were 1.02-1.20 times as fast as those of a team, in inference
+// and training, at six shapes from (1000, 4, 32, 32) to (100, 32, 256, 256), and level with all shorter ones down to
+// 256 rows. (force_stretch_rows() in turns in one process, LSTM and GRU, AVX2, 2026-11-25.)
+struct StretchSize {
+  int64_t bytes, rows;
+};
+constexpr StretchSize kTeamStretch{4 << 20, 1024}, kAloneStretch{1 << 20, 512};
 // If not 0, the rows of a stretch: tests want several in a short call.
 inline int64_t forced_stretch_rows = 0;
 // Parts of a stretch where layers run as a wavefront, and multiply-adds of a part's steps at least: while one layer
@@ -292,8 +298,9 @@ class CpuLoops {
   int64_t stretch_rows(int64_t total, int64_t columns) const {
     const int64_t row_bytes = cpu::larger(1, columns * static_cast<int64_t>(sizeof(T)));  // no hidden unit, no columns
     if (forced_stretch_rows) return forced_stretch_rows;
-    if (total * row_bytes <= kWholeBytes) return cpu::larger(total, 1);
-    return cpu::larger(kStretchBytes / row_bytes, kStretchRows);
+    const StretchSize size = plan_.threads > 1 ? kTeamStretch : kAloneStretch;
+    if (total * row_bytes <= size.bytes) return cpu::larger(total, 1);
+    return cpu::larger(size.bytes / row_bytes, size.rows);
   }
 
   // Scratch is kept from part to part: each recurrence that runs at the same time has its own.
