@@ -26,10 +26,12 @@ bool run_wavefront(int threads, size_t calls, size_t parts, const Job& job) {
     std::atomic_flag failed;
     std::exception_ptr error;
 
-    // False if the call ended meanwhile.
-    bool wait(const Member& member, size_t k, size_t i) const {
-      if (k == 0) return true;
-      spin_until([&] { return progress[k - 1].done.load(std::memory_order_acquire) > i || member.stopped(); });
+    // For part i of call k. False if the call ended meanwhile.
+    bool wait(Member& member, size_t k, size_t i) const {
+      spin_until([&] {
+        member.poll(0);
+        return progress[k].done.load(std::memory_order_acquire) > i || member.stopped();
+      });
       return !member.stopped();
     }
     bool run(Member& member, size_t k, size_t i) {
@@ -51,9 +53,11 @@ bool run_wavefront(int threads, size_t calls, size_t parts, const Job& job) {
     const Range mine = share(static_cast<int64_t>(c.calls), member.index, member.count);
     for (size_t i = 0; i < c.parts; ++i) {
       for (auto k = static_cast<size_t>(mine.begin); k < static_cast<size_t>(mine.end); ++k) {
-        if (!c.wait(alone, k, i) || !c.run(alone, k, i)) return;
+        if ((k > 0 && !c.wait(alone, k - 1, i)) || !c.run(alone, k, i)) return;
       }
     }
+    // The others may be far behind, and nobody else hears Ctrl-C.
+    if (alone.polls && c.parts > 0) c.wait(alone, c.calls - 1, c.parts - 1);
   };
   const bool finished = run_team(threads, body, &context);
   if (context.error) std::rethrow_exception(context.error);

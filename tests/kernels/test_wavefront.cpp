@@ -54,6 +54,17 @@ void test_interruption(int threads, size_t calls, Report& report) {
   cpu::interrupt_requested = nullptr;
 }
 
+// While the last call is at its last part, the members ahead of it are done.
+void test_late_interruption(int threads, size_t calls, Report& report) {
+  cpu::interrupt_requested = [] { return true; };
+  const auto job = [&](size_t call, size_t part, cpu::Member& member) {
+    if (call < calls - 1 || part < kParts - 1) return;
+    while (!member.stopped()) member.poll(0);  // which the others' members leave to the first
+  };
+  if (cpu::run_wavefront(threads, calls, kParts, job)) report.fail(current_call + ": did not hear a late interruption");
+  cpu::interrupt_requested = nullptr;
+}
+
 }  // namespace
 
 void test_wavefront(Report& report) {
@@ -63,6 +74,7 @@ void test_wavefront(Report& report) {
       test_order(threads, calls, report);
       for (size_t failing = 0; failing < calls; ++failing) test_failure(threads, calls, failing, report);
       test_interruption(threads, calls, report);
+      if (threads > 1) test_late_interruption(threads, calls, report);
     }
   }
 }
