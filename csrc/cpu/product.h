@@ -30,9 +30,9 @@ void run_share(const Bf16Product& p, const ProductPlan& plan, const Member& memb
   const Range panels = plan.by_rows ? Range{0, grid.count()} : share(grid.count(), member.index, member.count);
   for (int64_t i = panels.begin; i < panels.end; ++i) {
     grid.pack_values(i, p.weights, panel);
-    const auto view = [&](int64_t)
-                          FASTRNN_INLINE_LAMBDA { return PanelView<float, float>{kZeros, panel, grid.view_stride(i)}; };
-    multiply_views<float>(grid, {i, i + 1}, view, a, rows.begin, rows.end, StoreSums{p.out, p.out_stride});
+    const PanelView<float, float> view{kZeros, panel, grid.view_stride(i)};
+    const auto view_of = [&](int64_t) FASTRNN_INLINE_LAMBDA { return view; };
+    multiply_views<float>(grid, {i, i + 1}, view_of, a, rows.begin, rows.end, StoreSums{p.out, p.out_stride});
   }
 }
 

@@ -11,9 +11,10 @@ namespace fastrnn::cpu {
 constexpr int kMaxTileRows = 8;
 constexpr int kMaxPanelVectors = 4;
 // Panels that a row alone is multiplied by at the same time. The sums of one panel are fewer than the additions a core
-// can have under way, which wait for one another: two panels were worth 1.12-1.45 for GRU, whose panels have three
-// vectors, and 1.00-1.13 for LSTM, with four, at H = 64 to 512 (AVX2, the time loop alone, 2026-11-25). Then the
-// second-level cache, which weights come from, has no more to give: four panels were level with two.
+// can have under way, which wait for one another: two panels were worth 1.07-1.26 for GRU, whose panels have three
+// vectors, 0.95-1.05 for LSTM, with four, and 1.02-1.30 for RNN, but for 0.93 where it has one panel and a half (H = 32
+// to 512, AVX2, the time loop alone, 2026-11-25). Then the second-level cache, which weights come from, has no more to
+// give: four panels were level with two.
 constexpr int kPanelsOfARow = 2;
 
 // Rows of a tile whose panel is `vectors` wide: as many as leave every sum in a register.
