@@ -130,7 +130,7 @@ struct VectorMath {
   static FASTRNN_INLINE V divide(V a, V b) {
     if constexpr (kEstimates) {
       const V y = refine(b, Isa::estimate_reciprocal(b)), quotient = a * y;
-      return (a - quotient * b) * y + quotient;
+      return quotient - (quotient * b - a) * y;  // in this order -0 / b stays -0
     } else {
       return a / b;
     }
