@@ -54,12 +54,13 @@ void test_interruption(int threads, size_t calls, Report& report) {
   cpu::interrupt_requested = nullptr;
 }
 
-// While the last call is at its last part, the members ahead of it are done.
+// While the last call is at its last part, the members ahead of it are done. Only the first member's poll asks anybody:
+// the job's own does nothing unless one thread was all that OpenMP granted.
 void test_late_interruption(int threads, size_t calls, Report& report) {
   cpu::interrupt_requested = [] { return true; };
   const auto job = [&](size_t call, size_t part, cpu::Member& member) {
     if (call < calls - 1 || part < kParts - 1) return;
-    while (!member.stopped()) member.poll(0);  // which the others' members leave to the first
+    while (!member.stopped()) member.poll(0);
   };
   if (cpu::run_wavefront(threads, calls, kParts, job)) report.fail(current_call + ": did not hear a late interruption");
   cpu::interrupt_requested = nullptr;
