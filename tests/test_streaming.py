@@ -12,7 +12,8 @@ OPTIONS = (
     {"batch_first": True, "bias": False},
     {"dtype": torch.float64},
     {"zoneout": 0.2, "tbptt_steps": 2},
-    {"layer_norm": True, "num_layers": 2},
+    # A cell of nearly equal units is normalised to anything at all: that magnifies f32's rounding past any tolerance.
+    {"layer_norm": True, "num_layers": 2, "dtype": torch.float64},
 )
 by_layer = pytest.mark.parametrize("layer", LAYERS)
 
