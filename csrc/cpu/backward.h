@@ -78,6 +78,8 @@ class BackwardLoop {
     portion_->member.barrier();
   }
 
+  FASTRNN_INLINE bool asks_ahead() const { return is_asked_ahead<T>(rows_, Cell::kChannels * dims_.hidden_size); }
+
   FASTRNN_INLINE Now at_step(int64_t s) const {
     const Steps& steps = p_->steps;
     return {*p_,
@@ -93,7 +95,7 @@ class BackwardLoop {
             grad_hidden_,
             dc_,
             candidate_c_,
-            worth_prefetching<T>(rows_, Cell::kChannels * dims_.hidden_size),
+            !asks_ahead(),
             extras_at(s)};
   }
 
@@ -109,17 +111,38 @@ class BackwardLoop {
     }
   }
 
+  FASTRNN_INLINE Range rows_of(int64_t s) const {
+    const int64_t rows = p_->steps.rows(s);
+    return {smaller(rows_.begin, rows), smaller(rows_.end, rows)};
+  }
+
+  // What the cells of step s read that no step has brought into the cache.
+  FASTRNN_INLINE void ask_for_step(int64_t s) const {
+    const int64_t hidden = dims_.hidden_size, recurrent = dims_.recurrent_size, channels = Cell::kChannels * hidden;
+    const int64_t at = p_->steps.offset(s), before = p_->steps.offset(s - 1);
+    if (Cell::kKeepsChannels) ask_for(p_->channels + at * channels, channels, rows_of(s), channels);
+    if (p_->grad_output) {
+      ask_for(p_->grad_output + at * p_->grad_output_stride, p_->grad_output_stride, rows_of(s), recurrent);
+    }
+    if (Cell::kReadsH) ask_for(p_->output + at * p_->output_stride, p_->output_stride, rows_of(s), recurrent);
+    if (Cell::kReadsPreviousH) {
+      ask_for(p_->output + before * p_->output_stride, p_->output_stride, rows_of(s - 1), recurrent);
+    }
+    if (Cell::kHasCellState) ask_for(p_->cells + before * hidden, hidden, rows_of(s - 1), hidden);
+  }
+
   // dh_t, from step s + 1 through w_hh and from the output, then the cell (or, with a projection, the way to it).
   // Rows that ran at s + 1 but not at s hand their gradient on to hx; rows that end at s bring that of hy.
   void run_recurrent(int64_t s) {
     const Now now = at_step(s);
+    if (asks_ahead() && portion_->has_whole_rows() && s > stretch_.begin) ask_for_step(s - 1);
     const T* after = s + 1 == stretch_.end ? after_ : grad_channels_of(s + 1);
     Operand<T> grads{after, Cell::kChannels * now.hidden, now.hidden, kEarlyGates, {}};
     for (int gate = 0; gate < kEarlyGates; ++gate) grads.starts[gate] = Cell::recurrent_channel(gate) * now.hidden;
     Operand<T> nothing = grads;
     nothing.count = 0;
 
-    const Range ran_after{smaller(rows_.begin, now.rows_after), smaller(rows_.end, now.rows_after)};
+    const Range ran_after = rows_of(s + 1);
     const int64_t first_end = larger(rows_.begin, now.rows_after);
     const Range ends_here{first_end, larger(smaller(rows_.end, now.rows), first_end)};
     const typename Cells::FinishRecurrent finish{now};
@@ -135,7 +158,7 @@ class BackwardLoop {
         Cell::kLateGates > 0
             ? Operand<T>{now.grad_channels, Cell::kChannels * now.hidden, now.hidden, 1, {kEarlyGates * now.hidden}}
             : Operand<T>{p_->grad_projected + now.first * now.recurrent, now.recurrent, now.recurrent, 1, {0}};
-    const Range rows{smaller(rows_.begin, now.rows), smaller(rows_.end, now.rows)};
+    const Range rows = rows_of(s);
     portion_->for_each_panels(second_.count(), s, [&](const Range& panels) {
       second_.multiply(panels, grads, rows.begin, rows.end, typename Cells::FinishSecond{now});
     });
@@ -145,7 +168,7 @@ class BackwardLoop {
   void run_rows(int64_t s) {
     if constexpr (kNormalizes<Cell>) {
       const Now now = at_step(s);
-      const Range mine = portion_->deal({smaller(rows_.begin, now.rows), smaller(rows_.end, now.rows)});
+      const Range mine = portion_->deal(rows_of(s));
       for (int64_t row = mine.begin; row < mine.end; ++row) Cells::finish_row(now, row);
     }
   }

@@ -76,7 +76,8 @@ class ForwardLoop {
       : dims_(dims), weights_(dims, plan.weights, plan.weights == WeightSource::kFrozen ? frozen : scratch) {
     if (has_second(dims) || kNormalizesCell<Cell>) operand_ = scratch.take(dims.batch * dims.hidden_size);
     if (kNormalizes<Cell>) product_ = scratch.take(dims.batch * Cell::kGates * dims.hidden_size);
-    for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size);
+    for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size + gaps<T>(plan));
+    if (Cell::kHasCellState) cell_ = scratch.take(dims.batch * dims.hidden_size + gaps<T>(plan));
   }
 
   ForwardLoop(const Params& params, const Portion& portion, Carver<T>&& frozen, Carver<T>&& scratch)
@@ -85,6 +86,9 @@ class ForwardLoop {
     weights_.set(params);
     portion_ = &portion;
     rows_ = portion.rows(params.dims.batch);
+    const int64_t gap = portion.gaps_before<T>();
+    for (T*& state : state_) state += gap;
+    if (Cell::kHasCellState) cell_ += gap;
   }
 
   void run(const Stretch& stretch) {
@@ -102,15 +106,24 @@ class ForwardLoop {
       }
       if (!portion_->end_step(s)) return;
     }
+    if constexpr (Cell::kHasCellState) {
+      if (stretch.end == p_->steps.steps) copy_values(p_->cell, cell_);
+    }
+  }
+
+  // Of (B, H) values the member's part.
+  void copy_values(T* to, const T* from) const {
+    const Range mine = portion_->values(dims_.batch, dims_.hidden_size);
+    for (int64_t k = mine.begin; k < mine.end; ++k) to[k] = from[k];
   }
 
   // Prepares the weights, each thread its share, and sets both states to hx: a row that joins late finds it in either,
   // and one that never runs has it as hy.
   void prepare() {
-    const Member& member = portion_->member;
-    weights_.prepare(member);
-    const Range fill = share(dims_.batch * dims_.recurrent_size, member.index, member.count);
+    weights_.prepare(portion_->member);
+    const Range fill = portion_->values(dims_.batch, dims_.recurrent_size);
     for (int64_t k = fill.begin; k < fill.end; ++k) state_[0][k] = state_[1][k] = p_->hy[k] = p_->hx[k];
+    if constexpr (Cell::kHasCellState) copy_values(cell_, p_->cell);
     if constexpr (kExtended) prepare_extras(fill);
     portion_->member.barrier();
   }
@@ -127,32 +140,40 @@ class ForwardLoop {
       if (extras.h_mask) state_[0][k] = state_[1][k] = state_[0][k] * extras.h_mask[k];
     }
     if constexpr (Cell::kHasCellState) {
-      const Member& member = portion_->member;
-      const Range cells = share(dims_.batch * dims_.hidden_size, member.index, member.count);
+      const Range cells = portion_->values(dims_.batch, dims_.hidden_size);
       for (int64_t k = cells.begin; k < cells.end; ++k) {
-        if (replaced(k / dims_.hidden_size)) p_->cell[k] = extras.reset_c[k];
+        if (replaced(k / dims_.hidden_size)) cell_[k] = extras.reset_c[k];
       }
     }
   }
 
+  FASTRNN_INLINE Range rows_of(int64_t s) const {
+    const int64_t rows = p_->steps.rows(s);
+    return {smaller(rows_.begin, rows), smaller(rows_.end, rows)};
+  }
+  FASTRNN_INLINE T* channels_of(int64_t s) const {
+    return p_->channels + (p_->steps.offset(s) - stretch_.first_row) * p_->channel_stride;
+  }
+  FASTRNN_INLINE bool asks_ahead() const { return is_asked_ahead<T>(rows_, p_->channel_stride); }
+
   FASTRNN_INLINE Now at_step(int64_t s) const {
     const Steps& steps = p_->steps;
-    const Range rows{smaller(rows_.begin, steps.rows(s)), smaller(rows_.end, steps.rows(s))};
-    T* const channels = p_->channels + (steps.offset(s) - stretch_.first_row) * p_->channel_stride;
+    T* const channels = channels_of(s);
     return {*p_,
             dims_.hidden_size,
             dims_.recurrent_size,
             dims_.projected,
-            rows,
+            rows_of(s),
             steps.offset(s),
             channels,
             steps.rows(s + 1),
             state_[s % 2],
             state_[(s + 1) % 2],
+            cell_,
             operand_,
             p_->keep ? channels + (Cell::kChannels - Cell::kGates) * dims_.hidden_size : product_,
             p_->keep ? p_->channel_stride : Cell::kGates * dims_.hidden_size,
-            worth_prefetching<T>(rows, p_->channel_stride),
+            !asks_ahead(),
             extras_at(s)};
   }
 
@@ -164,8 +185,14 @@ class ForwardLoop {
     }
   }
 
+  // What the cells of step s read that no step before has brought into the cache.
+  FASTRNN_INLINE void ask_for_step(int64_t s) const {
+    ask_for(channels_of(s), p_->channel_stride, rows_of(s), Cell::kGates * dims_.hidden_size);
+  }
+
   void run_cell(int64_t s) {
     const Now now = at_step(s);
+    if (asks_ahead() && portion_->has_whole_rows() && s + 1 < stretch_.end) ask_for_step(s + 1);
     const Operand<T> h{now.h_prev, now.recurrent, now.recurrent, 1, {0}};
     portion_->for_each_panels(weights_.first.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
       weights_.first.multiply(panels, h, now.rows.begin, now.rows.end, typename Cells::FinishCell{now});
@@ -201,6 +228,7 @@ class ForwardLoop {
   T* operand_ = nullptr;
   T* product_ = nullptr;  // (B, G*H), of a cell that normalises it, where it is not kept
   T* state_[2];           // (B, K) h_{t-1} and h_t, by the parity of s
+  T* cell_ = nullptr;     // (B, H) c
 };
 
 }  // namespace fastrnn::cpu

@@ -33,6 +33,7 @@ struct ForwardCells {
     int64_t rows_after;  // that run at the next step too
     const T* h_prev;     // (B, K)
     T* h;                // (B, K)
+    T* c;                // (B, H): c_{t-1}, then c_t
     T* operand;          // (B, H)
     T* product;          // (B, product_stride), of a cell that normalises it
     int64_t product_stride;
@@ -97,7 +98,7 @@ struct ForwardCells {
       if constexpr (kExtended) h_prev = now.extras.previous_h(row);
       step.h_prev = S::load(h_prev + unit, lanes);
     }
-    if constexpr (Cell::kHasCellState) step.c_prev = S::load(p.cell + row * now.hidden + unit, lanes);
+    if constexpr (Cell::kHasCellState) step.c_prev = S::load(now.c + row * now.hidden + unit, lanes);
     const UnitWeights<Isa, Inner, T> unit_weights(p.unit_weights, now.hidden, unit, lanes);
     step.unit_weights = unit_weights.values;
     if constexpr (kExtended) step.activation = now.extras.extras.activation;
@@ -117,7 +118,7 @@ struct ForwardCells {
           step.c = S::load(now.extras.extras.reset_c + row * now.hidden + unit, lanes);
         }
       }
-      S::store(p.cell + row * now.hidden + unit, step.c, lanes);
+      S::store(now.c + row * now.hidden + unit, step.c, lanes);
     }
     if constexpr (!kNormalizesCell<Cell>) hand_on_h(now, row, unit, lanes, step.h);
   }

@@ -22,14 +22,26 @@ FASTRNN_INLINE Range share(int64_t count, int64_t part, int64_t parts) {
   return {count * part / parts, count * (part + 1) / parts};
 }
 
-// Bytes of a step's gates above which a cell asks for its data before the tile is multiplied. A panel takes one line of
-// every gate's row, which is no pattern that a processor would foresee: asking was worth 1.10-1.15 at 128 and 256 KB (B
-// = 32, H = 256; B = 128, H = 128, one thread) and cost 1.03-1.10 at up to 32 KB.
-constexpr int64_t kWorthPrefetching = 64 * 1024;
+// Bytes of a step's gates up to which a member asks for those of the next step before it runs this one; of larger steps
+// a cell asks for its own before its tile is multiplied. A panel takes one line of every gate's row, which is no
+// pattern that a processor would foresee. Where the gates came from the third-level cache, asking a step ahead was
+// worth 1.1-1.5 at steps of 2 to 64 KB (LSTM; GRU 1.0-1.2, RNN 1.0-1.1; one thread, AVX2, 2026-11-26) and nothing
+// beyond; asking tile by tile was worth 1.10-1.15 at 128 and 256 KB (B = 32, H = 256; B = 128, H = 128) and
+// cost 1.03-1.10 at up to 32 KB.
+constexpr int64_t kAskedAhead = 64 * 1024;
 
 template <class T>
-FASTRNN_INLINE bool worth_prefetching(const Range& rows, int64_t row_size) {
-  return (rows.end - rows.begin) * row_size * static_cast<int64_t>(sizeof(T)) > kWorthPrefetching;
+FASTRNN_INLINE bool is_asked_ahead(const Range& rows, int64_t row_size) {
+  return (rows.end - rows.begin) * row_size * static_cast<int64_t>(sizeof(T)) <= kAskedAhead;
+}
+
+// Asks for `size` values of each of these rows.
+template <class T>
+FASTRNN_INLINE void ask_for(const T* data, int64_t stride, const Range& rows, int64_t size) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    for (int64_t i = 0; i < size; i += kLine) __builtin_prefetch(data + row * stride + i);
+  }
 }
 
 // How the columns of a product, units times gates, are dealt to panels.
@@ -85,16 +97,14 @@ struct PanelGrid {
   }
 };
 
-// Rows [begin, end) of `a` times `panels`, of which view(i) shows one, tile by tile; see PanelGrid::at_once, and
-// visit_rows. Where visit.prefetches(), visit.prefetch(row, unit) is called before a tile is multiplied, for each of
-// its rows' vectors of units: what it asks for arrives meanwhile.
+// As multiply_views, of panels that one tile takes together; see PanelGrid::at_once.
 //
 // A tile goes through the whole depth at once: blocks of it that stay in the first-level cache were no faster (80
 // against 83 G multiply-adds a second at depths of 64 to 2048, the panel in the second-level cache), and the cell's
 // arithmetic then no longer runs beside the next tile's.
 template <class W, class Isa, class T, int kGates, class View, class Visit>
-FASTRNN_INLINE void multiply_views(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
-                                   const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) {
+FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
+                                     const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) {
   alignas(64) T sums[kMaxTileRows * kMaxPanelVectors * grid.kLanes];
   const int vectors = grid.vectors_in(panels.begin);
   const int64_t total = end - begin, most = tile_rows<Isa>(vectors);
@@ -114,6 +124,18 @@ FASTRNN_INLINE void multiply_views(const PanelGrid<Isa, T, kGates>& grid, const 
       const T* of_panel = sums + (i - panels.begin) * grid.kWidth;
       grid.visit_rows(i, begin + rows.begin, count, of_panel, visit);
     }
+  }
+}
+
+// Rows [begin, end) of `a` times `panels`, of which view(i) shows one, tile by tile; see PanelGrid::visit_rows for what
+// the sums are handed to. Where visit.prefetches(), visit.prefetch(row, unit) is called before a tile is multiplied,
+// for each of its rows' vectors of units: what it asks for arrives meanwhile.
+template <class W, class Isa, class T, int kGates, class View, class Visit>
+FASTRNN_INLINE void multiply_views(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
+                                   const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) {
+  const int64_t step = grid.at_once(panels, end - begin);
+  for (int64_t i = panels.begin; i < panels.end; i += step) {
+    multiply_at_once<W>(grid, {i, i + step}, view, a, begin, end, visit);
   }
 }
 

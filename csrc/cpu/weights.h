@@ -41,12 +41,8 @@ class ForwardWeights {
     if (source_ == WeightSource::kInPlace) {
       for (int64_t i = panels.begin; i < panels.end; ++i) in_place_.multiply(i, a, begin, end, visit);
     } else {
-      const int64_t step = packed_.at_once(panels, end - begin);
-      for (int64_t i = panels.begin; i < panels.end; i += step) {
-        multiply_views<W>(
-            packed_, {i, i + step}, [&](int64_t panel) FASTRNN_INLINE_LAMBDA { return view(panel); }, a, begin, end,
-            visit);
-      }
+      multiply_views<W>(
+          packed_, panels, [&](int64_t i) FASTRNN_INLINE_LAMBDA { return view(i); }, a, begin, end, visit);
     }
   }
 
@@ -94,12 +90,7 @@ class BackwardWeights {
   template <class Visit>
   FASTRNN_INLINE void multiply(const Range& panels, const Operand<T>& a, int64_t begin, int64_t end,
                                const Visit& visit) const {
-    const int64_t step = packed_.at_once(panels, end - begin);
-    for (int64_t i = panels.begin; i < panels.end; i += step) {
-      multiply_views<T>(
-          packed_, {i, i + step}, [&](int64_t panel) FASTRNN_INLINE_LAMBDA { return view(panel); }, a, begin, end,
-          visit);
-    }
+    multiply_views<T>(packed_, panels, [&](int64_t i) FASTRNN_INLINE_LAMBDA { return view(i); }, a, begin, end, visit);
   }
 
  private:
