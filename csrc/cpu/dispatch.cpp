@@ -86,9 +86,13 @@ WeightSource choose_weights(const Workload& work) {
 // with panels, by changing this: at 16 to 32 rows a thread 0.93-1.16, at 64 0.85-1.01, at 128 0.86-1.04, at 150 and
 // more 0.72-1.03 but for one.
 constexpr int64_t kWorthWideningTwice = 128;
-// Batch rows that a thread should have for itself: fewer leave the register tile half empty. With 2 in its place, the
-// batch dealt takes 0.95-1.09 times as long at B = 4 to 6 and H = 32 to 64, 1.31-1.53 times at H = 128 to 256.
+// Batch rows that a thread should have for itself: fewer leave the register tile half empty.
 constexpr int64_t kRowsPerThread = 4;
+// Bytes of recurrent weights up to which one row is enough, if there is no other way to divide the work: two threads
+// were 1.1-1.5 times as fast as one at B = 4 to 7, H = 32 and 64 (RNN to 128), 1.2-1.55 at B = 2, 0.88-1.13 at B = 3;
+// with 192 and 256 KB of weights (GRU and LSTM, H = 128, B = 4 and 5) 0.89-1.14. Inference and training, by changing
+// this, AVX2, 2026-11-26.
+constexpr int64_t kLightWeights = 128 * 1024;
 
 }  // namespace
 
@@ -121,6 +125,9 @@ Choice choose_plan(const Workload& work) {
     return choice(by_layers, Split::kLayers, "layers run as a wavefront, each on one thread");
   }
   if (!worth_a_team) return choice(1, Split::kNone, "too little work for a second thread");
+  if (work.batch >= threads && work.weight_bytes <= kLightWeights) {
+    return choice(threads, Split::kBatch, "each thread runs its own batch rows");
+  }
   if (!worth_dividing) return choice(1, Split::kNone, "too little work in a step to divide the hidden units");
   if (by_units == 1) return choice(1, Split::kNone, "too few hidden units to divide");
   return choice(by_units, Split::kUnits, "each thread runs its own hidden units, meeting at every step");
