@@ -94,6 +94,22 @@ def test_threads(kernel):
     assert threads_of(kernel, seq=100, batch=16, hidden=100) == {1}
 
 
+OWN_ROWS = "each thread runs its own batch rows"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_rows_of_their_own(kernel):
+    """Of light weights one row a thread is enough; heavier ones want four, or have their units divided."""
+    torch.set_num_threads(2)
+    assert plans_of(kernel, seq=1000, batch=2, hidden=40) == {(2, OWN_ROWS)}
+    assert plans_of(kernel, seq=100, batch=8, hidden=100) == {(2, OWN_ROWS)}
+    assert OWN_ROWS not in str(plans_of(kernel, seq=1000, batch=1, hidden=40))
+    if kernel != "lstm_proj":
+        assert OWN_ROWS not in str(plans_of(kernel, seq=100, batch=7, hidden=200))
+    torch.set_num_threads(4)
+    assert OWN_ROWS not in str(plans_of(kernel, seq=1000, batch=3, hidden=40))
+
+
 OWN_DIRECTION = "each direction runs on a thread of its own"
 
 
