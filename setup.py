@@ -59,6 +59,9 @@ ISA_FLAGS = {
     "csrc/cpu/kernels_avx2.cpp": "-mavx2 -mfma",
     "csrc/cpu/kernels_avx512.cpp": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
 }
+# Of the sources above. A register tile's loop was 1.05 times as fast where it began on such a boundary, which without
+# the option is chance.
+ALIGNED_LOOPS = "-falign-loops=32"
 # The kernels neither read errno nor trap, which lets comparisons and selects become vector code.
 CXX_FLAGS = (
     "-std=c++20 -O3 -fPIC -fvisibility=hidden -fopenmp -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi"
@@ -184,7 +187,7 @@ def flags_of(source: str, cuda: Cuda | None) -> str:
     if cuda and source in ("csrc/python.cpp", *CUDA_SOURCES):
         named = " ".join(re.findall(r"code=(\w+)", cuda.architectures))
         return f"-DFASTRNN_WITH_CUDA '-DFASTRNN_CUDA_ARCHITECTURES=\"{named}\"' {cuda.includes}"
-    return ISA_FLAGS.get(source, "")
+    return f"{ISA_FLAGS[source]} {ALIGNED_LOOPS}" if source in ISA_FLAGS else ""
 
 
 def link_flags(torch: Torch, cuda: Cuda | None) -> str:

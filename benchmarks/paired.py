@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# Of untimed calls after a pause: threads wake, and caches fill.
+WARM_UP_SECONDS = 0.01
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -36,7 +39,8 @@ def compare(
     `timed` calls a function and gives the seconds it took; by default, as the clock on the wall says.
 
     `settle` is for two that keep different threads, which may spin on after a call and take the cores from the other:
-    before each timed call come untimed ones for that many seconds, one at least.
+    before each timed call comes a pause of that many seconds, and an untimed call or a few. Calls in place of the pause
+    would share the cores with what spins, which then goes on for longer.
     """
     timed = timed or wall_seconds
     for warm_up in (ours, other, ours, other):
@@ -64,7 +68,8 @@ def wall_seconds(function: Callable[[], object]) -> float:
 
 def _settled(timed: Callable[[Callable[[], object]], float], function: Callable[[], object], settle: float) -> float:
     if settle:
-        end = time.perf_counter() + settle
+        time.sleep(settle)
+        end = time.perf_counter() + WARM_UP_SECONDS
         function()
         while time.perf_counter() < end:
             function()

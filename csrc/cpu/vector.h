@@ -19,6 +19,17 @@ struct Bits<double> {
   using type = uint64_t;
 };
 
+// A vector that was loaded, to be read from its register however often it is used.
+template <class V>
+FASTRNN_INLINE V in_register(V v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 template <class Isa, class T>
 struct Simd {
   static constexpr int kLanes = Isa::kBytes / sizeof(T);
