@@ -70,7 +70,6 @@ def _settled(timed: Callable[[Callable[[], object]], float], function: Callable[
     if settle:
         time.sleep(settle)
         end = time.perf_counter() + WARM_UP_SECONDS
-        function()
         while time.perf_counter() < end:
             function()
     return timed(function)
