@@ -74,6 +74,7 @@ struct Stretch {
 struct Dims {
   int64_t batch, hidden_size, recurrent_size;  // B, H, K
   bool projected;
+  int64_t input_size = 0;  // I, forward
 };
 
 // What comes between a row's step and the one it ran before: its state goes on; is replaced by the reset state; or goes
@@ -112,23 +113,26 @@ template <class T, class A = T, class W = T>
 struct ForwardParams {
   Steps steps;
   Dims dims;
-  T* channels;                 // (N, channel_stride): in x W_ih^T in the first G*H columns; out, if keep, the channels
-  int64_t channel_stride;      // C*H if keep, else G*H
-  bool keep;                   // backward will want channels and cells
-  const W* w_hh;               // (G*H, K)
-  const W* w_hr;               // (P, H) or null
-  const T* b_ih;               // (G*H) or null
-  const T* b_hh;               // (G*H) or null
-  const T* b_hr;               // (P) or null
-  const T* unit_weights;       // (kUnitWeights, H), null where there are none
-  const T* hx;                 // (B, K)
-  T* output;                   // (N, output_stride), K columns written
-  int64_t output_stride;       // K times the number of directions
-  T* hy;                       // (B, K) out; on a GPU it holds hx when the call begins
-  A* cell;                     // (B, H): in cx, out cy; null without a cell state
-  A* cells;                    // (N, H): every step's c if keep, else null
-  T* scratch;                  // forward_scratch() values
-  T* frozen;                   // frozen_size() values that freeze() wrote, or null
+  const T* input;          // (N, I), which a time loop on the CPU multiplies by
+  const W* w_ih;           // (G*H, I), if its plan says so
+  T* channels;             // (N, channel_stride): out, if keep, the channels; in, unless the time loop multiplies it,
+                           // x W_ih^T in the first G*H columns. Null where it is neither
+  int64_t channel_stride;  // C*H if keep, else G*H
+  bool keep;               // backward will want channels and cells
+  const W* w_hh;           // (G*H, K)
+  const W* w_hr;           // (P, H) or null
+  const T* b_ih;           // (G*H) or null
+  const T* b_hh;           // (G*H) or null
+  const T* b_hr;           // (P) or null
+  const T* unit_weights;   // (kUnitWeights, H), null where there are none
+  const T* hx;             // (B, K)
+  T* output;               // (N, output_stride), K columns written
+  int64_t output_stride;   // K times the number of directions
+  T* hy;                   // (B, K) out; on a GPU it holds hx when the call begins
+  A* cell;                 // (B, H): in cx, out cy; null without a cell state
+  A* cells;                // (N, H): every step's c if keep, else null
+  T* scratch;              // forward_scratch() values
+  T* frozen;               // frozen_size() values that freeze() wrote, or null
   const Extras<T, A>* extras;  // null in a plain recurrence
 };
 

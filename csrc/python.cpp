@@ -45,6 +45,7 @@ py::dict plan(CellKind cell, int64_t layers, int64_t directions, int64_t steps, 
   out["tile"] = std::to_string(tile[0]) + "x" + std::to_string(tile[1] * cpu::kernels().vector_bytes / sizeof(T));
   out["threads"] = runs_apart ? 1 : choice.plan.threads;
   out["weights"] = weight_sources[static_cast<int>(choice.plan.weights)];
+  out["input_product"] = backward ? "" : choice.plan.input_steps > 0 ? "in the loop" : "ahead";
   out["reason"] = choice.reason;
   return out;
 }
@@ -91,6 +92,7 @@ PYBIND11_MODULE(_C, m) {
   cpu::interrupt_requested = &python_signal_arrived;
   m.def("take_interruption", &take_interruption);
   m.def("force_stretch_rows", [](int64_t rows) { ops::forced_stretch_rows = rows; });
+  m.def("force_input_steps", [](int64_t steps) { cpu::forced_input_steps = steps; });
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
   m.def(
       "plan",

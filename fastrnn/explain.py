@@ -31,6 +31,7 @@ class Row:
     isa: str
     tile: str
     weights: str  # how the CPU reads the recurrent ones: "packed" first, "in place", or "frozen" by freeze_weights()
+    input_product: str  # when the CPU multiplies a layer's input by w_ih: "ahead" of the time loop, or "in the loop"
     threads: int  # of the CPU that run this direction, or of each block on a GPU
     precision: str
     reserve_bytes: int  # kept from forward for backward, by this direction; 0 if no gradient is recorded
@@ -250,13 +251,13 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
     where = (layer, direction, pass_, str(shape.device))
     if backward and not records:
         return Row(
-            *where, "none", "", "", "", 0, precision, 0, "no gradient: grad mode is off or nothing requires grad"
+            *where, "none", "", "", "", "", 0, precision, 0, "no gradient: grad mode is off or nothing requires grad"
         )
     if formula:
         threads = torch.get_num_threads() if shape.device.type == "cpu" else 0
-        return Row(*where, "formula", "", "", "", threads, precision, 0, "forward-mode AD: torch ops, slow")
+        return Row(*where, "formula", "", "", "", "", threads, precision, 0, "forward-mode AD: torch ops, slow")
     if shape.device.type == "meta":
-        return Row(*where, "none", "", "", "", 0, precision, 0, "meta tensors: only shapes are computed")
+        return Row(*where, "none", "", "", "", "", 0, precision, 0, "meta tensors: only shapes are computed")
     plan = _native.plan(
         shape.cell,
         shape.dtype,
@@ -280,5 +281,5 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
     )
     reserve = plan["reserve_bytes"] if records and not shape.recompute else 0
     path = plan["path"] + " with extras" * shape.extended
-    facts = path, plan["isa"], plan["tile"], plan.get("weights", ""), plan["threads"]
+    facts = path, plan["isa"], plan["tile"], plan.get("weights", ""), plan.get("input_product", ""), plan["threads"]
     return Row(*where, *facts, precision, reserve, plan["reason"])

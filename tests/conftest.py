@@ -66,6 +66,13 @@ def stretches():
     _native._C.force_stretch_rows(0)
 
 
+@pytest.fixture
+def input_steps():
+    """A function that has time loops multiply the input of so many steps at a time, or with 0 not at all."""
+    yield _native._C.force_input_steps
+    _native._C.force_input_steps(-1)
+
+
 @pytest.fixture(params=(1, 2, 3), ids=lambda n: f"threads{n}")
 def threads(request, _torch_settings_restored):
     """Torch's thread count: alone, one a core, and one more than a two-core machine has."""

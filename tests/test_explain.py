@@ -110,6 +110,28 @@ def test_rows_of_their_own(kernel):
     assert OWN_ROWS not in str(plans_of(kernel, seq=1000, batch=3, hidden=40))
 
 
+def input_product(kernel, seq, batch, hidden, input_size, **more):
+    layer, options = KERNELS[kernel]
+    module = getattr(fastrnn, layer)(input_size, hidden, **options | more)
+    rows = fastrnn.explain(module, torch.randn(seq, batch, input_size)).rows
+    assert {row.input_product for row in rows if row.pass_ == "backward"} == {""}
+    (forward,) = {row.input_product for row in rows if row.pass_ == "forward"}
+    return forward
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_input_product(kernel, input_steps):
+    """The time loop makes it where the weights are light, in every layer, and the call is not a short one."""
+    assert input_product(kernel, seq=100, batch=2, hidden=64, input_size=64) == "in the loop"
+    assert input_product(kernel, seq=4, batch=1, hidden=64, input_size=64) == "ahead"
+    assert input_product(kernel, seq=100, batch=2, hidden=64, input_size=1000) == "ahead"
+    assert input_product(kernel, seq=100, batch=2, hidden=300, input_size=4, num_layers=2) == "ahead"
+    input_steps(0)
+    assert input_product(kernel, seq=100, batch=2, hidden=64, input_size=64) == "ahead"
+    input_steps(2)
+    assert input_product(kernel, seq=100, batch=2, hidden=64, input_size=1000) == "in the loop"
+
+
 OWN_DIRECTION = "each direction runs on a thread of its own"
 
 

@@ -204,6 +204,15 @@ def test_kernels_equal_reference_in_stretches(kernel, ragged, stretches):
     check(ExtendedCase(kernel, "all", bidirectional=True, ragged=ragged))
 
 
+@pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))
+@pytest.mark.parametrize("ragged", RAGGED)
+@pytest.mark.parametrize("steps", (0, 2))
+def test_kernels_equal_reference_with_the_input_product(kernel, ragged, steps, input_steps, threads):
+    """Ahead of the time loop, or in it."""
+    input_steps(steps)
+    check(ExtendedCase(kernel, "all", ragged=ragged, hidden_size=70))
+
+
 @pytest.mark.parametrize(
     ("kernel", "added"),
     [

@@ -83,6 +83,27 @@ def test_stretches(kernel, dtype, layout, bidirectional, layers, rows, stretches
     check_parity(case_of(kernel, 9, 3, 6, layout, bidirectional=bidirectional, num_layers=layers), dtype)
 
 
+@pytest.mark.isa
+@by_kernel
+@by_dtype
+@pytest.mark.parametrize("layout", ("batched", "packed"))
+@pytest.mark.parametrize("steps", (0, 1, 3, 16))
+def test_input_product(kernel, dtype, layout, steps, input_steps):
+    """Ahead of the time loop or in it, of some steps or of all at a time (test_explain.py pins the path)."""
+    input_steps(steps)
+    check_parity(case_of(kernel, 21, 5, 7, layout, input_size=19, bidirectional=True, num_layers=2), dtype)
+
+
+@by_kernel
+@pytest.mark.parametrize("shape", ((12, 1, 256), (6, 32, 128)), ids=str)
+@pytest.mark.parametrize("layout", ("batched", "packed"))
+@pytest.mark.parametrize("steps", (0, 5))
+def test_input_product_on_threads(kernel, shape, layout, steps, input_steps, threads):
+    input_steps(steps)
+    seq, batch, hidden = shape
+    check_parity(case_of(kernel, hidden, batch, seq, layout, input_size=20), torch.float64)
+
+
 def test_thread_count_changed_midway():
     case = case_of("lstm", 128, 16, 5)
     for count in (2, 1, 3, 2):

@@ -111,10 +111,7 @@ class BackwardLoop {
     }
   }
 
-  FASTRNN_INLINE Range rows_of(int64_t s) const {
-    const int64_t rows = p_->steps.rows(s);
-    return {smaller(rows_.begin, rows), smaller(rows_.end, rows)};
-  }
+  FASTRNN_INLINE Range rows_of(int64_t s) const { return below(rows_, p_->steps.rows(s)); }
 
   // What the cells of step s read that no step has brought into the cache.
   FASTRNN_INLINE void ask_for_step(int64_t s) const {

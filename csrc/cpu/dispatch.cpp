@@ -93,6 +93,18 @@ constexpr int64_t kRowsPerThread = 4;
 // with 192 and 256 KB of weights (GRU and LSTM, H = 128, B = 4 and 5) 0.89-1.14. Inference and training, by changing
 // this, AVX2, 2026-11-26.
 constexpr int64_t kLightWeights = 128 * 1024;
+// Weights of the input up to which the time loop multiplies it.
+constexpr int64_t kLightInputWeights = 128 * 1024;
+// Steps whose input is multiplied at a time, and bytes of gates that a member so leaves to its cells.
+constexpr int64_t kInputSteps = 16, kInputGateBytes = 128 * 1024;
+
+int64_t choose_input_steps(const Workload& work, const Plan& plan) {
+  if (work.backward || plan.weights == WeightSource::kInPlace) return 0;
+  if (forced_input_steps >= 0) return forced_input_steps;
+  if (work.input_bytes > kLightInputWeights) return 0;
+  const int64_t rows = plan.split == Split::kBatch ? ceil_div(work.batch, plan.threads) : work.batch;
+  return larger(1, smaller(kInputSteps, kInputGateBytes / larger(1, rows * work.gate_bytes)));
+}
 
 }  // namespace
 
@@ -104,7 +116,9 @@ const Kernels& kernels() {
 Choice choose_plan(const Workload& work) {
   const int threads = work.threads;
   const auto choice = [&](int count, Split split, const char* reason) {
-    return Choice{{count, split, larger(1, kPollMacs / larger(1, work.step_macs)), choose_weights(work)}, reason};
+    Plan plan{count, split, larger(1, kPollMacs / larger(1, work.step_macs)), choose_weights(work), 0};
+    plan.input_steps = choose_input_steps(work, plan);
+    return Choice{plan, reason};
   };
   if (threads == 1) return choice(1, Split::kNone, "torch.get_num_threads() is 1");
   const int64_t macs = work.steps * work.step_macs;

@@ -19,6 +19,8 @@ struct Workload {
   int64_t input_macs;    // those of its input, in the first layer
   int64_t weight_bytes;  // recurrent weights, read at every step
   int64_t panels;        // pieces that the units can be dealt in
+  int64_t input_bytes;   // weights of the widest layer's input
+  int64_t gate_bytes;    // of a row's gates
   bool backward;
   bool frozen;  // the recurrent weights were packed by an earlier call
 };
@@ -29,6 +31,9 @@ struct Choice {
 };
 
 Choice choose_plan(const Workload& work);
+
+// If not negative, what input_steps is in plans whose weights are packed or frozen: tests want both ways.
+inline int64_t forced_input_steps = -1;
 
 // How a product of many rows with bfloat16 weights is spread over threads.
 ProductPlan choose_product_plan(int threads, int64_t rows, int64_t macs, int64_t panels);

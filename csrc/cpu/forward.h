@@ -2,6 +2,7 @@
 #pragma once
 
 #include "forward_cells.h"
+#include "input_product.h"
 
 namespace fastrnn::cpu {
 
@@ -73,7 +74,9 @@ class ForwardLoop {
   static FASTRNN_INLINE bool has_second(const Dims& dims) { return Cell::kLateGates > 0 || dims.projected; }
 
   ForwardLoop(const Dims& dims, const Plan& plan, Carver<T>& frozen, Carver<T>& scratch)
-      : dims_(dims), weights_(dims, plan.weights, plan.weights == WeightSource::kFrozen ? frozen : scratch) {
+      : dims_(dims),
+        weights_(dims, plan.weights, plan.weights == WeightSource::kFrozen ? frozen : scratch),
+        input_(dims, plan, scratch) {
     if (has_second(dims) || kNormalizesCell<Cell>) operand_ = scratch.take(dims.batch * dims.hidden_size);
     if (kNormalizes<Cell>) product_ = scratch.take(dims.batch * Cell::kGates * dims.hidden_size);
     for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size + gaps<T>(plan));
@@ -84,6 +87,7 @@ class ForwardLoop {
       : ForwardLoop(params.dims, portion.plan, frozen, scratch) {
     p_ = &params;
     weights_.set(params);
+    input_.set(params, portion);
     portion_ = &portion;
     rows_ = portion.rows(params.dims.batch);
     const int64_t gap = portion.gaps_before<T>();
@@ -95,6 +99,7 @@ class ForwardLoop {
     stretch_ = stretch;
     if (stretch.begin == 0) prepare();
     for (int64_t s = stretch.begin; s < stretch.end; ++s) {
+      input_.begin_step(stretch, s);
       run_cell(s);
       if constexpr (kNormalizes<Cell>) {
         portion_->meet();
@@ -121,6 +126,7 @@ class ForwardLoop {
   // and one that never runs has it as hy.
   void prepare() {
     weights_.prepare(portion_->member);
+    input_.prepare(portion_->member);
     const Range fill = portion_->values(dims_.batch, dims_.recurrent_size);
     for (int64_t k = fill.begin; k < fill.end; ++k) state_[0][k] = state_[1][k] = p_->hy[k] = p_->hx[k];
     if constexpr (Cell::kHasCellState) copy_values(cell_, p_->cell);
@@ -147,18 +153,12 @@ class ForwardLoop {
     }
   }
 
-  FASTRNN_INLINE Range rows_of(int64_t s) const {
-    const int64_t rows = p_->steps.rows(s);
-    return {smaller(rows_.begin, rows), smaller(rows_.end, rows)};
-  }
-  FASTRNN_INLINE T* channels_of(int64_t s) const {
-    return p_->channels + (p_->steps.offset(s) - stretch_.first_row) * p_->channel_stride;
-  }
+  FASTRNN_INLINE Range rows_of(int64_t s) const { return below(rows_, p_->steps.rows(s)); }
   FASTRNN_INLINE bool asks_ahead() const { return is_asked_ahead<T>(rows_, p_->channel_stride); }
 
   FASTRNN_INLINE Now at_step(int64_t s) const {
     const Steps& steps = p_->steps;
-    T* const channels = channels_of(s);
+    T* const channels = input_.channels(stretch_, s);
     return {*p_,
             dims_.hidden_size,
             dims_.recurrent_size,
@@ -187,12 +187,12 @@ class ForwardLoop {
 
   // What the cells of step s read that no step before has brought into the cache.
   FASTRNN_INLINE void ask_for_step(int64_t s) const {
-    ask_for(channels_of(s), p_->channel_stride, rows_of(s), Cell::kGates * dims_.hidden_size);
+    ask_for(input_.channels(stretch_, s), p_->channel_stride, rows_of(s), Cell::kGates * dims_.hidden_size);
   }
 
   void run_cell(int64_t s) {
     const Now now = at_step(s);
-    if (asks_ahead() && portion_->has_whole_rows() && s + 1 < stretch_.end) ask_for_step(s + 1);
+    if (!input_.is_mine() && asks_ahead() && portion_->has_whole_rows() && s + 1 < stretch_.end) ask_for_step(s + 1);
     const Operand<T> h{now.h_prev, now.recurrent, now.recurrent, 1, {0}};
     portion_->for_each_panels(weights_.first.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
       weights_.first.multiply(panels, h, now.rows.begin, now.rows.end, typename Cells::FinishCell{now});
@@ -223,6 +223,7 @@ class ForwardLoop {
   Dims dims_;
   Range rows_{0, 0};
   RecurrentWeights weights_;
+  InputProduct<Isa, T, W, Cell::kGates> input_;
   // (B, H) what the second product multiplies: this step's h before the projection, or r * h_{t-1}. Before that, c
   // until it is normalised.
   T* operand_ = nullptr;

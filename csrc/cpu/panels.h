@@ -21,6 +21,10 @@ struct Range {
 FASTRNN_INLINE Range share(int64_t count, int64_t part, int64_t parts) {
   return {count * part / parts, count * (part + 1) / parts};
 }
+// Of a range what lies below `end`.
+FASTRNN_INLINE Range below(const Range& range, int64_t end) {
+  return {smaller(range.begin, end), smaller(range.end, end)};
+}
 
 // Bytes of a step's gates up to which a member asks for those of the next step before it runs this one; of larger steps
 // a cell asks for its own before its tile is multiplied. A panel takes one line of every gate's row, which is no
@@ -93,6 +97,24 @@ struct PanelGrid {
           visit(first_row + row, unit, lanes, of_row);
         }
       }
+    }
+  }
+};
+
+// Writes the sums to a matrix whose columns are those of each gate's units, one gate after the other.
+template <class Isa, class T, int kGates>
+struct StoreSums {
+  using S = Simd<Isa, T>;
+
+  T* out;
+  int64_t stride;
+  int64_t units;
+
+  FASTRNN_INLINE bool prefetches() const { return false; }
+  FASTRNN_INLINE void prefetch(int64_t, int64_t) const {}
+  FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
+    for (int gate = 0; gate < kGates; ++gate) {
+      S::store(out + row * stride + gate * units + unit, S::load(sums + gate * S::kLanes), lanes);
     }
   }
 };

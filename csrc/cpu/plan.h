@@ -24,6 +24,7 @@ struct Plan {
   Split split;
   int64_t poll_every;  // steps between two looks at the clock, for Ctrl-C
   WeightSource weights;
+  int64_t input_steps = 0;  // whose input the time loop multiplies at a time; 0 where its caller does, all of it before
 };
 
 // Cuts the scratch of a call into its parts; with no scratch it only counts.

@@ -8,17 +8,6 @@
 
 namespace fastrnn::cpu {
 
-struct StoreSums {
-  float* out;
-  int64_t stride;
-
-  FASTRNN_INLINE bool prefetches() const { return false; }
-  FASTRNN_INLINE void prefetch(int64_t, int64_t) const {}
-  FASTRNN_INLINE void operator()(int64_t row, int64_t column, int lanes, const float* sums) const {
-    for (int lane = 0; lane < lanes; ++lane) out[row * stride + column + lane] = sums[lane];
-  }
-};
-
 template <class Isa>
 void run_share(const Bf16Product& p, const ProductPlan& plan, const Member& member) {
   using Wide = Panels<Isa, float, float, 1>;
@@ -32,7 +21,8 @@ void run_share(const Bf16Product& p, const ProductPlan& plan, const Member& memb
     grid.pack_values(i, p.weights, panel);
     const PanelView<float, float> view{kZeros, panel, grid.view_stride(i)};
     const auto view_of = [&](int64_t) FASTRNN_INLINE_LAMBDA { return view; };
-    multiply_views<float>(grid, {i, i + 1}, view_of, a, rows.begin, rows.end, StoreSums{p.out, p.out_stride});
+    multiply_views<float>(grid, {i, i + 1}, view_of, a, rows.begin, rows.end,
+                          StoreSums<Isa, float, 1>{p.out, p.out_stride, p.columns});
   }
 }
 

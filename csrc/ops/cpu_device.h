@@ -269,6 +269,9 @@ class CpuLoops {
     return {plan_.split == cpu::Split::kLayers ? layers_ : 1, plan_.split == cpu::Split::kDirections ? 2 : 1};
   }
 
+  // Whether forward's time loops multiply the input themselves.
+  bool multiplies_input() const { return plan_.input_steps > 0; }
+
   // Of so many rows in all, each of which writes so many values.
   Cut cut(int64_t total, int64_t columns) const {
     const int64_t rows = stretch_rows(total, columns);
@@ -284,7 +287,9 @@ class CpuLoops {
     if constexpr (std::is_same_v<T, W>) {
       if (calls[0].params.extras) loop = kernels_.extended.forward;
     }
-    run(loop, kernels_.forward_scratch(dims_, plan_), calls, parts, before, after);
+    int64_t scratch = 0;
+    for (const auto& call : calls) scratch = cpu::larger(scratch, kernels_.forward_scratch(call.params.dims, plan_));
+    run(loop, scratch, calls, parts, before, after);
   }
   template <class Before, class After>
   void run(std::vector<BackwardCall<T>>& calls, size_t parts, const Before& before, const After& after) {
@@ -298,6 +303,8 @@ class CpuLoops {
   int64_t stretch_rows(int64_t total, int64_t columns) const {
     const int64_t row_bytes = cpu::larger(1, columns * static_cast<int64_t>(sizeof(T)));  // no hidden unit, no columns
     if (forced_stretch_rows) return forced_stretch_rows;
+    // No product of the caller's.
+    if (multiplies_input() && plan_.split != cpu::Split::kLayers) return cpu::larger(total, 1);
     const StretchSize size = plan_.threads > 1 ? kTeamStretch : kAloneStretch;
     if (total * row_bytes <= size.bytes) return cpu::larger(total, 1);
     return cpu::larger(size.bytes / row_bytes, size.rows);

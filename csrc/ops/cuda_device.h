@@ -113,6 +113,8 @@ class CudaLoops {
 
   AtOnce at_once() const { return shape_.directions > 1 ? AtOnce{1, plan_.at_once()} : AtOnce{plan_.at_once(), 1}; }
 
+  static constexpr bool multiplies_input() { return false; }
+
   // One stretch, whose parts are the sequences that a launch runs: more than one where layers run as a wavefront.
   Cut cut(int64_t, int64_t) const {
     return {std::numeric_limits<int64_t>::max(), at_once().layers > 1 ? shape_.steps / cuda::kPartSteps : 1};

@@ -32,7 +32,9 @@ class ForwardPass {
         stretches_(shape, loops_.cut(shape.rows, channel_columns_)),
         frozen_(args.frozen),
         extras_(device, args, shape),
-        projections_(device, keep_channels_ ? 0 : at_once_.count() * stretches_.most_rows_of_part() * channel_columns_),
+        projections_(device, keep_channels_ || loops_.multiplies_input()
+                                 ? 0
+                                 : at_once_.count() * stretches_.most_rows_of_part() * channel_columns_),
         output_(device.empty(sizes_like(input_, shape.output_columns()), shape.dtype)),
         hy_(device.empty(shape.state_sizes(recurrent_), shape.dtype)) {
     if (args.cx) cell_ = copy_or_zeros<T, A>(device, args.cx, shape.state_sizes(hidden_));
@@ -72,22 +74,25 @@ class ForwardPass {
     for (const Recurrence& recurrence : group) calls.push_back({time_loop(recurrence), {}});
     const auto before = [&](size_t k, size_t i) {
       calls[k].stretch = stretches_.parts(group[k].direction)[i];
-      multiply_input(group[k], k, calls[k]);
+      calls[k].params.channels = channels(group[k], k, calls[k].stretch);
+      if (!loops_.multiplies_input()) multiply_input(calls[k]);
     };
     loops_.run(calls, stretches_.part_count(), before, [](size_t, size_t) {});
   }
 
   // slot: the recurrence's place in its group.
-  void multiply_input(const Recurrence& recurrence, size_t slot, Call& call) const {
-    const int64_t first = call.stretch.first_row, rows = call.stretch.end_row - first;
-    const int64_t size = shape_.input_size(recurrence.layer);
-    call.params.channels = keep_channels_ ? kept_channels(recurrence.index) + first * channel_columns_
-                                          : projections_.data() + static_cast<int64_t>(slot) *
-                                                                      stretches_.most_rows_of_part() * channel_columns_;
-    device_.multiply(Matrix<T>{call.params.channels, rows, gate_columns_, channel_columns_},
-                     Matrix<const T>{input_of(recurrence.layer) + first * size, rows, size, size},
-                     Matrix<const W>{Weights<T, W>(weights_, shape_, recurrence.index).w_ih, gate_columns_, size, size}
-                         .transposed());
+  T* channels(const Recurrence& recurrence, size_t slot, const Stretch& stretch) const {
+    if (keep_channels_) return kept_channels(recurrence.index) + stretch.first_row * channel_columns_;
+    if (loops_.multiplies_input()) return nullptr;
+    return projections_.data() + static_cast<int64_t>(slot) * stretches_.most_rows_of_part() * channel_columns_;
+  }
+
+  void multiply_input(const Call& call) const {
+    const auto& [params, stretch] = call;
+    const int64_t first = stretch.first_row, rows = stretch.end_row - first, size = params.dims.input_size;
+    device_.multiply(Matrix<T>{params.channels, rows, gate_columns_, channel_columns_},
+                     Matrix<const T>{params.input + first * size, rows, size, size},
+                     Matrix<const W>{params.w_ih, gate_columns_, size, size}.transposed());
   }
 
   ForwardParams<T, A, W> time_loop(const Recurrence& recurrence) const {
@@ -96,6 +101,8 @@ class ForwardPass {
     ForwardParams<T, A, W> params{};
     params.steps = shape_.direction(recurrence.direction);
     params.dims = shape_.dims;
+    params.dims.input_size = shape_.input_size(recurrence.layer);
+    params.input = input_of(recurrence.layer);
     params.channel_stride = channel_columns_;
     params.keep = keep_;
     Weights<T, W>(weights_, shape_, index).set(params);

@@ -67,7 +67,8 @@ cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool
   const int threads = static_cast<int>(torch::stable::get_num_threads());
   return cpu::choose_plan({threads, shape.layers, shape.directions, shape.steps, shape.batch, rows_a_step * weights,
                            rows_a_step * gates * dims.hidden_size * shape.first_input_size, weights * weight_size,
-                           panels, backward, shape.frozen});
+                           panels, gates * dims.hidden_size * shape.largest_input_size() * weight_size,
+                           gates * dims.hidden_size * element_size, backward, shape.frozen});
 }
 
 Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional) {

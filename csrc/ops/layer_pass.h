@@ -3,9 +3,9 @@
 //
 // Device (CpuDevice, CudaDevice) makes tensors and workspaces, moves memory and multiplies; Device::Accumulator<T> is A
 // of params.h. Loops<T, W> (CpuLoops, CudaLoops) runs the time loops of a group of recurrences: at_once() says of how
-// many layers and directions, cut() how the sequence is to be cut. run() takes the group's calls, layer by layer as
-// they depend on each other, and what must be done before and after each part of each call: what comes before a layer's
-// part needs what came after that part in the layer ahead of it.
+// many layers and directions, multiplies_input() whether forward's loops do that, cut() how the sequence is to be cut.
+// run() takes the group's calls, layer by layer as they depend on each other, and what must be done before and after
+// each part of each call: what comes before a layer's part needs what came after that part in the layer ahead of it.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,8 @@
 // The sizes of a call's layers, read from its arguments and checked once; nothing below the ops checks again.
 #pragma once
 
+#include <algorithm>
+
 #include "../cells/facts.h"
 #include "layer.h"
 
@@ -46,6 +48,7 @@ struct LayerShape {
   // Of a layer's output, which is the next one's input.
   int64_t output_columns() const { return directions * dims.recurrent_size; }
   int64_t input_size(int64_t layer) const { return layer == 0 ? first_input_size : output_columns(); }
+  int64_t largest_input_size() const { return std::max(first_input_size, layers > 1 ? output_columns() : 0); }
   // Of hx and its kin.
   std::vector<int64_t> state_sizes(int64_t features) const {
     if (single_step) return {batch, features};
@@ -84,6 +87,7 @@ struct Weights {
   // What a time loop reads of them.
   template <class A>
   void set(ForwardParams<T, A, W>& params) const {
+    params.w_ih = w_ih;
     params.w_hh = w_hh;
     params.w_hr = w_hr;
     params.b_ih = b_ih;

@@ -21,6 +21,21 @@ Values draw(Random& random, int64_t count, double scale, Rounding round) {
   return values;
 }
 
+Values draw_multiples(Random& random, int64_t count, double of, int64_t most) {
+  Values values(static_cast<size_t>(count));
+  for (double& value : values) value = static_cast<double>(draw_below(random, 2 * most + 1) - most) * of;
+  return values;
+}
+
+// a (rows, depth) times the transpose of b (columns, depth).
+Values product(const Values& a, const Values& b, int64_t rows, int64_t columns, int64_t depth) {
+  Values out(static_cast<size_t>(rows * columns));
+  for (int64_t i = 0; i < rows * columns; ++i) {
+    for (int64_t k = 0; k < depth; ++k) out[i] += a[i / columns * depth + k] * b[i % columns * depth + k];
+  }
+  return out;
+}
+
 // Rows that run at each time: never more than the time before. Some rows may never run, and the last times may be idle.
 std::vector<int64_t> draw_sizes(Random& random, const Case& drawn) {
   std::vector<int64_t> sizes;
@@ -111,7 +126,11 @@ Problem draw_problem(const Case& drawn, Rounding round) {
   p.rows = drawn.shape == Shape::kPacked ? packed_rows : p.steps * p.batch;
 
   const int64_t H = p.hidden, K = p.recurrent, columns = p.gates() * H;
-  p.x = draw(random, p.rows * columns, 2, round);
+  p.input_size = draw_below(random, 20);
+  p.input = draw_multiples(random, p.rows * p.input_size, 0.5, 2);
+  p.w_ih = draw_multiples(random, columns * p.input_size, 0.125, 4);
+  // Sums of so few bits have none that any type would round away.
+  p.x = product(p.input, p.w_ih, p.rows, columns, p.input_size);
   p.w_hh = draw(random, columns * K, 1.5 / std::sqrt(K), round);
   if (p.projected) p.w_hr = draw(random, K * H, 1.5 / std::sqrt(H), round);
   if (drawn.biases) {
@@ -123,6 +142,7 @@ Problem draw_problem(const Case& drawn, Rounding round) {
   if (drawn.grad_output) p.grad_output = draw(random, p.rows * K, 1, round);
   p.grad_hy = draw(random, p.batch * K, 1, round);
   p.grad_cy = draw(random, p.batch * H, 1, round);
+  erase_idle_rows(p, p.input_size, p.input);
   erase_idle_rows(p, columns, p.x);
   erase_idle_rows(p, K, p.grad_output);
   return p;

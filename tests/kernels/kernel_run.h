@@ -74,7 +74,9 @@ class KernelRun {
     }
     return steps;
   }
-  Dims dims() const { return {problem_.batch, problem_.hidden, problem_.recurrent, problem_.projected}; }
+  Dims dims() const {
+    return {problem_.batch, problem_.hidden, problem_.recurrent, problem_.projected, problem_.input_size};
+  }
 
   // (N, K) with room for the other direction's columns.
   Layout output_layout() const {
@@ -154,6 +156,8 @@ class ForwardRun final : public KernelRun<Machine> {
     params_.steps = this->steps();
     params_.dims = this->dims();
     params_.keep = drawn.keep;
+    params_.input = this->input(p.input, Layout::plain(N, p.input_size));
+    params_.w_ih = this->input(p.w_ih, Layout::plain(columns, p.input_size));
     params_.w_hh = this->input(p.w_hh, Layout::plain(columns, K));
     params_.w_hr = this->input(p.w_hr, Layout::plain(K, H), p.projected);
     params_.b_ih = this->input(p.b_ih, Layout::plain(1, columns), drawn.biases);

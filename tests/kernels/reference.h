@@ -16,15 +16,16 @@ using Values = std::vector<double>;
 // Marks what no kernel may read in an input, or write in an output.
 constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
 
-// One direction of one layer over a batch, its input already multiplied by w_ih. Letters as in params.h.
+// One direction of one layer over a batch. Letters as in params.h.
 struct Problem {
   CellKind cell;
   int64_t steps, batch, hidden, recurrent;  // T, B, H, K
   bool projected, reverse;
   std::vector<int64_t> sizes, offsets;  // (T): rows that run at each time, and the first of them
-  int64_t rows;                         // N
+  int64_t rows, input_size;             // N, I
 
-  Values x;                 // (N, G*H)
+  Values input, w_ih;       // (N, I), (G*H, I)
+  Values x;                 // (N, G*H): their product, exact in every type
   Values w_hh, w_hr;        // (G*H, K), (P, H)
   Values b_ih, b_hh;        // (G*H), or empty
   Values hx, cx;            // (B, K), (B, H)

@@ -65,7 +65,8 @@ struct Cpu {
                         : plan.split == cpu::Split::kUnits ? "units"
                                                            : "none";
     const char* names[] = {"in place", "packed", "frozen"};
-    return "threads=" + std::to_string(plan.threads) + " split=" + split + " " + names[static_cast<int>(plan.weights)];
+    return "threads=" + std::to_string(plan.threads) + " split=" + split + " " + names[static_cast<int>(plan.weights)] +
+           " input_steps=" + std::to_string(plan.input_steps);
   }
   bool idle_grads_are_zero() const { return false; }
   // Ten times what the sums of up to 260 products and the activations' two ulps come to.
@@ -79,10 +80,11 @@ struct Cpu {
   }
   void run(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) const {
     const Frozen frozen(cell(drawn), params, plan);
+    T* const channels = channels_of(drawn, params, plan);
     for (const Stretch& stretch : two_stretches(drawn, params.steps)) {
       ForwardCall<T> call{params, stretch};
       call.params.frozen = frozen.values.data();
-      call.params.channels += stretch.first_row * params.channel_stride;
+      call.params.channels = channels ? channels + stretch.first_row * params.channel_stride : nullptr;
       run_one(cell(drawn).forward, plan, call);
     }
   }
@@ -99,6 +101,14 @@ struct Cpu {
   }
 
  protected:
+  // Where the time loop multiplies the input, its product is not there yet.
+  static T* channels_of(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) {
+    if (plan.input_steps == 0) return params.channels;
+    if (!drawn.keep || !cell_facts(drawn.cell).keeps_channels) return nullptr;
+    std::fill_n(params.channels, all_rows(params.steps) * params.channel_stride, poison<T>());
+    return params.channels;
+  }
+
   // What freeze() makes of a call's weights, where its plan wants them frozen.
   struct Frozen {
     Guarded<T> values;
@@ -112,16 +122,18 @@ struct Cpu {
   };
 
  private:
+  static int64_t rows_before(const Steps& steps, int64_t end) {
+    int64_t rows = 0;
+    for (int64_t s = 0; s < end; ++s) rows += steps.stored_rows(s);
+    return rows;
+  }
+  static int64_t all_rows(const Steps& steps) { return rows_before(steps, steps.steps); }
+
   // All steps at once, or cut somewhere, as the case's seed has it.
   static std::vector<Stretch> two_stretches(const Case& drawn, const Steps& steps) {
-    const auto rows_before = [&](int64_t end) {
-      int64_t rows = 0;
-      for (int64_t s = 0; s < end; ++s) rows += steps.stored_rows(s);
-      return rows;
-    };
-    const int64_t total = rows_before(steps.steps);
+    const int64_t total = all_rows(steps);
     const auto stretch = [&](int64_t begin, int64_t end) {
-      const int64_t first = rows_before(begin), last = rows_before(end);
+      const int64_t first = rows_before(steps, begin), last = rows_before(steps, end);
       return steps.reverse ? Stretch{begin, end, total - last, total - first} : Stretch{begin, end, first, last};
     };
     const int64_t cut = static_cast<int64_t>(drawn.seed / 3 % static_cast<uint64_t>(steps.steps + 1));
@@ -142,13 +154,17 @@ struct CpuOnBf16 : Cpu<float> {
   }
   void run(const Case& drawn, const ForwardParams<float>& p, const Plan& plan) const {
     const int64_t gate_rows = cell_facts(drawn.cell).gates * p.dims.hidden_size, recurrent = p.dims.recurrent_size;
-    const Guarded<cpu::Bf16> w_hh(gate_rows * recurrent), w_hr(p.w_hr ? recurrent * p.dims.hidden_size : 0);
+    const Guarded<cpu::Bf16> w_ih(gate_rows * p.dims.input_size), w_hh(gate_rows * recurrent),
+        w_hr(p.w_hr ? recurrent * p.dims.hidden_size : 0);
+    std::transform(p.w_ih, p.w_ih + w_ih.size(), w_ih.data(), [](float value) { return cpu::Bf16(value); });
     std::transform(p.w_hh, p.w_hh + w_hh.size(), w_hh.data(), [](float value) { return cpu::Bf16(value); });
     std::transform(p.w_hr, p.w_hr + w_hr.size(), w_hr.data(), [](float value) { return cpu::Bf16(value); });
     ForwardParams<float, float, cpu::Bf16> narrow{};
     narrow.steps = p.steps;
     narrow.dims = p.dims;
-    narrow.channels = p.channels;
+    narrow.input = p.input;
+    narrow.w_ih = w_ih.data();
+    narrow.channels = channels_of(drawn, p, plan);
     narrow.channel_stride = p.channel_stride;
     narrow.keep = p.keep;
     narrow.w_hh = w_hh.data();
@@ -175,17 +191,18 @@ struct CpuOnBf16 : Cpu<float> {
 
 // A team of two and one of three, one of them splitting the batch and the other the units, by turns; and by turns all
 // with packed weights (in forward also with frozen ones) or all with weights read in place, whose sums run in another
-// order.
+// order. In forward some multiply the input, too.
 std::vector<cpu::Plan> plans(const Options& options, uint64_t turn, bool backward) {
   using cpu::Split, cpu::WeightSource;
   const int64_t poll_every = static_cast<int64_t>(turn % 3) + 1;
   const bool swapped = turn % 2 == 1;
   const WeightSource source = turn / 2 % 2 == 1 ? WeightSource::kPacked : WeightSource::kInPlace;
   const bool freeze = source == WeightSource::kPacked && !backward;
-  std::vector<cpu::Plan> plans{
-      {2, swapped ? Split::kUnits : Split::kBatch, poll_every, source},
-      {3, swapped ? Split::kBatch : Split::kUnits, poll_every, freeze ? WeightSource::kFrozen : source}};
-  if (!options.teams) plans.insert(plans.begin(), {1, Split::kNone, poll_every, source});
+  const auto input_steps = [&](uint64_t plan) { return static_cast<int64_t>(backward ? 0 : (turn / 4 + plan) % 4); };
+  std::vector<cpu::Plan> plans{{2, swapped ? Split::kUnits : Split::kBatch, poll_every, source, input_steps(0)},
+                               {3, swapped ? Split::kBatch : Split::kUnits, poll_every,
+                                freeze ? WeightSource::kFrozen : source, input_steps(1)}};
+  if (!options.teams) plans.insert(plans.begin(), {1, Split::kNone, poll_every, source, input_steps(2)});
   return plans;
 }
 
