@@ -121,11 +121,16 @@ def input_product(kernel, seq, batch, hidden, input_size, **more):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_input_product(kernel, input_steps):
-    """The time loop makes it where the weights are light, in every layer, and the call is not a short one."""
+    """The time loop makes it where the weights are light in every layer, but in a short call; a team takes more."""
     assert input_product(kernel, seq=100, batch=2, hidden=64, input_size=64) == "in the loop"
     assert input_product(kernel, seq=4, batch=1, hidden=64, input_size=64) == "ahead"
     assert input_product(kernel, seq=100, batch=2, hidden=64, input_size=1000) == "ahead"
-    assert input_product(kernel, seq=100, batch=2, hidden=300, input_size=4, num_layers=2) == "ahead"
+    if kernel != "lstm_proj":  # whose layers above have as narrow an input
+        assert input_product(kernel, seq=100, batch=2, hidden=300, input_size=4, num_layers=2) == "ahead"
+    torch.set_num_threads(2)
+    assert input_product(kernel, seq=100, batch=8, hidden=64, input_size=1000) == "in the loop"
+    assert input_product(kernel, seq=100, batch=8, hidden=64, input_size=5000) == "ahead"
+    torch.set_num_threads(1)
     input_steps(0)
     assert input_product(kernel, seq=100, batch=2, hidden=64, input_size=64) == "ahead"
     input_steps(2)

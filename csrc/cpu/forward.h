@@ -76,7 +76,7 @@ class ForwardLoop {
   ForwardLoop(const Dims& dims, const Plan& plan, Carver<T>& frozen, Carver<T>& scratch)
       : dims_(dims),
         weights_(dims, plan.weights, plan.weights == WeightSource::kFrozen ? frozen : scratch),
-        input_(dims, plan, scratch) {
+        input_(Cell::kGates * dims.hidden_size, dims, plan, scratch) {
     if (has_second(dims) || kNormalizesCell<Cell>) operand_ = scratch.take(dims.batch * dims.hidden_size);
     if (kNormalizes<Cell>) product_ = scratch.take(dims.batch * Cell::kGates * dims.hidden_size);
     for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size + gaps<T>(plan));
@@ -223,7 +223,7 @@ class ForwardLoop {
   Dims dims_;
   Range rows_{0, 0};
   RecurrentWeights weights_;
-  InputProduct<Isa, T, W, Cell::kGates> input_;
+  InputProduct<Isa, T, W> input_;
   // (B, H) what the second product multiplies: this step's h before the projection, or r * h_{t-1}. Before that, c
   // until it is normalised.
   T* operand_ = nullptr;

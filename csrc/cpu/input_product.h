@@ -7,18 +7,17 @@
 
 namespace fastrnn::cpu {
 
-template <class Isa, class T, class W, int kGates>
+template <class Isa, class T, class W>
 class InputProduct {
  public:
   using Params = ForwardParams<T, T, W>;
 
-  // With no scratch it only counts.
-  InputProduct(const Dims& dims, const Plan& plan, Carver<T>& scratch)
+  // Of so many columns, G*H. With no scratch it only counts.
+  InputProduct(int64_t columns, const Dims& dims, const Plan& plan, Carver<T>& scratch)
       : steps_(plan.input_steps),
-        columns_(kGates * dims.hidden_size),
-        weights_({dims.hidden_size, dims.input_size}, steps_ > 0 ? WeightSource::kPacked : WeightSource::kInPlace,
-                 scratch) {
-    if (is_mine()) gates_ = scratch.take(steps_ * dims.batch * columns_ + gaps<T>(plan));
+        columns_(columns),
+        weights_({columns, dims.input_size}, is_mine() ? WeightSource::kPacked : WeightSource::kInPlace, scratch) {
+    if (is_mine()) gates_ = scratch.take(steps_ * dims.batch * columns + gaps<T>(plan));
   }
 
   void set(const Params& params, const Portion& portion) {
@@ -33,7 +32,7 @@ class InputProduct {
     if (is_mine()) weights_.prepare(member);
   }
 
-  // Whether the loop makes the product, and not the caller.
+  // Whether the loop makes the product, and not its caller.
   FASTRNN_INLINE bool is_mine() const { return steps_ > 0; }
 
   // To be called at each step, before its cells run.
@@ -47,49 +46,73 @@ class InputProduct {
     const int64_t row = p_->steps.offset(s);
     if (p_->channels) return p_->channels + (row - stretch.first_row) * p_->channel_stride;
     if (has_all_rows()) return gates_ + (row - first_row_) * columns_;
-    return gates_ + ((s - first_step_) * (rows_.end - rows_.begin) - rows_.begin) * columns_;
+    return gates_ + ((s - first_step_) * own_rows() - rows_.begin) * columns_;
   }
 
  private:
-  FASTRNN_INLINE bool has_all_rows() const { return rows_.end - rows_.begin == p_->dims.batch; }
+  FASTRNN_INLINE int64_t own_rows() const { return rows_.end - rows_.begin; }
+  FASTRNN_INLINE bool has_all_rows() const { return own_rows() == p_->dims.batch; }
 
   [[gnu::noinline]] void begin_block(const Stretch& stretch, int64_t s) {
     const Steps& steps = p_->steps;
-    const int64_t last = smaller(s + steps_, stretch.end) - 1;
+    const int64_t count = smaller(steps_, stretch.end - s), last = s + count - 1;
     first_step_ = s;
     first_row_ = smaller(steps.offset(s), steps.offset(last));
-    const bool all_run = !steps.sizes || steps.offsets;
-    if (has_all_rows() && all_run) {  // which lie side by side, of one step and of the next
-      const int64_t last_in_time = steps.reverse ? s : last;
-      const int64_t rows = steps.offset(last_in_time) + steps.stored_rows(last_in_time) - first_row_;
-      multiply(first_row_, {0, rows}, channels(stretch, steps.reverse ? last : s));
+    if (has_all_rows() && (!steps.sizes || steps.offsets)) {  // they lie side by side, step by step
+      multiply_all_rows(stretch, steps.reverse ? last : s, steps.reverse ? s : last);
+    } else if (!steps.sizes && count > own_rows()) {
+      multiply_row_by_row(stretch, s, count);
     } else {
-      for (int64_t step = s; step <= last; ++step) {
-        const Range rows = below(rows_, steps.rows(step));
-        multiply(steps.offset(step), rows, channels(stretch, step));
-      }
+      for (int64_t step = s; step <= last; ++step) multiply_step(stretch, step);
     }
     portion_->meet();
   }
 
-  // Of rows that are counted from the first one of the data.
-  FASTRNN_INLINE void multiply(int64_t first, const Range& rows, T* out) const {
+  // Of the steps from one to the other, as they lie in the data.
+  void multiply_all_rows(const Stretch& stretch, int64_t begins, int64_t ends) const {
+    const int64_t end_row = p_->steps.offset(ends) + p_->steps.stored_rows(ends);
+    multiply({first_row_, 1, end_row - first_row_}, channels(stretch, begins), 1);
+  }
+
+  // Each row at `count` steps, where these are more than a step's rows: a larger product has fuller tiles.
+  void multiply_row_by_row(const Stretch& stretch, int64_t s, int64_t count) const {
+    const int64_t batch = p_->steps.batch, stride = p_->channel_stride;
+    T* const out = channels(stretch, s);
+    const int64_t out_apart = count > 1 ? (channels(stretch, s + 1) - out) / stride : 0;
+    for (int64_t row = rows_.begin; row < rows_.end; ++row) {
+      multiply({p_->steps.offset(s) + row, p_->steps.reverse ? -batch : batch, count}, out + row * stride, out_apart);
+    }
+  }
+
+  void multiply_step(const Stretch& stretch, int64_t s) const {
+    const Range rows = below(rows_, p_->steps.rows(s));
+    multiply({p_->steps.offset(s) + rows.begin, 1, rows.end - rows.begin},
+             channels(stretch, s) + rows.begin * p_->channel_stride, 1);
+  }
+
+  // Rows of the data, each so many behind the one before it.
+  struct Rows {
+    int64_t first, apart, count;
+  };
+
+  // To rows of out that are out_apart from each other.
+  void multiply(const Rows& rows, T* out, int64_t out_apart) const {
     const int64_t size = p_->dims.input_size;
-    const Operand<T> x{p_->input + first * size, size, size, 1, {0}};
-    const StoreSums<Isa, T, kGates> store{out, p_->channel_stride, p_->dims.hidden_size};
+    const Operand<T> x{p_->input + rows.first * size, rows.apart * size, size, 1, {0}};
+    const StoreSums<Isa, T> store{out, out_apart * p_->channel_stride};
     portion_->for_each_panels(weights_.count(), 0, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
-      weights_.multiply(panels, x, rows.begin, rows.end, store);
+      weights_.multiply(panels, x, 0, rows.count, store);
     });
   }
 
   const Params* p_ = nullptr;
   const Portion* portion_ = nullptr;
-  const int64_t steps_;    // of a block; 0 where the product is the caller's
-  const int64_t columns_;  // G*H
-  ForwardWeights<Isa, T, W, kGates> weights_;
-  Range rows_{0, 0};
+  const int64_t steps_;  // of a block; 0 where the product is the caller's
+  const int64_t columns_;
+  ForwardWeights<Isa, T, W, 1> weights_;
+  Range rows_{0, 0};                        // the member's
   T* gates_ = nullptr;                      // (steps, rows, G*H) of the member, where there are no channels
-  int64_t first_step_ = 0, first_row_ = 0;  // of the block; the row of the data
+  int64_t first_step_ = 0, first_row_ = 0;  // of the block; the latter in the data
 };
 
 }  // namespace fastrnn::cpu

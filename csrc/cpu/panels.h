@@ -101,21 +101,18 @@ struct PanelGrid {
   }
 };
 
-// Writes the sums to a matrix whose columns are those of each gate's units, one gate after the other.
-template <class Isa, class T, int kGates>
+// Writes the sums of panels of one gate as a matrix.
+template <class Isa, class T>
 struct StoreSums {
   using S = Simd<Isa, T>;
 
   T* out;
   int64_t stride;
-  int64_t units;
 
   FASTRNN_INLINE bool prefetches() const { return false; }
   FASTRNN_INLINE void prefetch(int64_t, int64_t) const {}
   FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
-    for (int gate = 0; gate < kGates; ++gate) {
-      S::store(out + row * stride + gate * units + unit, S::load(sums + gate * S::kLanes), lanes);
-    }
+    S::store(out + row * stride + unit, S::load(sums), lanes);
   }
 };
 

@@ -22,7 +22,7 @@ void run_share(const Bf16Product& p, const ProductPlan& plan, const Member& memb
     const PanelView<float, float> view{kZeros, panel, grid.view_stride(i)};
     const auto view_of = [&](int64_t) FASTRNN_INLINE_LAMBDA { return view; };
     multiply_views<float>(grid, {i, i + 1}, view_of, a, rows.begin, rows.end,
-                          StoreSums<Isa, float, 1>{p.out, p.out_stride, p.columns});
+                          StoreSums<Isa, float>{p.out, p.out_stride});
   }
 }
 
