@@ -96,7 +96,7 @@ struct RowsInPlace : PanelGrid<Isa, T, kGates> {
     for (int64_t row = begin; row < end; row += kRows) {
       const int64_t rows = smaller(kRows, end - row);
       sum(i, a.data + row * a.stride, a.stride, rows, sums);
-      this->visit_rows(i, row, rows, sums, visit);
+      this->visit_rows({i, i + 1}, row, rows, sums, visit);
     }
   }
 

@@ -23,6 +23,13 @@ constexpr int tile_rows(int vectors) {
   return Isa::kAccumulators / vectors < kMaxTileRows ? Isa::kAccumulators / vectors : kMaxTileRows;
 }
 
+// Of the rows that are left, those of the next tile: so that there are as few tiles as can be, and the last two about
+// alike. To cut all rows evenly would take two divisions a tile.
+FASTRNN_INLINE int64_t next_tile_rows(int64_t left, int64_t most) {
+  if (left <= most) return left;
+  return left < 2 * most ? (left + 1) / 2 : most;
+}
+
 // The left operand: rows of `stride` values, whose depth lies in `count` runs of `length` values; run i starts at
 // starts[i]. One run is plain; GRU's backward skips a channel.
 template <class T>
@@ -48,7 +55,8 @@ struct Tile {
   const T* first_row;
   const Operand<T>* a;
   PanelView<T, W> panels[kPanelsOfARow];
-  T* sums;  // (panels, rows, vectors)
+  T* sums;         // (panels, rows, vectors)
+  int64_t stride;  // of its rows
 };
 
 // sums[row][v] = init[v] + sum over k of a[row][k] * panel[k][v], with k in order and each row by itself: the bits do
@@ -102,13 +110,14 @@ void multiply_tile(const Tile<T, W>& tile) {
       }
     }
   }
+  static_assert(kPanels == 1 || kRows == 1);
   T* sums = tile.sums;
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row, sums += tile.stride) {
 #pragma GCC unroll 2
-  for (int p = 0; p < kPanels; ++p) {
+    for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 8
-    for (int row = 0; row < kRows; ++row) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v, sums += kLanes) S::store(sums, acc[p][row][v]);
+      for (int v = 0; v < kVectors; ++v) S::store(sums + (p * kVectors + v) * kLanes, acc[p][row][v]);
     }
   }
 }
