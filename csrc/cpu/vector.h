@@ -56,19 +56,7 @@ struct Simd {
   }
 
   // rows[i][j] becomes rows[j][i].
-  static FASTRNN_INLINE void transpose(V (&rows)[kLanes]) {
-#pragma GCC unroll 4
-    for (int done = 1; done < kLanes; done *= 2) {
-      V out[kLanes];
-#pragma GCC unroll 8
-      for (int i = 0; i < kLanes / 2; ++i) {
-        out[2 * i] = interleave<0>(rows[i], rows[i + kLanes / 2]);
-        out[2 * i + 1] = interleave<kLanes / 2>(rows[i], rows[i + kLanes / 2]);
-      }
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) rows[i] = out[i];
-    }
-  }
+  static FASTRNN_INLINE void transpose(V (&rows)[kLanes]) { transpose_blocks<1>(rows); }
 
   // The sum of each vector's lanes, in one fixed order.
   static FASTRNN_INLINE void sum_lanes(T* out, const V (&v)[4]) {
@@ -102,6 +90,29 @@ struct Simd {
   template <class Bits>
   static FASTRNN_INLINE V upper_half(Bits bits) {
     return reinterpret_cast<V>(reinterpret_cast<I>(bits) << 16);
+  }
+
+  // What is left of a transposition once blocks of `size` rows and lanes are transposed. Most of its shuffles are one
+  // instruction, as no interleaving of whole vectors is: packing took 1/1.1 to 1/1.3 of the time (AVX2, 2026-11-26).
+  template <int size>
+  static FASTRNN_INLINE void transpose_blocks(V (&rows)[kLanes]) {
+    if constexpr (size < kLanes) {
+#pragma GCC unroll 16
+      for (int row = 0; row < kLanes; ++row) {
+        if (row % (2 * size) < size) swap_blocks<size>(rows[row], rows[row + size]);
+      }
+      transpose_blocks<2 * size>(rows);
+    }
+  }
+
+  // Every other block of a, from the second on, changes places with the block of b before it.
+  template <int size>
+  static FASTRNN_INLINE void swap_blocks(V& a, V& b) {
+    [&]<int... lane>(std::integer_sequence<int, lane...>) FASTRNN_INLINE_LAMBDA {
+      const V first = __builtin_shufflevector(a, b, (lane & size ? kLanes + lane - size : lane)...);
+      b = __builtin_shufflevector(a, b, (lane & size ? kLanes + lane : lane + size)...);
+      a = first;
+    }(std::make_integer_sequence<int, kLanes>{});
   }
 
   // a[first], b[first], a[first + 1], b[first + 1], ...
