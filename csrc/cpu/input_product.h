@@ -25,7 +25,7 @@ class InputProduct {
     portion_ = &portion;
     rows_ = portion.rows(params.dims.batch);
     weights_.set(params.w_ih, nullptr, nullptr, -1);
-    gates_ += steps_ * rows_.begin * columns_ + portion.gaps_before<T>();
+    if (is_mine()) gates_ += steps_ * rows_.begin * columns_ + portion.gaps_before<T>();
   }
 
   void prepare(const Member& member) const {
