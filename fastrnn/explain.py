@@ -249,15 +249,17 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
     formula = autograd.takes_formula()
     precision = _describe_precision(shape, formula)
     where = (layer, direction, pass_, str(shape.device))
+
+    def without_kernels(path: str, threads: int, reason: str) -> Row:
+        return Row(*where, path, "", "", "", "", threads, precision, 0, reason)
+
     if backward and not records:
-        return Row(
-            *where, "none", "", "", "", "", 0, precision, 0, "no gradient: grad mode is off or nothing requires grad"
-        )
+        return without_kernels("none", 0, "no gradient: grad mode is off or nothing requires grad")
     if formula:
         threads = torch.get_num_threads() if shape.device.type == "cpu" else 0
-        return Row(*where, "formula", "", "", "", "", threads, precision, 0, "forward-mode AD: torch ops, slow")
+        return without_kernels("formula", threads, "forward-mode AD: torch ops, slow")
     if shape.device.type == "meta":
-        return Row(*where, "none", "", "", "", "", 0, precision, 0, "meta tensors: only shapes are computed")
+        return without_kernels("none", 0, "meta tensors: only shapes are computed")
     plan = _native.plan(
         shape.cell,
         shape.dtype,

@@ -71,11 +71,14 @@ def test_table(layer):
     assert str(explanation) == str(fastrnn.explain(module, torch.randn(5, 2, 4)))
 
 
-def plans_of(kernel, seq, batch, hidden, input_size=3, **more):
+def rows_of(kernel, seq, batch, hidden, input_size=3, **more):
     layer, options = KERNELS[kernel]
     module = getattr(fastrnn, layer)(input_size, hidden, **options | more)
-    rows = fastrnn.explain(module, torch.randn(seq, batch, input_size)).rows
-    return {(row.threads, row.reason) for row in rows}
+    return fastrnn.explain(module, torch.randn(seq, batch, input_size)).rows
+
+
+def plans_of(*args, **kwargs):
+    return {(row.threads, row.reason) for row in rows_of(*args, **kwargs)}
 
 
 def threads_of(*args, **kwargs):
@@ -110,10 +113,8 @@ def test_rows_of_their_own(kernel):
     assert OWN_ROWS not in str(plans_of(kernel, seq=1000, batch=3, hidden=40))
 
 
-def input_product(kernel, seq, batch, hidden, input_size, **more):
-    layer, options = KERNELS[kernel]
-    module = getattr(fastrnn, layer)(input_size, hidden, **options | more)
-    rows = fastrnn.explain(module, torch.randn(seq, batch, input_size)).rows
+def input_product(*args, **kwargs):
+    rows = rows_of(*args, **kwargs)
     assert {row.input_product for row in rows if row.pass_ == "backward"} == {""}
     (forward,) = {row.input_product for row in rows if row.pass_ == "forward"}
     return forward

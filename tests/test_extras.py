@@ -207,7 +207,7 @@ def test_kernels_equal_reference_in_stretches(kernel, ragged, stretches):
 @pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))
 @pytest.mark.parametrize("ragged", RAGGED)
 def test_kernels_equal_reference_with_the_input_multiplied_ahead(kernel, ragged, input_steps, threads):
-    """In all other tests of this size the time loop does that."""
+    """Elsewhere the time loop makes most of these products."""
     input_steps(0)
     check(ExtendedCase(kernel, "all", ragged=ragged, hidden_size=70))
 

@@ -98,7 +98,7 @@ def test_input_product(kernel, dtype, layout, steps, input_steps):
 @pytest.mark.parametrize("shape", ((12, 1, 256), (6, 32, 128)), ids=str)
 @pytest.mark.parametrize("layout", ("batched", "packed"))
 def test_input_product_ahead_on_threads(kernel, shape, layout, input_steps, threads):
-    """In all other tests of this size it is in the time loop."""
+    """Elsewhere the time loop makes most of these."""
     input_steps(0)
     seq, batch, hidden = shape
     check_parity(case_of(kernel, hidden, batch, seq, layout, input_size=20), torch.float64)
