@@ -104,6 +104,16 @@ def test_input_product_ahead_on_threads(kernel, shape, layout, input_steps, thre
     check_parity(case_of(kernel, hidden, batch, seq, layout, input_size=20), torch.float64)
 
 
+@pytest.mark.isa
+@by_kernel
+@by_dtype
+@pytest.mark.parametrize("seq", (1, 52))
+@pytest.mark.parametrize("layout", ("batched", "packed"))
+def test_large_weights_of_the_input(kernel, dtype, seq, layout, threads):
+    """Of 2 MB or more, packed panel by panel: by columns, and of 260 rows by rows."""
+    check_parity(case_of(kernel, 70, 5, seq, layout, input_size=8000), dtype)
+
+
 def test_thread_count_changed_midway():
     case = case_of("lstm", 128, 16, 5)
     for count in (2, 1, 3, 2):

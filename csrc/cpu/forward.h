@@ -13,6 +13,7 @@ class ForwardLoop {
   using Now = typename Cells::Now;
   using AtStep = typename Cells::AtStep;
   using Params = typename Cells::Params;
+  using Call = ForwardCall<T, T, W>;
 
  public:
   static int64_t scratch_size(const Dims& dims, const Plan& plan) {
@@ -36,8 +37,8 @@ class ForwardLoop {
   }
 
   // See ForwardKernels.
-  static void run(const ForwardCall<T, T, W>& call, const Portion& portion) {
-    ForwardLoop(call.params, portion, Carver<T>{call.params.frozen}, Carver<T>{call.params.scratch}).run(call.stretch);
+  static void run(const Call& call, const Portion& portion) {
+    ForwardLoop(call, portion, Carver<T>{call.params.frozen}, Carver<T>{call.params.scratch}).run();
   }
 
  private:
@@ -83,23 +84,23 @@ class ForwardLoop {
     if (Cell::kHasCellState) cell_ = scratch.take(dims.batch * dims.hidden_size + gaps<T>(plan));
   }
 
-  ForwardLoop(const Params& params, const Portion& portion, Carver<T>&& frozen, Carver<T>&& scratch)
-      : ForwardLoop(params.dims, portion.plan, frozen, scratch) {
-    p_ = &params;
-    weights_.set(params);
-    input_.set(params, portion);
+  ForwardLoop(const Call& call, const Portion& portion, Carver<T>&& frozen, Carver<T>&& scratch)
+      : ForwardLoop(call.params.dims, portion.plan, frozen, scratch) {
+    p_ = &call.params;
+    stretch_ = call.stretch;
+    weights_.set(*p_);
+    input_.set(call, portion);
     portion_ = &portion;
-    rows_ = portion.rows(params.dims.batch);
+    rows_ = portion.rows(dims_.batch);
     const int64_t gap = portion.gaps_before<T>();
     for (T*& state : state_) state += gap;
     if (Cell::kHasCellState) cell_ += gap;
   }
 
-  void run(const Stretch& stretch) {
-    stretch_ = stretch;
-    if (stretch.begin == 0) prepare();
-    for (int64_t s = stretch.begin; s < stretch.end; ++s) {
-      input_.begin_step(stretch, s);
+  void run() {
+    if (stretch_.begin == 0) prepare();
+    for (int64_t s = stretch_.begin; s < stretch_.end; ++s) {
+      input_.begin_step(s);
       run_cell(s);
       if constexpr (kNormalizes<Cell>) {
         portion_->meet();
@@ -112,7 +113,7 @@ class ForwardLoop {
       if (!portion_->end_step(s)) return;
     }
     if constexpr (Cell::kHasCellState) {
-      if (stretch.end == p_->steps.steps) copy_values(p_->cell, cell_);
+      if (stretch_.end == p_->steps.steps) copy_values(p_->cell, cell_);
     }
   }
 
@@ -158,7 +159,7 @@ class ForwardLoop {
 
   FASTRNN_INLINE Now at_step(int64_t s) const {
     const Steps& steps = p_->steps;
-    T* const channels = input_.channels(stretch_, s);
+    T* const channels = input_.channels(s);
     return {*p_,
             dims_.hidden_size,
             dims_.recurrent_size,
@@ -187,7 +188,7 @@ class ForwardLoop {
 
   // What the cells of step s read that no step before has brought into the cache.
   FASTRNN_INLINE void ask_for_step(int64_t s) const {
-    ask_for(input_.channels(stretch_, s), p_->channel_stride, rows_of(s), Cell::kGates * dims_.hidden_size);
+    ask_for(input_.channels(s), p_->channel_stride, rows_of(s), Cell::kGates * dims_.hidden_size);
   }
 
   void run_cell(int64_t s) {

@@ -10,7 +10,7 @@ namespace fastrnn::cpu {
 template <class Isa, class T, class W>
 class InputProduct {
  public:
-  using Params = ForwardParams<T, T, W>;
+  using Call = ForwardCall<T, T, W>;
 
   // Of so many columns, G*H. With no scratch it only counts.
   InputProduct(int64_t columns, const Dims& dims, const Plan& plan, Carver<T>& scratch)
@@ -20,11 +20,12 @@ class InputProduct {
     if (is_mine()) gates_ = scratch.take(steps_ * dims.batch * columns + gaps<T>(plan));
   }
 
-  void set(const Params& params, const Portion& portion) {
-    p_ = &params;
+  void set(const Call& call, const Portion& portion) {
+    p_ = &call.params;
+    stretch_ = call.stretch;
     portion_ = &portion;
-    rows_ = portion.rows(params.dims.batch);
-    weights_.set(params.w_ih, nullptr, nullptr, -1);
+    rows_ = portion.rows(p_->dims.batch);
+    weights_.set(p_->w_ih, nullptr, nullptr, -1);
     if (is_mine()) gates_ += steps_ * rows_.begin * columns_ + portion.gaps_before<T>();
   }
 
@@ -36,15 +37,15 @@ class InputProduct {
   FASTRNN_INLINE bool is_mine() const { return steps_ > 0; }
 
   // To be called at each step, before its cells run.
-  FASTRNN_INLINE void begin_step(const Stretch& stretch, int64_t s) {
-    if (is_mine() && (s - stretch.begin) % steps_ == 0) begin_block(stretch, s);
+  FASTRNN_INLINE void begin_step(int64_t s) {
+    if (is_mine() && (s - stretch_.begin) % steps_ == 0) begin_block(s);
   }
 
   // (B, channel_stride) of the member's rows at a step. Where the caller gave them no place, that of one block is the
   // next one's, too.
-  FASTRNN_INLINE T* channels(const Stretch& stretch, int64_t s) const {
+  FASTRNN_INLINE T* channels(int64_t s) const {
     const int64_t row = p_->steps.offset(s);
-    if (p_->channels) return p_->channels + (row - stretch.first_row) * p_->channel_stride;
+    if (p_->channels) return p_->channels + (row - stretch_.first_row) * p_->channel_stride;
     if (has_all_rows()) return gates_ + (row - first_row_) * columns_;
     return gates_ + ((s - first_step_) * own_rows() - rows_.begin) * columns_;
   }
@@ -53,41 +54,41 @@ class InputProduct {
   FASTRNN_INLINE int64_t own_rows() const { return rows_.end - rows_.begin; }
   FASTRNN_INLINE bool has_all_rows() const { return own_rows() == p_->dims.batch; }
 
-  [[gnu::noinline]] void begin_block(const Stretch& stretch, int64_t s) {
+  [[gnu::noinline]] void begin_block(int64_t s) {
     const Steps& steps = p_->steps;
-    const int64_t count = smaller(steps_, stretch.end - s), last = s + count - 1;
+    const int64_t count = smaller(steps_, stretch_.end - s), last = s + count - 1;
     first_step_ = s;
     first_row_ = smaller(steps.offset(s), steps.offset(last));
     if (has_all_rows() && (!steps.sizes || steps.offsets)) {  // they lie side by side, step by step
-      multiply_all_rows(stretch, steps.reverse ? last : s, steps.reverse ? s : last);
+      multiply_all_rows(steps.reverse ? last : s, steps.reverse ? s : last);
     } else if (!steps.sizes && count > own_rows()) {
-      multiply_row_by_row(stretch, s, count);
+      multiply_row_by_row(s, count);
     } else {
-      for (int64_t step = s; step <= last; ++step) multiply_step(stretch, step);
+      for (int64_t step = s; step <= last; ++step) multiply_step(step);
     }
     portion_->meet();
   }
 
   // Of the steps from one to the other, as they lie in the data.
-  void multiply_all_rows(const Stretch& stretch, int64_t begins, int64_t ends) const {
+  void multiply_all_rows(int64_t begins, int64_t ends) const {
     const int64_t end_row = p_->steps.offset(ends) + p_->steps.stored_rows(ends);
-    multiply({first_row_, 1, end_row - first_row_}, channels(stretch, begins), 1);
+    multiply({first_row_, 1, end_row - first_row_}, channels(begins), 1);
   }
 
   // Each row at `count` steps, where these are more than a step's rows: a larger product has fuller tiles.
-  void multiply_row_by_row(const Stretch& stretch, int64_t s, int64_t count) const {
+  void multiply_row_by_row(int64_t s, int64_t count) const {
     const int64_t batch = p_->steps.batch, stride = p_->channel_stride;
-    T* const out = channels(stretch, s);
-    const int64_t out_apart = count > 1 ? (channels(stretch, s + 1) - out) / stride : 0;
+    T* const out = channels(s);
+    const int64_t out_apart = count > 1 ? (channels(s + 1) - out) / stride : 0;
     for (int64_t row = rows_.begin; row < rows_.end; ++row) {
       multiply({p_->steps.offset(s) + row, p_->steps.reverse ? -batch : batch, count}, out + row * stride, out_apart);
     }
   }
 
-  void multiply_step(const Stretch& stretch, int64_t s) const {
+  void multiply_step(int64_t s) const {
     const Range rows = below(rows_, p_->steps.rows(s));
     multiply({p_->steps.offset(s) + rows.begin, 1, rows.end - rows.begin},
-             channels(stretch, s) + rows.begin * p_->channel_stride, 1);
+             channels(s) + rows.begin * p_->channel_stride, 1);
   }
 
   // Rows of the data, each so many behind the one before it.
@@ -105,8 +106,9 @@ class InputProduct {
     });
   }
 
-  const Params* p_ = nullptr;
+  const ForwardParams<T, T, W>* p_ = nullptr;
   const Portion* portion_ = nullptr;
+  Stretch stretch_{};
   const int64_t steps_;  // of a block; 0 where the product is the caller's
   const int64_t columns_;
   ForwardWeights<Isa, T, W, 1> weights_;

@@ -52,6 +52,7 @@ template <class Isa, class T>
 constexpr DtypeKernels<T> instantiate_dtype() {
   return {
       &multiply_rows<Isa, T, T>,
+      &multiply_panels<Isa, T, T>,
       {instantiate_cell<Isa, Elman<Tanh>, T>(), instantiate_cell<Isa, Elman<Relu>, T>(),
        instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>(),
        instantiate_extended_cell<Isa, LstmCell<false, true>, T>(),
@@ -70,6 +71,7 @@ constexpr DtypeKernels<T> instantiate_dtype() {
 template <class Isa, class T, class W>
 constexpr DtypeKernels<T, W> instantiate_stored_as() {
   return {&multiply_rows<Isa, T, W>,
+          &multiply_panels<Isa, T, W>,
           {instantiate_forward<Isa, Elman<Tanh>, T, W>(), instantiate_forward<Isa, Elman<Relu>, T, W>(),
            instantiate_forward<Isa, Lstm, T, W>(), instantiate_forward<Isa, Gru, T, W>()},
           nullptr};
@@ -77,12 +79,8 @@ constexpr DtypeKernels<T, W> instantiate_stored_as() {
 
 template <class Isa>
 constexpr Kernels instantiate() {
-  return {Isa::kName,
-          Isa::kBytes,
-          instantiate_dtype<Isa, float>(),
-          instantiate_dtype<Isa, double>(),
-          instantiate_stored_as<Isa, float, Bf16>(),
-          &run_product<Isa>};
+  return {Isa::kName, Isa::kBytes, instantiate_dtype<Isa, float>(), instantiate_dtype<Isa, double>(),
+          instantiate_stored_as<Isa, float, Bf16>()};
 }
 
 }  // namespace fastrnn::cpu

@@ -39,6 +39,23 @@ struct CellKernels : ForwardKernels<T> {
   ExtendedKernels<T> extended;
 };
 
+// out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth).
+template <class T, class W>
+struct WeightProduct {
+  T* out;
+  int64_t out_stride;
+  const T* a;
+  int64_t a_stride, rows;
+  const W* weights;
+  int64_t columns, depth;
+  T* scratch;  // for each thread a panel of `depth` rows of kMaxPanelVectors vectors
+};
+
+struct ProductPlan {
+  int threads;
+  bool by_rows;  // each thread multiplies its own rows by all weights, not all rows by its own weights
+};
+
 // Of one dtype, or forward alone of one whose weights are stored as W.
 template <class T, class W = T>
 struct DtypeKernels {
@@ -47,26 +64,12 @@ struct DtypeKernels {
   // out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth). For few rows.
   void (*multiply_rows)(T* out, int64_t out_stride, const T* a, int64_t a_stride, int64_t rows, const W* weights,
                         int64_t columns, int64_t depth);
+  // The same for more rows.
+  void (*multiply_panels)(const WeightProduct<T, W>& product, const ProductPlan& plan);
   // In the order of CellKind; where W is not T, there are the plain ones alone.
   Cell cells[std::is_same_v<T, W> ? kCellKinds : kPlainCellKinds];
   // out (count): the value with the probability, else 0. Which is which depends on nothing but the seed.
   void (*fill_mask)(uint64_t seed, T* out, int64_t count, double probability, T value);
-};
-
-// out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth).
-struct Bf16Product {
-  float* out;
-  int64_t out_stride;
-  const float* a;
-  int64_t a_stride, rows;
-  const Bf16* weights;
-  int64_t columns, depth;
-  float* scratch;  // for each thread a panel of `depth` rows of kMaxPanelVectors vectors
-};
-
-struct ProductPlan {
-  int threads;
-  bool by_rows;  // each thread multiplies its own rows by all weights, not all rows by its own weights
 };
 
 struct Kernels {
@@ -75,7 +78,6 @@ struct Kernels {
   DtypeKernels<float> f32;
   DtypeKernels<double> f64;
   DtypeKernels<float, Bf16> bf16_weights;
-  void (*bf16_product)(const Bf16Product& product, const ProductPlan& plan);  // for many rows
 };
 
 extern const Kernels kBaselineKernels;

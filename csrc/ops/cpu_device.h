@@ -32,6 +32,12 @@ constexpr int64_t kOneThreadProduct = 512 * 1024;
 // steps, the time with torch's product over that with ours, by changing this, two threads: at 3 rows and H = 64 1.14,
 // H = 256 0.79, H = 512 0.60; at 2 rows one thread is level from H = 64 to 512.
 constexpr int64_t kFewRows = 2;
+// Rows of a product up to which large weights, of so many bytes and more, are packed panel by panel (cpu/product.h):
+// torch's GEMM packs all of them before it multiplies, which takes long beside so few rows. Inference on two threads,
+// the time with torch's product over that with panels, by changing this (AVX2, 2026-11-26): with 4 to 16 MB and 20 to
+// 100 rows 1.02-1.21, 240 to 500 rows 1.01-1.21, but RNN at H = 512, level (0.92-1.08); 1.5 MB level (0.96-1.06). One
+// thread, 40 to 250 rows: RNN 0.97-1.05, GRU 1.02-1.14.
+constexpr int64_t kSomeRows = 512, kLargeWeights = 2 << 20;
 // Bytes of a pass's gates above which it is cut into stretches of that many bytes, or of so many rows where those are
 // more: by a team, and by one thread.
 //
@@ -114,8 +120,11 @@ class CpuDevice {
   void multiply(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b,
                 bool accumulate = false) const {
     const int64_t size = out.rows * out.columns * a.columns;
-    if (out.rows <= kFewRows && !accumulate && a.column_stride == 1 && b.row_stride == 1 && b.column_stride == b.rows) {
-      multiply_few_rows(out, a, b);
+    const bool by_weights = !accumulate && a.column_stride == 1 && b.row_stride == 1 && b.column_stride == b.rows;
+    const bool large = b.rows * b.columns * static_cast<int64_t>(sizeof(T)) >= kLargeWeights;
+    const bool by_panels = large && out.rows <= kSomeRows;
+    if (by_weights && (out.rows <= kFewRows || by_panels)) {
+      multiply_by_weights(out, a, b);
       return;
     }
     if (size <= kTinyProduct) {
@@ -139,27 +148,8 @@ class CpuDevice {
     }
   }
 
-  // out = a b, with b the transpose of weights whose rows lie one after the other.
   void multiply(const Matrix<float>& out, const Matrix<const float>& a, const Matrix<const cpu::Bf16>& b) const {
-    if (out.rows <= kFewRows) {
-      multiply_few_rows(out, a, b);
-      return;
-    }
-    const int64_t macs = out.rows * out.columns * b.rows;
-    if (macs > kUninterrupted) {
-      check_not_interrupted();
-      const int64_t half = out.rows / 2;
-      multiply(out.row_range(0, half), a.row_range(0, half), b);
-      multiply(out.row_range(half, out.rows), a.row_range(half, out.rows), b);
-      return;
-    }
-    const int64_t panel = cpu::kMaxPanelVectors * cpu::kernels().vector_bytes / static_cast<int64_t>(sizeof(float));
-    const cpu::ProductPlan plan = cpu::choose_product_plan(static_cast<int>(torch::stable::get_num_threads()), out.rows,
-                                                           macs, cpu::ceil_div(out.columns, panel));
-    const Tensor scratch = empty({plan.threads * panel * b.rows}, ScalarType::Float);
-    cpu::kernels().bf16_product(
-        {out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows, data<float>(scratch)},
-        plan);
+    multiply_by_weights(out, a, b);
   }
 
   // The sums of the columns, one after the other in out. torch sums long columns in a way that loses less to rounding.
@@ -217,11 +207,29 @@ class CpuDevice {
 
   static void check_not_interrupted() { check_finished(!cpu::interrupt_requested || !cpu::interrupt_requested()); }
 
-  // b as multiply() takes it: the transpose of weights whose rows lie one after the other.
+  // out = a b, with b the transpose of weights whose rows lie one after the other.
   template <class T, class W>
-  static void multiply_few_rows(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const W>& b) {
-    cpu::dtype_kernels<T, W>(cpu::kernels())
-        .multiply_rows(out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows);
+  void multiply_by_weights(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const W>& b) const {
+    const auto& kernels = cpu::dtype_kernels<T, W>(cpu::kernels());
+    if (out.rows <= kFewRows) {
+      kernels.multiply_rows(out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows);
+      return;
+    }
+    const int64_t macs = out.rows * out.columns * b.rows;
+    if (macs > kUninterrupted) {
+      check_not_interrupted();
+      const int64_t half = out.rows / 2;
+      multiply_by_weights(out.row_range(0, half), a.row_range(0, half), b);
+      multiply_by_weights(out.row_range(half, out.rows), a.row_range(half, out.rows), b);
+      return;
+    }
+    const int64_t panel = cpu::kMaxPanelVectors * cpu::kernels().vector_bytes / static_cast<int64_t>(sizeof(T));
+    const cpu::ProductPlan plan = cpu::choose_product_plan(static_cast<int>(torch::stable::get_num_threads()), out.rows,
+                                                           macs, cpu::ceil_div(out.columns, panel));
+    const Tensor scratch = empty({plan.threads * panel * b.rows}, scalar_type_of<T>);
+    kernels.multiply_panels(
+        {out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows, data<T>(scratch)},
+        plan);
   }
 
   template <class T>
