@@ -1,5 +1,6 @@
-// The product of some rows with large weights: panels of the weights are packed one at a time, and each multiplies all
-// rows while it is in the second-level cache. No call touches memory for a packed, or wide, copy of all weights.
+// The product of more than a few rows with large weights: panels of the weights are packed one at a time, and each
+// multiplies all rows while it is in the second-level cache. No call touches memory for a packed, or wide, copy of all
+// weights.
 #pragma once
 
 #include "kernels.h"

@@ -32,12 +32,19 @@ constexpr int64_t kOneThreadProduct = 512 * 1024;
 // steps, the time with torch's product over that with ours, by changing this, two threads: at 3 rows and H = 64 1.14,
 // H = 256 0.79, H = 512 0.60; at 2 rows one thread is level from H = 64 to 512.
 constexpr int64_t kFewRows = 2;
-// Rows of a product up to which large weights, of so many bytes and more, are packed panel by panel (cpu/product.h):
-// torch's GEMM packs all of them before it multiplies, which takes long beside so few rows. Inference on two threads,
-// the time with torch's product over that with panels, by changing this (AVX2, 2026-11-26): with 4 to 16 MB and 20 to
-// 100 rows 1.02-1.21, 240 to 500 rows 1.01-1.21, but RNN at H = 512, level (0.92-1.08); 1.5 MB level (0.96-1.06). One
-// thread, 40 to 250 rows: RNN 0.97-1.05, GRU 1.02-1.14.
-constexpr int64_t kSomeRows = 512, kLargeWeights = 2 << 20;
+// Weights of so many bytes and more are multiplied panel by panel (cpu/product.h) where that beats torch's GEMM, which
+// packs all of them before it multiplies. Inference, the time with torch's product over that with panels, by changing
+// this, on an AMD with AVX2, 2026-11-26. Two threads, 4 to 16 MB: 20 to 100 rows 1.02-1.21, 240 to 500 rows 1.01-1.21,
+// but RNN at H = 512, level (0.92-1.08); LSTM and GRU of 6,400 rows 1.07-1.15, though alone torch's GEMM is as fast.
+// 1.5 MB and less: level (0.96-1.06). One thread: 40 to 250 rows 0.97-1.14, 6,400 rows 1.06-1.08. Nobody has measured
+// many rows with AVX-512.
+constexpr int64_t kLargeWeights = 2 << 20, kSomeRows = 512;
+
+inline bool is_multiplied_by_panels(int64_t rows, int64_t weight_bytes) {
+  const bool has_avx2 = cpu::kernels().vector_bytes == 32;
+  return weight_bytes >= kLargeWeights && (has_avx2 || rows <= kSomeRows);
+}
+
 // Bytes of a pass's gates above which it is cut into stretches of that many bytes, or of so many rows where those are
 // more: by a team, and by one thread.
 //
@@ -121,9 +128,8 @@ class CpuDevice {
                 bool accumulate = false) const {
     const int64_t size = out.rows * out.columns * a.columns;
     const bool by_weights = !accumulate && a.column_stride == 1 && b.row_stride == 1 && b.column_stride == b.rows;
-    const bool large = b.rows * b.columns * static_cast<int64_t>(sizeof(T)) >= kLargeWeights;
-    const bool by_panels = large && out.rows <= kSomeRows;
-    if (by_weights && (out.rows <= kFewRows || by_panels)) {
+    const int64_t bytes = b.rows * b.columns * static_cast<int64_t>(sizeof(T));
+    if (by_weights && (out.rows <= kFewRows || is_multiplied_by_panels(out.rows, bytes))) {
       multiply_by_weights(out, a, b);
       return;
     }
