@@ -160,6 +160,13 @@ def draw_extras(added, directions, rows, size_h, size_c):
     return [cuts, h_mask, kept_h, kept_c, *shares]
 
 
+def keep_from_the_jump_(call):
+    """Biases beside which no normalised sum comes near 0: it is never exact, and relu's derivative jumps there."""
+    weights = call.primals[3]
+    for b_ih in weights[2 :: len(weights) // 2]:  # of both directions
+        b_ih += 8 * (-1) ** torch.arange(len(b_ih))
+
+
 def both_devices(monkeypatch, call, layout="dense", expected_dtype=None, groups=0):
     """The results of the CPU's ops and of CUDA's."""
     expected = call.to(expected_dtype or call.primals[0].dtype).run(torch.ops.fastrnn, groups)
@@ -205,11 +212,11 @@ def test_equal_to_the_cpu(monkeypatch, kernel, added, layout, dtype):
 def test_half_types(monkeypatch, kernel, added, half, layout):
     steps = 2 if kernel == "rnn_relu" else STEPS
     call = draw(kernel, added, layout, True, half, steps, hidden=ON_CHIP)
+    if kernel == "rnn_relu_norm":
+        keep_from_the_jump_(call)
     expected, actual = both_devices(monkeypatch, call, layout, torch.float64)
     assert {value.dtype for value in actual.values()} == {half}
     actual = {name: value.double() for name, value in actual.items()}
-    if kernel == "rnn_relu_norm":  # normalised sums are never exact, so gradients may jump
-        expected, actual = ({n: v for n, v in values.items() if "grad" not in n} for values in (expected, actual))
     assert_same(expected, actual, stored_tolerance(half, steps) * magnified(kernel))
 
 
