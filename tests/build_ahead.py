@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from session_seed import SESSION_SEED
+
 HERE = Path(__file__).resolve().parent
 # In the order of their tests. They run after all others.
 MODULES = (
@@ -38,7 +40,8 @@ def start(items):
     quiet = subprocess.DEVNULL
     # In a group of its own, to be stopped with its compilers, but in the same session: across sessions Linux shares the
     # cores evenly, whatever the priorities.
-    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=os.setpgrp)
+    env = os.environ | {"FASTRNN_TEST_SEED": str(SESSION_SEED)}  # which draws some of what is built
+    return subprocess.Popen(command, env=env, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=os.setpgrp)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """Settings of the whole suite: markers, the visible random seed, and what every test leaves as it found it."""
 
+import contextlib
 import os
 import signal
 import zlib
 
 import build_ahead
+import garbage
 import pytest
 import torch
 from session_seed import SESSION_SEED
@@ -57,6 +59,12 @@ def _torch_settings_restored():
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(autouse=True)
+def _garbage_for_kernels(request):
+    with garbage.in_memory() if request.node.get_closest_marker("isa") else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture

@@ -2,14 +2,18 @@
 
 The plain build compares numbers with a reference in C++, AddressSanitizer and UndefinedBehaviorSanitizer see what a
 kernel does to memory that is not its own, and the race build sees what two threads do to the same memory unordered.
-That they would see it is tested too: with faults planted in the kernels. Everything is built in
-build/cuda_emulation/kernels by ninja, which compiles again only what changed.
+That they would see it is tested too: with faults planted in the kernels, of which every session draws a third; `make
+cuda-emulate` plants all. Everything is built in build/cuda_emulation/kernels by ninja, which compiles again only what
+changed. The programs run side by side, one on each core.
 """
 
+import contextlib
 import os
+import random
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -202,6 +206,7 @@ FAULTS = (
         "if (row >= p.rows.count) return;" + STEP_CELLS,
     ),
 )
+DRAWN_FAULTS = random.Random(SESSION_SEED).sample(FAULTS, len(FAULTS) // 3)
 
 
 def plant(fault):
@@ -245,19 +250,14 @@ def build_kernels():
     build_all(BUILD, [program("test_cuda_kernels", variant) for variant in EVERY])
 
 
-def build_faulty_kernels():
-    build_all(BUILD, [with_fault(fault) for fault in FAULTS], "faults.ninja")
+def build_faulty_kernels(faults):
+    build_all(BUILD, [with_fault(fault) for fault in faults], "faults.ninja")
 
 
 def build_ahead():
     if cuda_include():
         build_kernels()
-        build_faulty_kernels()
-
-
-@pytest.fixture(scope="module")
-def kernels():
-    build_kernels()
+        build_faulty_kernels(DRAWN_FAULTS)
 
 
 @pytest.fixture(scope="module")
@@ -266,14 +266,9 @@ def products():
     build_all(BUILD, [Program("test_gemm", "asan", sources)], "gemm.ninja")
 
 
-@pytest.fixture(scope="module")
-def faulty_kernels(kernels):
-    build_faulty_kernels()
-
-
 def run(name, *arguments):
     return subprocess.run(
-        [BUILD / name, *map(str, arguments)],
+        [BUILD / name, *arguments],
         env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -282,12 +277,55 @@ def run(name, *arguments):
     )
 
 
+def collected(request, test):
+    """What the session's tests of that name, in the module that asks, are to be called with."""
+    of_module = (item for item in request.session.items if item.path == request.path)
+    return [item.callspec.params for item in of_module if item.originalname == test]
+
+
+@contextlib.contextmanager
+def started(commands):
+    """The runs of these commands, of which one at a time is under way on each core, in their order."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {command: pool.submit(run, *command) for command in commands}
+        pool.shutdown(cancel_futures=True)
+
+
+def kernel_command(variant, path, value):
+    options = ("--path", path, "--type", value, "--seed", str(SESSION_SEED), "--every", str(EVERY[variant]))
+    return f"test_cuda_kernels_{variant}", *options
+
+
+def fault_command(fault):
+    cell = () if fault.path == "streamed" else ("--cell", fault.cell.lower())
+    return f"{fault.name}_{fault.build}", "--path", fault.path, "--type", "f16", "--every", str(FAULT_EVERY), *cell
+
+
+def types_on(path, variant):
+    return TYPES[variant][0 if path == "streamed" else 1 :]
+
+
+@pytest.fixture(scope="module")
+def kernel_runs(request):
+    build_kernels()
+    calls = collected(request, "test_kernels")
+    with started([kernel_command(**call, value=value) for call in calls for value in types_on(**call)]) as runs:
+        yield runs
+
+
+@pytest.fixture(scope="module")
+def fault_runs(request):
+    faults = [call["fault"] for call in collected(request, "test_planted_fault_is_found")]
+    build_faulty_kernels(faults)
+    with started(map(fault_command, faults)) as runs:
+        yield runs
+
+
 @pytest.mark.parametrize("path", ("streamed", "persistent", "cluster"))
 @pytest.mark.parametrize("variant", EVERY)
-def test_kernels(kernels, variant, path):
-    for value in TYPES[variant][0 if path == "streamed" else 1 :]:
-        options = ("--path", path, "--type", value, "--seed", SESSION_SEED, "--every", EVERY[variant])
-        done = run(f"test_cuda_kernels_{variant}", *options)
+def test_kernels(kernel_runs, variant, path):
+    for value in types_on(path, variant):
+        done = kernel_runs[kernel_command(variant, path, value)].result()
         output = done.stdout + done.stderr
         assert done.returncode == 0, output[:6000] + output[6000:][-1000:]  # a sanitizer's report, the case at its end
         kinds = ("", "exact ") if value == "f32" and path != "streamed" else ("",)
@@ -301,10 +339,12 @@ def test_products(products):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_planted_fault_is_found(faulty_kernels, fault):
-    cell = () if fault.path == "streamed" else ("--cell", fault.cell.lower())
-    done = run(f"{fault.name}_{fault.build}", "--path", fault.path, "--type", "f16", "--every", FAULT_EVERY, *cell)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, id=fault.name, marks=() if fault in DRAWN_FAULTS else pytest.mark.long) for fault in FAULTS],
+)
+def test_planted_fault_is_found(fault_runs, fault):
+    done = fault_runs[fault_command(fault)].result()
     output = done.stdout + done.stderr
     assert done.returncode != 0, output
     assert re.search(fault.finding or FINDINGS[fault.build], output), output[:6000]

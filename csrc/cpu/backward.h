@@ -31,7 +31,9 @@ class BackwardLoop {
   // goes through the projection.
   static constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
 
-  static FASTRNN_INLINE bool has_second(const Dims& dims) { return Cell::kLateGates > 0 || dims.projected; }
+  static FASTRNN_INLINE bool has_second(const Dims& dims) {
+    return kMayHaveSecond<Cell> && (Cell::kLateGates > 0 || dims.projected);
+  }
 
   BackwardLoop(const Dims& dims, const Plan& plan, Carver<T>& scratch)
       : dims_(dims),
@@ -144,21 +146,26 @@ class BackwardLoop {
     const Range ends_here{first_end, larger(smaller(rows_.end, now.rows), first_end)};
     const typename Cells::FinishRecurrent finish{now};
     portion_->for_each_panels(first_.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
-      first_.multiply(panels, grads, ran_after.begin, ran_after.end, finish);
-      if (ends_here.begin < ends_here.end) first_.multiply(panels, nothing, ends_here.begin, ends_here.end, finish);
+      multiply_and_finish<Cells::kApart>(first_, panels, grads, ran_after.begin, ran_after.end, finish);
+      if (ends_here.begin < ends_here.end) {
+        multiply_and_finish<Cells::kApart>(first_, panels, nothing, ends_here.begin, ends_here.end, finish);
+      }
     });
   }
 
   void run_second(int64_t s) {
-    const Now now = at_step(s);
-    const Operand<T> grads =
-        Cell::kLateGates > 0
-            ? Operand<T>{now.grad_channels, Cell::kChannels * now.hidden, now.hidden, 1, {kEarlyGates * now.hidden}}
-            : Operand<T>{p_->grad_projected + now.first * now.recurrent, now.recurrent, now.recurrent, 1, {0}};
-    const Range rows = rows_of(s);
-    portion_->for_each_panels(second_.count(), s, [&](const Range& panels) {
-      second_.multiply(panels, grads, rows.begin, rows.end, typename Cells::FinishSecond{now});
-    });
+    if constexpr (kMayHaveSecond<Cell>) {
+      const Now now = at_step(s);
+      const Operand<T> grads =
+          Cell::kLateGates > 0
+              ? Operand<T>{now.grad_channels, Cell::kChannels * now.hidden, now.hidden, 1, {kEarlyGates * now.hidden}}
+              : Operand<T>{p_->grad_projected + now.first * now.recurrent, now.recurrent, now.recurrent, 1, {0}};
+      const Range rows = rows_of(s);
+      portion_->for_each_panels(second_.count(), s, [&](const Range& panels) {
+        const typename Cells::FinishSecond finish{now};
+        multiply_and_finish<Cells::kApart>(second_, panels, grads, rows.begin, rows.end, finish);
+      });
+    }
   }
 
   // Of a cell that normalises, once the gradient of the whole row's h is there.

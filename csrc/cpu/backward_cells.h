@@ -18,12 +18,13 @@ struct BackwardCells {
   using CellGrad = StepGrad<V, Inner::kChannels>;
   struct NoExtras {};
   using AtStep = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
+  static constexpr bool kApart = kFinishedApart<Cell>;
 
   // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
   struct Now {
     BackwardParams<T> p;
     int64_t hidden, recurrent;
-    bool projected;
+    bool has_projection;
     int64_t rows, rows_before, rows_after;  // that run at this step, the one before and the one after
     int64_t first, first_before;            // rows of the data that batch row 0 has at this step and the one before
     T* grad_channels;                       // (B, C*H)
@@ -34,6 +35,8 @@ struct BackwardCells {
     AtStep extras;
   };
 
+  static FASTRNN_INLINE bool projects(const Now& now) { return Cell::kProjects && now.has_projection; }
+
   struct FinishRecurrent {
     const Now& now;
 
@@ -42,16 +45,9 @@ struct BackwardCells {
       if (row >= now.rows) return;
       if (now.p.grad_output)
         __builtin_prefetch(now.p.grad_output + (now.first + row) * now.p.grad_output_stride + unit);
-      if (!now.projected) prefetch_cell(now, row, unit);
+      if (!projects(now)) prefetch_cell(now, row, unit);
     }
     FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
-      if constexpr (kFinishedApart<Cell>) {
-        finish_apart(row, unit, lanes, sums);
-      } else {
-        finish_recurrent(now, row, unit, lanes, S::load(sums));
-      }
-    }
-    [[gnu::noinline]] void finish_apart(int64_t row, int64_t unit, int lanes, const T* sums) const {
       finish_recurrent(now, row, unit, lanes, S::load(sums));
     }
   };
@@ -77,7 +73,7 @@ struct BackwardCells {
         dh -= kept;
       }
     }
-    if (now.projected) {
+    if (projects(now)) {
       if constexpr (Cell::kActivatesOutput) {
         const V output = S::load(p.output + at * p.output_stride + unit, lanes);
         dh = activate_backward<V>(now.extras.extras.output_activation, output, dh);
@@ -247,7 +243,7 @@ struct BackwardCells {
       Inner::cell_backward(step, grad);
     } else {
       if constexpr (Cell::kProjects) {
-        if (now.projected) S::store(p.operand + (now.first + row) * hidden + unit, Inner::hidden(step), lanes);
+        if (projects(now)) S::store(p.operand + (now.first + row) * hidden + unit, Inner::hidden(step), lanes);
       }
       Inner::backward(step, grad);
     }
@@ -296,7 +292,7 @@ struct BackwardCells {
         {hidden, c, p.channels + at * Cell::kChannels * hidden + output_channel, weights + Cell::kCellGain * hidden,
          weights + Cell::kCellBias * hidden, now.grad_hidden + state, grad_weights + Cell::kCellGain * hidden,
          grad_weights + Cell::kCellBias * hidden, now.grad_channels + row * Cell::kChannels * hidden + output_channel,
-         now.dc + state, now.projected ? p.operand + at * hidden : nullptr});
+         now.dc + state, projects(now) ? p.operand + at * hidden : nullptr});
   }
 
   // One of the row's two products, kept in the channels from `product` on; source(gate) is the channel of the cell

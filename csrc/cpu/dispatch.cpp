@@ -93,11 +93,12 @@ constexpr int64_t kRowsPerThread = 4;
 // with 192 and 256 KB of weights (GRU and LSTM, H = 128, B = 4 and 5) 0.89-1.14. Inference and training, by changing
 // this, AVX2, 2026-11-26.
 constexpr int64_t kLightWeights = 128 * 1024;
-// Bytes of the weights up to which the time loop multiplies the input, as a team and alone. The time with torch's
-// product over that with the loop's, inference, by force_input_steps() in turns in one process (AVX2, 2026-11-26): two
-// threads at H = 32 to 256, RNN 1.0-1.4, GRU 1.0-1.2, LSTM 1.0-1.4, the least at B = 1, H = 256, T = 100 (0.95-1.05);
-// beyond 1 MB 0.92-1.09. One thread up to H = 96, RNN and GRU 1.0-1.25, LSTM 1.0-1.19; LSTM at H = 128 0.96-1.0.
-constexpr int64_t kTeamInputWeights = 1 << 20, kAloneInputWeights = 128 * 1024;
+// Bytes of the weights up to which the time loop multiplies the input: as a team, alone, and alone with kRowsPerThread
+// batch rows and more. The time with torch's product over that with the loop's, inference, by force_input_steps() in
+// turns in one process (AVX2, 2026-11-26): two threads at H = 32 to 256, RNN 1.0-1.4, GRU 1.0-1.2, LSTM 1.0-1.4, the
+// least at B = 1, H = 256, T = 100 (0.95-1.05); beyond 1 MB 0.92-1.09. One thread up to H = 96, RNN and GRU 1.0-1.25,
+// LSTM 1.0-1.19; at H = 128 to 320 0.91-1.03 for B = 1 and 2 but for one, 0.99-1.27 for B = 4 to 64.
+constexpr int64_t kTeamInputWeights = 1 << 20, kAloneInputWeights = 128 * 1024, kAloneInputWeightsOfRows = 2 << 20;
 // Steps whose input is multiplied at a time, if the gates that a member so makes are no more bytes than that. Of 1 to
 // 32 steps, those that made 64 to 128 KB did best; 256 KB, half the second-level cache, took 1.1-1.3 times as long.
 constexpr int64_t kInputSteps = 32, kInputGateBytes = 128 * 1024;
@@ -105,7 +106,8 @@ constexpr int64_t kInputSteps = 32, kInputGateBytes = 128 * 1024;
 int64_t choose_input_steps(const Workload& work, const Plan& plan) {
   if (work.backward || plan.weights == WeightSource::kInPlace) return 0;
   if (forced_input_steps >= 0) return forced_input_steps;
-  if (work.input_bytes > (plan.threads > 1 ? kTeamInputWeights : kAloneInputWeights)) return 0;
+  const int64_t alone = work.batch < kRowsPerThread ? kAloneInputWeights : kAloneInputWeightsOfRows;
+  if (work.input_bytes > (plan.threads > 1 ? kTeamInputWeights : alone)) return 0;
   const int64_t rows = plan.split == Split::kBatch ? ceil_div(work.batch, plan.threads) : work.batch;
   return larger(1, smaller(kInputSteps, kInputGateBytes / larger(1, rows * work.gate_bytes)));
 }

@@ -72,7 +72,9 @@ class ForwardLoop {
     }
   };
 
-  static FASTRNN_INLINE bool has_second(const Dims& dims) { return Cell::kLateGates > 0 || dims.projected; }
+  static FASTRNN_INLINE bool has_second(const Dims& dims) {
+    return kMayHaveSecond<Cell> && (Cell::kLateGates > 0 || dims.projected);
+  }
 
   ForwardLoop(const Dims& dims, const Plan& plan, Carver<T>& frozen, Carver<T>& scratch)
       : dims_(dims),
@@ -196,7 +198,8 @@ class ForwardLoop {
     if (!input_.is_mine() && asks_ahead() && portion_->has_whole_rows() && s + 1 < stretch_.end) ask_for_step(s + 1);
     const Operand<T> h{now.h_prev, now.recurrent, now.recurrent, 1, {0}};
     portion_->for_each_panels(weights_.first.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
-      weights_.first.multiply(panels, h, now.rows.begin, now.rows.end, typename Cells::FinishCell{now});
+      const typename Cells::FinishCell finish{now};
+      multiply_and_finish<Cells::kApart>(weights_.first, panels, h, now.rows.begin, now.rows.end, finish);
     });
   }
 
@@ -211,11 +214,14 @@ class ForwardLoop {
   }
 
   void run_second(int64_t s) {
-    const Now now = at_step(s);
-    const Operand<T> operand{now.operand, now.hidden, now.hidden, 1, {0}};
-    portion_->for_each_panels(weights_.second.count(), s, [&](const Range& panels) {
-      weights_.second.multiply(panels, operand, now.rows.begin, now.rows.end, typename Cells::FinishSecond{now});
-    });
+    if constexpr (kMayHaveSecond<Cell>) {
+      const Now now = at_step(s);
+      const Operand<T> operand{now.operand, now.hidden, now.hidden, 1, {0}};
+      portion_->for_each_panels(weights_.second.count(), s, [&](const Range& panels) {
+        const typename Cells::FinishSecond finish{now};
+        multiply_and_finish<Cells::kApart>(weights_.second, panels, operand, now.rows.begin, now.rows.end, finish);
+      });
+    }
   }
 
   const Params* p_ = nullptr;

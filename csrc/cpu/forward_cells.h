@@ -20,13 +20,14 @@ struct ForwardCells {
   using AtStep = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
   // Gates of the first product of a step. The second is that of the late gate, or the projection.
   static constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
+  static constexpr bool kApart = kFinishedApart<Cell>;
   static_assert(Cell::kLateGates <= 1);
 
   // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
   struct Now {
     Params p;
     int64_t hidden, recurrent;
-    bool projected;
+    bool has_projection;
     Range rows;          // that the member runs
     int64_t first;       // row of the data that batch row 0 has
     T* channels;         // (B, channel_stride)
@@ -41,6 +42,8 @@ struct ForwardCells {
     AtStep extras;
   };
 
+  static FASTRNN_INLINE bool projects(const Now& now) { return Cell::kProjects && now.has_projection; }
+
   struct FinishCell {
     const Now& now;
 
@@ -52,19 +55,9 @@ struct ForwardCells {
         __builtin_prefetch(now.channels + row * p.channel_stride + gate * now.hidden + unit);
       }
       if (p.keep && Cell::kHasCellState) __builtin_prefetch(p.cells + at * now.hidden + unit, 1);
-      if (!now.projected) __builtin_prefetch(p.output + at * p.output_stride + unit, 1);
+      if (!projects(now)) __builtin_prefetch(p.output + at * p.output_stride + unit, 1);
     }
     FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
-      if constexpr (kFinishedApart<Cell>) {
-        finish_apart(row, unit, lanes, sums);
-      } else {
-        finish(row, unit, lanes, sums);
-      }
-    }
-    [[gnu::noinline]] void finish_apart(int64_t row, int64_t unit, int lanes, const T* sums) const {
-      finish(row, unit, lanes, sums);
-    }
-    FASTRNN_INLINE void finish(int64_t row, int64_t unit, int lanes, const T* sums) const {
       if constexpr (Cell::kLateGates > 0) {
         finish_early(now, row, unit, lanes, sums);
       } else if constexpr (kNormalizes<Cell>) {
@@ -131,7 +124,7 @@ struct ForwardCells {
 
   // h, to the product with the projection or to the next step.
   static FASTRNN_INLINE void hand_on_h(const Now& now, int64_t row, int64_t unit, int lanes, V h) {
-    if (now.projected) {
+    if (projects(now)) {
       S::store(now.operand + row * now.hidden + unit, h, lanes);
     } else {
       finish_h(now, row, unit, lanes, h);

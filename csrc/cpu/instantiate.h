@@ -20,7 +20,12 @@ template <class Isa, class Cell, class T, class W = T, bool kExtended = false>
 constexpr ForwardKernels<T, W> instantiate_forward() {
   constexpr int vectors = kMaxPanelVectors / Cell::kGates * Cell::kGates;
   using Loop = ForwardLoop<Isa, Cell, T, W, kExtended>;
-  return {&Loop::run, &Loop::scratch_size, &Loop::freeze, &Loop::frozen_size, {tile_rows<Isa>(vectors), vectors}};
+  ForwardKernels<T, W> kernels{&Loop::run, &Loop::scratch_size, nullptr, nullptr, {tile_rows<Isa>(vectors), vectors}};
+  if constexpr (!kExtended) {
+    kernels.freeze = &Loop::freeze;
+    kernels.frozen_size = &Loop::frozen_size;
+  }
+  return kernels;
 }
 
 template <class Isa, class Cell, class T, bool kExtended>

@@ -18,7 +18,7 @@ struct ForwardKernels {
   void (*forward)(const ForwardCall<T, T, W>& call, const Portion& portion);
   int64_t (*forward_scratch)(const Dims& dims, const Plan& plan);
   // Writes frozen_size() values: the recurrent weights and biases, packed for ForwardParams::frozen. Reads nothing but
-  // these and dims of params.
+  // these and dims of params. Both are null for cells that always have extras.
   void (*freeze)(const ForwardParams<T, T, W>& params, T* frozen);
   int64_t (*frozen_size)(const Dims& dims);
   int forward_tile[2];  // rows and vectors of the register tile

@@ -23,8 +23,8 @@ class ForwardWeights {
     in_place_ = {packed_, weight, bias_a, bias_b, apart};
   }
 
-  // A member's share of the packing.
-  void prepare(const Member& member) const {
+  // A member's share of the packing. Not inlined: all cells share it.
+  [[gnu::noinline]] void prepare(const Member& member) const {
     if (source_ != WeightSource::kPacked) return;
     const Range mine = share(packed_.count(), member.index, member.count);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -73,8 +73,8 @@ class BackwardWeights {
 
   void set(const T* weight) { weight_ = weight; }
 
-  // A member's share of the packing.
-  void prepare(const Member& member) const {
+  // A member's share of the packing. Not inlined: all cells share it.
+  [[gnu::noinline]] void prepare(const Member& member) const {
     const int64_t count = packed_.count();
     if (pack_) {
       const Range mine = share(count, member.index, member.count);
@@ -109,10 +109,60 @@ class BackwardWeights {
   T* narrow_ = nullptr;
 };
 
-// Cells beyond torch.nn's, whose steps are functions of their own: inlined wherever a tile is finished, they would take
-// a third of the time in which a kernel file compiles.
+// Cells beyond torch.nn's, whose steps are functions of their own, called through a pointer by products that all of
+// them share: inlined wherever a tile is finished, they would take half of the time in which a kernel file compiles.
 template <class Cell>
 inline constexpr bool kFinishedApart = Cell::kUnitWeights > 0 || Cell::kLateGates > 0 || Cell::kActivatesOutput;
+
+// What such a cell makes of the sums of a product; see multiply_views.
+template <class T>
+class VisitApart {
+ public:
+  template <class Visit>
+  explicit VisitApart(const Visit& visit)
+      : visit_(&visit),
+        prefetches_(visit.prefetches()),
+        call_([](const void* pointer, int64_t row, int64_t unit, int lanes, const T* sums) {
+          (*static_cast<const Visit*>(pointer))(row, unit, lanes, sums);
+        }),
+        prefetch_([](const void* pointer, int64_t row, int64_t unit) {
+          static_cast<const Visit*>(pointer)->prefetch(row, unit);
+        }) {}
+
+  FASTRNN_INLINE bool prefetches() const { return prefetches_; }
+  FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const { prefetch_(visit_, row, unit); }
+  FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
+    call_(visit_, row, unit, lanes, sums);
+  }
+
+ private:
+  const void* visit_;
+  bool prefetches_;
+  void (*call_)(const void* visit, int64_t row, int64_t unit, int lanes, const T* sums);
+  void (*prefetch_)(const void* visit, int64_t row, int64_t unit);
+};
+
+template <class Weights, class T>
+[[gnu::noinline]] void multiply_apart(const Weights& weights, const Range& panels, const Operand<T>& a, int64_t begin,
+                                      int64_t end, const VisitApart<T>& visit) {
+  weights.multiply(panels, a, begin, end, visit);
+}
+
+// A product of a step, and what the cell makes of it; see multiply_views.
+template <bool kApart, class Weights, class T, class Visit>
+FASTRNN_INLINE void multiply_and_finish(const Weights& weights, const Range& panels, const Operand<T>& a, int64_t begin,
+                                        int64_t end, const Visit& visit) {
+  if constexpr (kApart) {
+    multiply_apart(weights, panels, a, begin, end, VisitApart<T>(visit));
+  } else {
+    weights.multiply(panels, a, begin, end, visit);
+  }
+}
+
+// Whether a step may have a second product: of a late gate, or with a projection. It is not compiled for cells that
+// have neither.
+template <class Cell>
+inline constexpr bool kMayHaveSecond = Cell::kLateGates > 0 || Cell::kProjects;
 
 // Step::unit_weights of a vector of units.
 template <class Isa, class Cell, class T>
