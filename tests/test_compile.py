@@ -16,6 +16,7 @@ SHAPES = ((4, 6), (7, 2), (11, 9))
 
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
 by_layer = pytest.mark.parametrize("layer", LAYERS)
+# aot_eager traces all that eager does, and the backward beside it; where only it is tried, eager would find no more.
 by_tracer = pytest.mark.parametrize("backend", ("eager", "aot_eager"))
 
 
@@ -31,7 +32,7 @@ def build(kernel, **options):
     return getattr(fastrnn, layer)(3, 5, **more | options)
 
 
-def compiled(module, backend, dynamic=None):
+def compiled(module, backend="aot_eager", dynamic=None):
     """The module compiled, and a counter of the graphs made."""
     counter = CompileCounterWithBackend(backend)
     return torch.compile(module, fullgraph=True, backend=counter, dynamic=dynamic), counter
@@ -86,7 +87,7 @@ def test_dynamic_steps_and_batch(kernel, backend, bidirectional):
 @by_layer
 def test_training_alone_compiles_once(layer):
     module = getattr(fastrnn, layer)(3, 5)
-    function, counter = compiled(module, "aot_eager", dynamic=True)
+    function, counter = compiled(module, dynamic=True)
     for steps, batch in SHAPES:
         tensors(function(randn(steps, batch, 3)))[0].sum().backward()
     assert counter.frame_count == 1
@@ -96,7 +97,7 @@ def test_training_alone_compiles_once(layer):
 def test_sizes_become_dynamic_by_themselves(layer):
     """With dynamic=None the first change of shape compiles once more, and no later one does."""
     module = getattr(fastrnn, layer)(3, 5)
-    function, counter = compiled(module, "aot_eager")
+    function, counter = compiled(module)
     with torch.no_grad():
         for steps, batch in (*SHAPES, (5, 8), (13, 4)):
             value = randn(steps, batch, 3)
@@ -105,22 +106,20 @@ def test_sizes_become_dynamic_by_themselves(layer):
 
 
 @by_layer
-@by_tracer
 @pytest.mark.parametrize("form", ("unbatched", "batch_first", "no bias", "zero batch"))
-def test_forms(layer, backend, form):
+def test_forms(layer, form):
     module = getattr(fastrnn, layer)(3, 5, bias=form != "no bias", batch_first=form == "batch_first")
-    function, _ = compiled(module, backend)
+    function, _ = compiled(module)
     value = randn(*{"unbatched": (4, 3), "zero batch": (4, 0, 3)}.get(form, (4, 6, 3))).requires_grad_()
     assert_equal_to_eager(module, function, (value,), (value,))
 
 
 @by_layer
-@by_tracer
 @pytest.mark.parametrize("same", (False, True))
-def test_states(layer, backend, same):
+def test_states(layer, same):
     """Given states; for the LSTM also one tensor as both, which Dynamo sees as a duplicate input."""
     module = getattr(fastrnn, layer)(3, 5, 2)
-    function, counter = compiled(module, backend, dynamic=True)
+    function, counter = compiled(module, dynamic=True)
     compilations = Compilations(counter)
     for steps, batch in SHAPES:
         value, hx = randn(steps, batch, 3).requires_grad_(), randn(2, batch, 5).requires_grad_()
@@ -147,8 +146,7 @@ def test_cells(cell, backend, has_hx):
 
 
 @by_layer
-@by_tracer
-def test_cell_in_a_loop(layer, backend):
+def test_cell_in_a_loop(layer):
     """A decoder that feeds itself: the loop is unrolled into one graph."""
     cell = getattr(fastrnn, f"{layer}Cell")(5, 5)
 
@@ -159,16 +157,15 @@ def test_cell_in_a_loop(layer, backend):
 
     hx = randn(4, 5)
     state = (hx, hx.cos()) if layer == "LSTM" else hx
-    function = torch.compile(decode, fullgraph=True, backend=backend)
+    function = torch.compile(decode, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(tensors(function(state)), tensors(decode(state)))
 
 
 @by_layer
-@by_tracer
 @pytest.mark.parametrize("enforce_sorted", (False, True))
-def test_packed_outside(layer, backend, enforce_sorted):
+def test_packed_outside(layer, enforce_sorted):
     module = getattr(fastrnn, layer)(3, 5, 2, bidirectional=True)
-    function, _ = compiled(module, backend, dynamic=True)
+    function, _ = compiled(module, dynamic=True)
     for steps, batch in SHAPES[:2]:
         lengths = torch.linspace(steps, 1, batch).long()
         if not enforce_sorted:
@@ -182,11 +179,10 @@ def test_packed_outside(layer, backend, enforce_sorted):
 
 
 @by_layer
-@by_tracer
-def test_lengths(layer, backend):
+def test_lengths(layer):
     """Lengths are data: no graph depends on their values."""
     module = getattr(fastrnn, layer)(3, 5, 2, bidirectional=True)
-    function, counter = compiled(module, backend, dynamic=True)
+    function, counter = compiled(module, dynamic=True)
     compilations = Compilations(counter)
     for steps, batch in SHAPES:
         value = randn(steps, batch, 3).requires_grad_()
@@ -200,18 +196,17 @@ def test_lengths(layer, backend):
 def test_lengths_out_of_range_are_clamped(layer):
     """Eager mode raises; a graph may not look at values, and takes them for 0 and T."""
     module = getattr(fastrnn, layer)(3, 5, bidirectional=True)
-    function, _ = compiled(module, "aot_eager")
+    function, _ = compiled(module)
     value = randn(4, 3, 3)
     actual, expected = function(value, lengths=torch.tensor([-3, 2, 9])), module(value, lengths=torch.tensor([0, 2, 4]))
     torch.testing.assert_close(tensors(actual), tensors(expected))
 
 
 @by_layer
-@by_tracer
-def test_dropout(layer, backend):
+def test_dropout(layer):
     """The masks are drawn from torch's generator, as in eager mode, and off in eval mode."""
     module = getattr(fastrnn, layer)(3, 5, 3, dropout=0.5)
-    function, _ = compiled(module, backend)
+    function, _ = compiled(module)
     value, results = randn(4, 6, 3), []
     for each in (module, function):
         torch.manual_seed(3)
@@ -224,19 +219,18 @@ def test_dropout(layer, backend):
 
 
 @by_layer
-@by_tracer
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
-def test_half_and_autocast(layer, backend, dtype):
+def test_half_and_autocast(layer, dtype):
     module, value = getattr(fastrnn, layer)(3, 5, 2), randn(4, 6, 3)
 
     def under_autocast(value):
         with torch.autocast("cpu", dtype=dtype):
             return module(value)[0]
 
-    function = torch.compile(under_autocast, fullgraph=True, backend=backend)
+    function = torch.compile(under_autocast, fullgraph=True, backend="aot_eager")
     assert torch.equal(function(value), under_autocast(value))
     module.to(dtype)
-    function, _ = compiled(module, backend)
+    function, _ = compiled(module)
     assert torch.equal(function(value.to(dtype))[0], module(value.to(dtype))[0])
 
 

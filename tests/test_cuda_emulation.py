@@ -38,7 +38,7 @@ HOST = (
     *(TESTS / "kernels" / f"{name}.cpp" for name in ("reference", "cases")),
 )
 # About one case in so many fits the minutes that this file may take.
-EVERY = {"plain": 8, "asan": 20, "race": 32}
+EVERY = {"plain": 12, "asan": 24, "race": 40}
 FAULT_EVERY = 20
 # The first has no kernel that keeps w_hh on the chip. The last differs from the one before in conversions alone: it is
 # not worth the minutes that a sanitizer's build takes.

@@ -154,6 +154,7 @@ class CpuDevice {
     }
   }
 
+  // Weights stored in bfloat16, which torch's products do not take beside float32.
   void multiply(const Matrix<float>& out, const Matrix<const float>& a, const Matrix<const cpu::Bf16>& b) const {
     multiply_by_weights(out, a, b);
   }
