@@ -16,7 +16,7 @@ SHAPES = ((4, 6), (7, 2), (11, 9))
 
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
 by_layer = pytest.mark.parametrize("layer", LAYERS)
-# aot_eager traces all that eager does, and the backward beside it; where only it is tried, eager would find no more.
+# aot_eager, which most tests here make do with, traces what eager does, and backward too.
 by_tracer = pytest.mark.parametrize("backend", ("eager", "aot_eager"))
 
 
