@@ -146,9 +146,9 @@ class BackwardLoop {
     const Range ends_here{first_end, larger(smaller(rows_.end, now.rows), first_end)};
     const typename Cells::FinishRecurrent finish{now};
     portion_->for_each_panels(first_.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
-      multiply_and_finish<Cells::kApart>(first_, panels, grads, ran_after.begin, ran_after.end, finish);
+      multiply_and_finish<kFinishedApart<Cell>>(first_, panels, grads, ran_after.begin, ran_after.end, finish);
       if (ends_here.begin < ends_here.end) {
-        multiply_and_finish<Cells::kApart>(first_, panels, nothing, ends_here.begin, ends_here.end, finish);
+        multiply_and_finish<kFinishedApart<Cell>>(first_, panels, nothing, ends_here.begin, ends_here.end, finish);
       }
     });
   }
@@ -163,7 +163,7 @@ class BackwardLoop {
       const Range rows = rows_of(s);
       portion_->for_each_panels(second_.count(), s, [&](const Range& panels) {
         const typename Cells::FinishSecond finish{now};
-        multiply_and_finish<Cells::kApart>(second_, panels, grads, rows.begin, rows.end, finish);
+        multiply_and_finish<kFinishedApart<Cell>>(second_, panels, grads, rows.begin, rows.end, finish);
       });
     }
   }

@@ -18,7 +18,6 @@ struct BackwardCells {
   using CellGrad = StepGrad<V, Inner::kChannels>;
   struct NoExtras {};
   using AtStep = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
-  static constexpr bool kApart = kFinishedApart<Cell>;
 
   // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
   struct Now {

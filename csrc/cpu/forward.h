@@ -199,7 +199,7 @@ class ForwardLoop {
     const Operand<T> h{now.h_prev, now.recurrent, now.recurrent, 1, {0}};
     portion_->for_each_panels(weights_.first.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
       const typename Cells::FinishCell finish{now};
-      multiply_and_finish<Cells::kApart>(weights_.first, panels, h, now.rows.begin, now.rows.end, finish);
+      multiply_and_finish<kFinishedApart<Cell>>(weights_.first, panels, h, now.rows.begin, now.rows.end, finish);
     });
   }
 
@@ -219,7 +219,8 @@ class ForwardLoop {
       const Operand<T> operand{now.operand, now.hidden, now.hidden, 1, {0}};
       portion_->for_each_panels(weights_.second.count(), s, [&](const Range& panels) {
         const typename Cells::FinishSecond finish{now};
-        multiply_and_finish<Cells::kApart>(weights_.second, panels, operand, now.rows.begin, now.rows.end, finish);
+        multiply_and_finish<kFinishedApart<Cell>>(weights_.second, panels, operand, now.rows.begin, now.rows.end,
+                                                  finish);
       });
     }
   }

@@ -20,7 +20,6 @@ struct ForwardCells {
   using AtStep = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
   // Gates of the first product of a step. The second is that of the late gate, or the projection.
   static constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
-  static constexpr bool kApart = kFinishedApart<Cell>;
   static_assert(Cell::kLateGates <= 1);
 
   // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
