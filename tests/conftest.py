@@ -3,15 +3,17 @@
 import contextlib
 import os
 import signal
-import zlib
 
 import build_ahead
 import garbage
 import pytest
 import torch
+from draws import seed_of
 from session_seed import SESSION_SEED
 
 from fastrnn import _native
+
+pytest_plugins = ("draws",)
 
 BUILDER = pytest.StashKey()
 
@@ -43,19 +45,19 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(autouse=True)
 def _seeded(request):
-    """Seed torch from the session's seed and the test's own name, so that a test reproduces when run alone."""
-    torch.manual_seed(zlib.crc32(f"{SESSION_SEED} {request.node.nodeid}".encode()))
+    """See seed_of."""
+    torch.manual_seed(seed_of(SESSION_SEED, request.node.nodeid))
 
 
 @pytest.fixture(autouse=True)
-def _torch_settings_restored():
+def _torch_settings_restored(request):
     """Thread count and default dtype are global in torch: a test that fails midway must not change the next.
 
     A test has one thread unless it asks for the `threads` fixture: torch.nn's small cases are slowed tenfold by threads
     that find their core taken, and which thread count a test checks should not depend on the machine.
     """
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    torch.set_num_threads(1)
+    torch.set_num_threads(request.config.option.base_threads)
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)

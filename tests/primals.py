@@ -4,6 +4,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import chance
 import torch
 from cases import KERNELS
 from torch.utils._pytree import tree_leaves
@@ -121,6 +122,7 @@ def assert_close_trees(actual, expected):
         if theirs.numel():
             scale = 1 + theirs.abs().max().item()
             error = (ours - theirs).abs().max().item() / scale
+            chance.note(error / 1e-10)
             assert error <= 1e-10, f"tensor {index} differs by {error:.3g} of its scale"
 
 

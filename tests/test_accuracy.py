@@ -1,23 +1,56 @@
-"""f32 error against f64: no larger than 1.5 times torch.nn's own, plus 4 ulp of the tensor's scale.
+"""f32 error against f64: no larger than 1.5 times torch.nn's own, plus 2 ulp of the tensor's scale.
 
-Parity alone would let our kernels lose a digit within its tolerance; this pools 20 draws of each case, so that a lost
-digit, a poor tanh or a sum in the wrong precision shows.
+Parity alone would let our kernels lose a digit within its tolerance; here a lost digit, a poor tanh or a sum in the
+wrong order shows. Errors are heavy-tailed, above all where gates saturate: in one draw of many a few elements hold
+most of a tensor's squared error, so sums over draws are chance. What is counted is the draws in which ours is larger
+than allowed, each draw by itself, whose chance is known exactly.
 """
 
-from collections import defaultdict
+import contextlib
+from collections import Counter
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import DTYPES, KERNELS, Case, call, make_leaves, outputs_and_gradients
+from chance import critical_count
+from torch.overrides import TorchFunctionMode
 
 import fastrnn
+from fastrnn import reference
 
-SEEDS = 20
 FACTOR = 1.5
-FLOOR_ULP = 4
+FLOOR_ULP = 2
 
-# (seq, batch, input_size, hidden_size): short and long, one row and many, sums short and long.
-SHAPES = ((3, 4, 8, 16), (20, 3, 10, 33), (60, 1, 5, 24), (5, 17, 40, 100), (2, 2, 300, 7))
+
+class Shape(NamedTuple):
+    """Sizes, and in how many draws the errors are compared."""
+
+    seq: int
+    batch: int
+    input_size: int
+    hidden_size: int
+    draws: int = 21
+    # In this share of the draws, at most, right kernels exceed what is allowed. Of 400 draws of every kernel, gain and
+    # instruction set the largest shares of any tensor were SHARES_MEASURED here.
+    share: float = 0.05
+
+    def __str__(self):
+        return "x".join(map(str, self[:4]))
+
+
+# Short and long, one row and many, sums short and long. Of the last two the first has long sums over the input and
+# few elements, whose errors vary most, the second long sums over rows, and results narrower than a GEMM likes.
+SHAPES = (
+    Shape(3, 4, 8, 16),
+    Shape(20, 3, 10, 33),
+    Shape(60, 1, 5, 24),
+    Shape(5, 17, 40, 100),
+    Shape(2, 2, 300, 7, draws=121, share=0.3),
+    Shape(2, 5000, 1, 4),
+)
 
 # Of the input weights: as drawn by reset_parameters; and large, where gates saturate and 1 - tanh^2 cancels. The
 # recurrent weights stay as they are: scaled up they make a chaotic network, in which chance decides whose error grows.
@@ -27,7 +60,7 @@ GAINS = (1.0, 6.0)
 def case_of(kernel, shape):
     layer, options = KERNELS[kernel]
     options = options | {"bidirectional": True}
-    seq, batch, input_size, hidden_size = shape
+    seq, batch, input_size, hidden_size = shape[:4]
     return Case(layer, options, seq=seq, batch=batch, input_size=input_size, hidden_size=hidden_size)
 
 
@@ -46,8 +79,8 @@ def away_from_the_jump_(module):
                 weight.mul_(0.1)
 
 
-def three_results(case, gain):
-    """The same call in f64 by torch.nn, in f32 by torch.nn, and in f32 by fastrnn."""
+def three_results(case, gain, ours):
+    """The same call in f64 by torch.nn, in f32 by torch.nn, and in f32 by ours(case, torch.nn's layer, leaves)."""
     theirs = case.build(torch.float32)
     if case.relu:
         away_from_the_jump_(theirs)
@@ -56,40 +89,154 @@ def three_results(case, gain):
             for name, weight in theirs.named_parameters():
                 if name.startswith("weight_ih"):
                     weight.mul_(gain)
-    exact, ours = case.build(torch.float64), case.build(torch.float32, fastrnn)
+    exact = case.build(torch.float64)
     exact.load_state_dict(theirs.state_dict())
-    ours.load_state_dict(theirs.state_dict())
     leaves = make_leaves(case, torch.float32)
     exact_leaves = {name: leaf.double() for name, leaf in leaves.items()}
     return (
-        outputs_and_gradients(exact, exact_leaves, call, upstream_seed=1),
-        outputs_and_gradients(theirs, leaves, call, upstream_seed=1),
-        outputs_and_gradients(ours, leaves, call, upstream_seed=1),
+        outputs_and_gradients(exact, exact_leaves, call),
+        outputs_and_gradients(theirs, leaves, call),
+        ours(case, theirs, leaves),
     )
 
 
-@pytest.mark.isa
-@pytest.mark.parametrize("gain", GAINS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_error_against_f64(kernel, shape, gain):
+def fused(case, theirs, leaves):
+    """By fastrnn."""
+    module = case.build(torch.float32, fastrnn)
+    module.load_state_dict(theirs.state_dict())
+    return outputs_and_gradients(module, leaves, call)
+
+
+def share_of_allowed(exact, theirs, ours):
+    """A tensor's RMS error in ours, as a share of what is allowed."""
+    # Sums over the same elements have the ratios of means.
+    scale, their_error, our_error = (
+        value.square().sum().sqrt().item() for value in (exact, theirs.double() - exact, ours.double() - exact)
+    )
+    allowed = FACTOR * their_error + FLOOR_ULP * torch.finfo(torch.float32).eps * scale
+    return our_error / allowed if allowed else float(our_error > 0) * 2
+
+
+def draws_exceeding(kernel, shape, gain, ours):
+    """By tensor, in how many draws its error was larger than allowed."""
     case = case_of(kernel, shape)
-    squares = defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
-    for _ in range(SEEDS):
-        exact, theirs, ours = three_results(case, gain)
-        for name, reference in exact.items():
-            squares[name] += torch.stack(
-                [reference.square().sum(), *((r[name].double() - reference).square().sum() for r in (theirs, ours))]
-            )
-    ulp = torch.finfo(torch.float32).eps
-    failures = []
-    for name, sums in squares.items():
-        # All three are sums over the same elements, so their ratios are those of the means.
-        scale, theirs, ours = sums.sqrt().tolist()
-        allowed = FACTOR * theirs + FLOOR_ULP * ulp * scale
-        if not ours <= allowed:
-            failures.append(f"{name}: {ours / scale / ulp:.2f} ulp of scale, torch.nn {theirs / scale / ulp:.2f}")
-    assert not failures, "\n".join(failures)
+    counts = Counter()
+    for _ in range(shape.draws):
+        exact, theirs, actual = three_results(case, gain, ours)
+        for name, values in exact.items():
+            share = share_of_allowed(values, theirs[name], actual[name])
+            counts[name] += not share <= 1  # NaN, too
+    return counts
+
+
+def too_many(kernel, shape, gain, ours):
+    """The tensors whose errors exceed what is allowed more often than chance can explain."""
+    critical = critical_count(shape.draws, shape.share)
+    return {name: n for name, n in draws_exceeding(kernel, shape, gain, ours).items() if n >= critical}
+
+
+CASES = [
+    (kernel, shape, gain)
+    for kernel in KERNELS
+    for shape in SHAPES
+    for gain in GAINS
+    if gain == 1 or kernel != "rnn_relu"  # which has weights of its own
+]
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize(("kernel", "shape", "gain"), CASES, ids=str)
+def test_error_against_f64(kernel, shape, gain):
+    found = too_many(kernel, shape, gain, fused)
+    assert not found, f"larger than allowed in so many of {shape.draws} draws: {found}"
+
+
+class Planted(TorchFunctionMode):
+    """While it lasts, torch's functions are right but for rounding: what replaces one takes its arguments."""
+
+    def __init__(self, replaced, instead):
+        super().__init__()
+        self._replaced, self._instead = replaced, instead
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return (self._instead if function is self._replaced else function)(*args, **(kwargs or {}))
+
+
+def inexact_tanh(x):
+    return x.tanh() * (1 + 1e-6)
+
+
+def inexact_sigmoid(x):
+    return x.sigmoid() * (1 - 1e-6)
+
+
+class SummedInTurn(torch.autograd.Function):
+    """F.linear, whose weight's gradient adds up row by row in f32: the order in which a long sum loses most."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        rows, grads = x.flatten(0, -2), grad.flatten(0, -2)
+        products = (grads[:, :, None] * rows[:, None, :]).numpy()
+        return grad @ weight, torch.from_numpy(np.cumsum(products, axis=0)[-1]), grads.sum(0)
+
+
+def rounded(gate, gates, bits):
+    """F.linear, of which one gate has so many of f32's 24 bits."""
+
+    def linear(x, weight, bias):
+        parts = list(F.linear(x, weight, bias).chunk(gates, -1))
+        value = parts[gate].detach()
+        far = value * (2 ** (24 - bits) + 1)
+        parts[gate] = parts[gate] + (far - (far - value) - value)
+        return torch.cat(parts, -1)
+
+    return linear
+
+
+FAULTS = {
+    "tanh": ("rnn_tanh", 0, torch.tanh, inexact_tanh),
+    "tanh of c": ("lstm", 1, torch.tanh, inexact_tanh),
+    "sigmoid": ("gru", 1, torch.sigmoid, inexact_sigmoid),
+    "order of a sum": ("lstm", 5, F.linear, SummedInTurn.apply),
+    "a digit of the LSTM's o": ("lstm", 0, F.linear, rounded(3, 4, bits=17)),
+    "a digit of the GRU's n": ("gru", 3, F.linear, rounded(2, 3, bits=18)),
+}
+
+
+def by_reference(planted):
+    """Ours, in the place of fastrnn's kernels: the reference's equations in f32 torch ops."""
+
+    def results(case, theirs, leaves):
+        cell = {"RNN": "rnn_tanh", "LSTM": "lstm", "GRU": "gru"}[case.layer]
+
+        def run(module, leaves):
+            input, *states = leaves.values()
+            output, *finals = reference.layers(cell, input, states, tuple(module.parameters()), bidirectional=True)
+            return output, tuple(finals) if len(finals) > 1 else finals[0]
+
+        with planted:
+            return outputs_and_gradients(theirs, leaves, run)
+
+    return results
+
+
+@pytest.mark.parametrize("kernel", ("rnn_tanh", "lstm", "gru"))
+def test_the_reference_is_as_exact(kernel):
+    """So that what the faults show is the fault."""
+    for shape in SHAPES:
+        assert not too_many(kernel, shape, GAINS[1], by_reference(contextlib.nullcontext()))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found(fault):
+    kernel, shape, replaced, instead = FAULTS[fault]
+    assert too_many(kernel, SHAPES[shape], GAINS[0], by_reference(Planted(replaced, instead)))
 
 
 def hard_arguments(dtype):
