@@ -8,6 +8,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 # Further arguments: make test PYTEST_ARGS="-m gradcheck", make demo DEMO_ARGS="--cell gru"
 PYTEST_ARGS ?=
+DRAWS ?= 200
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 # Thread counts that bench measures; by default its own.
@@ -24,14 +25,15 @@ TEST_KERNELS := $(shell find tests benchmarks -name '*.h' -o -name '*.cpp' -o -n
 FOLDERS := $(wildcard csrc fastrnn tests benchmarks examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build test test-sanitize test-aarch64 cuda-emulate cuda-compile demo examples lint format clean distclean FORCE
+.PHONY: help venv build test test-all test-draws test-sanitize test-aarch64 cuda-emulate cuda-compile demo examples lint format clean distclean FORCE
 .PHONY: clients docs wheel
 .PHONY: bench bench-quick gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
 
 help:
 	@echo "make venv       make $(VENV) with torch, the tools, and this package (editable)"
 	@echo "make build      build the extension; only what changed is compiled"
-	@echo "make test       run the tests                PYTEST_ARGS=\"-m gradcheck\" for a part of them"
+	@echo "make test       a user's check: minutes       PYTEST_ARGS=\"-m gradcheck\" for a part of it"
+	@echo "make test-all   every test                   make test-draws   how often they fail by chance, over many draws"
 	@echo "make test-sanitize   the kernels under the address, undefined-behaviour and thread sanitizers, on every ISA"
 	@echo "make test-aarch64    the kernels on an emulated 64-bit Arm; needs its cross-compiler and qemu"
 	@echo "make cuda-emulate    the CUDA kernels on the CPU, threads, races and all; needs no GPU"
@@ -54,16 +56,24 @@ help:
 	@echo "PYTHON=$(PYTHON)  TORCH=$(TORCH)  TORCH_INDEX=$(or $(TORCH_INDEX),(pip's own))"
 
 test: venv
+	$(PY) -m pytest --quick $(PYTEST_ARGS)
+
+test-all: venv
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+# How often tests fail by chance: on one thread and on two, each as many times.
+test-draws: venv
+	$(PY) -m pytest --draws $(DRAWS) --base-threads 1 $(PYTEST_ARGS)
+	$(PY) -m pytest --draws $(DRAWS) --base-threads 2 $(PYTEST_ARGS)
 
 test-sanitize: venv
 	$(PY) -m pytest tests/test_kernels_sanitized.py -m "" $(PYTEST_ARGS)
 
-# Part of `make test` too, but for what takes minutes, and skipped there where a tool is missing.
+# Part of `make test-all` too, but for what takes minutes, and skipped there where a tool is missing.
 test-aarch64: venv
 	FASTRNN_TEST_AARCH64=1 $(PY) -m pytest tests/test_kernels_aarch64.py -m "" $(PYTEST_ARGS)
 
-# Both are part of `make test`, but for what takes minutes.
+# Both are part of `make test-all`, but for what takes minutes.
 cuda-emulate: venv
 	$(PY) -m pytest $(wildcard tests/test_cuda_emulat*.py) -m "" $(PYTEST_ARGS)
 

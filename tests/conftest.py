@@ -8,8 +8,7 @@ import build_ahead
 import garbage
 import pytest
 import torch
-from draws import seed_of
-from session_seed import SESSION_SEED
+from session_seed import SESSION_SEED, seed_of
 
 from fastrnn import _native
 
@@ -23,8 +22,15 @@ def pytest_report_header(config):
     return f"fastrnn: FASTRNN_TEST_SEED={SESSION_SEED}, FASTRNN_ISA={isa}, torch {torch.__version__}"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="leave out what is marked as thorough: make test")
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if config.option.quick:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     items.sort(key=build_ahead.order)
 
 
@@ -45,7 +51,7 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(autouse=True)
 def _seeded(request):
-    """See seed_of."""
+    """See seed_of; `make test-draws` goes on from there."""
     torch.manual_seed(seed_of(SESSION_SEED, request.node.nodeid))
 
 

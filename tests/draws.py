@@ -10,7 +10,6 @@ import json
 import math
 import time
 import traceback
-import zlib
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import chance
 import pytest
 import torch
-from session_seed import SESSION_SEED
+from session_seed import SESSION_SEED, seed_of
 
 # A tail is made of this share of the draws, the nearest to failing, of so many at most.
 TAIL, TAIL_MOST = 0.1, 500
@@ -109,11 +108,6 @@ class Draws:
         write(f"{sum(rate for rate, _ in table):12.1e} in all")
         if self._path:
             self._path.write_text(json.dumps({name: asdict(found) for name, found in self._found.items()}))
-
-
-def seed_of(session_seed, nodeid):
-    """Torch's seed in a test: of the session and of the test's own name, so that it reproduces when run alone."""
-    return zlib.crc32(f"{session_seed} {nodeid}".encode())
 
 
 def noted(close):

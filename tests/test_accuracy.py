@@ -199,13 +199,16 @@ def rounded(gate, gates, bits):
     return linear
 
 
+# Wide enough for torch's own sums over rows to be exact, which of the last of SHAPES they are not.
+WIDE = Shape(2, 5000, 16, 16, draws=9)
+
 FAULTS = {
-    "tanh": ("rnn_tanh", 0, torch.tanh, inexact_tanh),
-    "tanh of c": ("lstm", 1, torch.tanh, inexact_tanh),
-    "sigmoid": ("gru", 1, torch.sigmoid, inexact_sigmoid),
-    "order of a sum": ("lstm", 5, F.linear, SummedInTurn.apply),
-    "a digit of the LSTM's o": ("lstm", 0, F.linear, rounded(3, 4, bits=17)),
-    "a digit of the GRU's n": ("gru", 3, F.linear, rounded(2, 3, bits=18)),
+    "tanh": ("rnn_tanh", SHAPES[0], torch.tanh, inexact_tanh),
+    "tanh of c": ("lstm", SHAPES[1], torch.tanh, inexact_tanh),
+    "sigmoid": ("gru", SHAPES[1], torch.sigmoid, inexact_sigmoid),
+    "order of a sum": ("lstm", WIDE, F.linear, SummedInTurn.apply),
+    "a digit of the LSTM's o": ("lstm", SHAPES[0], F.linear, rounded(3, 4, bits=17)),
+    "a digit of the GRU's n": ("gru", SHAPES[3], F.linear, rounded(2, 3, bits=18)),
 }
 
 
@@ -229,14 +232,14 @@ def by_reference(planted):
 @pytest.mark.parametrize("kernel", ("rnn_tanh", "lstm", "gru"))
 def test_the_reference_is_as_exact(kernel):
     """So that what the faults show is the fault."""
-    for shape in SHAPES:
-        assert not too_many(kernel, shape, GAINS[1], by_reference(contextlib.nullcontext()))
+    for shape in (*SHAPES[:-1], WIDE):
+        assert not too_many(kernel, shape, GAINS[0], by_reference(contextlib.nullcontext()))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found(fault):
     kernel, shape, replaced, instead = FAULTS[fault]
-    assert too_many(kernel, SHAPES[shape], GAINS[0], by_reference(Planted(replaced, instead)))
+    assert too_many(kernel, shape, GAINS[0], by_reference(Planted(replaced, instead)))
 
 
 def hard_arguments(dtype):
