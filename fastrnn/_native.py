@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 import torch  # The extension's symbols come from torch's libraries, which this loads.
+
+
+def _trouble(error: ImportError) -> str:
+    """Why the extension did not load, and the way out."""
+    here = Path(__file__).parent
+    packages = [here, *(Path(entry, "fastrnn") for entry in sys.path)]
+    found = PathFinder.find_spec("_C", list(map(str, packages)))
+    if found and found.origin and Path(found.origin).parent != here:
+        return (
+            f"fastrnn is installed in {Path(found.origin).parent}, but Python found its sources in {here} first, where "
+            "nothing is built: the path begins with PYTHONPATH and the current folder, or the script's. Run Python in "
+            f"another folder, or build the sources where they are, in {here.parent}:\n"
+            "    pip install --no-build-isolation --editable .        (or: python setup.py build_ext --inplace)"
+        )
+    return (
+        f"fastrnn's extension did not load: {error}\n"
+        f"It is built for each Python, against torch 2.11 or later (this is torch {torch.__version__}). Build it with\n"
+        "    pip install --no-build-isolation .        (or, to stay in a checkout: python setup.py build_ext --inplace)"
+    )
+
 
 try:
     from . import _C
 except ImportError as error:
     if "FASTRNN_ISA" in str(error):
         raise
-    raise ImportError(
-        f"fastrnn's extension did not load: {error}\n"
-        f"It is built for each Python, against torch 2.11 or later (this is torch {torch.__version__}). Build it with\n"
-        "    pip install --no-build-isolation .        (or, in a checkout: python setup.py build_ext --inplace)"
-    ) from error
+    raise ImportError(_trouble(error)) from error
 
 isa: str = _C.isa
 """The instruction set whose kernels run: the processor's best, or what FASTRNN_ISA names."""
