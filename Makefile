@@ -111,8 +111,7 @@ gpu-%: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 gpu-build:
 	@"$(PYTHON)" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || { echo "fastrnn: the torch of '$(PYTHON)' finds no GPU; nvidia-smi says whether the driver does. Another torch: make PYTHON=..."; exit 1; }
-	FASTRNN_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$("$(PYTHON)" -c "import torch; print('%d.%d' % torch.cuda.get_device_capability())")}" \
-	  "$(PYTHON)" setup.py --quiet build_ext --inplace
+	FASTRNN_CUDA=1 "$(PYTHON)" setup.py --quiet build_ext --inplace
 
 gpu-check: gpu-build
 	"$(PYTHON)" -m pytest tests/gpu -m gpu -p no:cacheprovider $(PYTEST_ARGS)

@@ -1,6 +1,9 @@
-"""Builds the extension fastrnn._C with ninja: one object a source, each with its own flags; CUDA where torch has it.
+"""Builds the extension fastrnn._C with ninja: one object a source, each with its own flags.
 
-FASTRNN_CUDA=1 insists on CUDA, =0 leaves it out; TORCH_CUDA_ARCH_LIST names the chips, as for torch's own extensions.
+CUDA kernels take minutes for each chip, so they are built only for the GPUs that torch finds, or that
+TORCH_CUDA_ARCH_LIST names, as for torch's own extensions. FASTRNN_CUDA=1 insists on them, where there is no GPU for all
+of ARCHITECTURES; FASTRNN_CUDA=0 leaves them out.
+
 Everything about the package that is not about compiling stands in pyproject.toml.
 """
 
@@ -32,6 +35,7 @@ SOURCES = [
     "csrc/cpu/kernels_baseline.cpp",
 ]
 X86_SOURCES = ["csrc/cpu/kernels_avx2.cpp", "csrc/cpu/kernels_avx512.cpp"]
+IS_X86 = platform.machine() in ("x86_64", "AMD64")
 CUDA_SOURCES = [
     "csrc/python_cuda.cpp",
     "csrc/ops/register_cuda.cpp",
@@ -69,6 +73,9 @@ CXX_FLAGS = (
 NVCC_FLAGS = "-std=c++20 -O3 -lineinfo -Xfatbin -compress-all -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra"
 # Machine code for a chip also runs on the later ones of its major version; the last one's PTX serves those to come.
 ARCHITECTURES = ["8.0", "8.6", "9.0", "10.0", "12.0"]
+OLDEST_GPU = (8, 0)  # that the kernels run on
+# How long it takes to compile for one, on two cores.
+ISA_SECONDS, CHIP_SECONDS = 40, 70
 # One build serves torch 2.11 and later.
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
@@ -76,6 +83,10 @@ TORCH_MISSING = (
     "torch is not installed in this environment. If you have it, pip is building in an empty environment of its own: "
     "pip install --no-build-isolation . builds in yours. Else first: pip install torch ninja pybind11 'setuptools>=77'"
 )
+
+
+def say(message: str) -> None:
+    print(f"fastrnn: {message}", file=sys.stderr)
 
 
 def fail(message: str) -> NoReturn:
@@ -98,6 +109,7 @@ class Torch:
     include: Path
     lib: Path
     cuda: str | None  # the version of CUDA that it was built with
+    gpus: list[str]  # compute capabilities of those that are there and that there are kernels for
 
 
 def find_torch() -> Torch:
@@ -108,7 +120,16 @@ def find_torch() -> Torch:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         fail(f"torch {torch.__version__} is too old: 2.11 or later is needed.")
     folder = Path(torch.__file__).parent
-    return Torch(folder / "include", folder / "lib", torch.version.cuda)
+    return Torch(folder / "include", folder / "lib", torch.version.cuda, find_gpus())
+
+
+def find_gpus() -> list[str]:
+    import torch
+
+    if not (torch.version.cuda and torch.cuda.is_available()):
+        return []
+    capabilities = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    return [f"{major}.{minor}" for major, minor in sorted(capabilities) if (major, minor) >= OLDEST_GPU]
 
 
 @dataclass(frozen=True)
@@ -120,23 +141,35 @@ class Cuda:
 
 
 def find_cuda(torch: Torch) -> Cuda | None:
-    """What to build the CUDA kernels with; None where torch has no CUDA, or nvcc cannot build for it."""
+    """What to build the CUDA kernels with; None, and a word why, where they are left out."""
     wish = os.environ.get("FASTRNN_CUDA", "")
     if wish not in ("", "0", "1"):
-        fail(f"FASTRNN_CUDA={wish}: 1 insists on CUDA, 0 leaves it out, and without it torch decides.")
-    if wish == "0" or not (wish or torch.cuda):
-        return None
+        fail(f"FASTRNN_CUDA={wish}: 1 insists on CUDA, 0 leaves it out, and without it the GPUs that are there decide.")
     nvcc = find_nvcc()
-    trouble = nvcc_trouble(nvcc, torch)
+    trouble = no_need_of_cuda(wish, torch) or nvcc_trouble(nvcc, torch)
     if nvcc and not trouble:
         settings = said_by(nvcc, "--dryrun", "-c", "none.cu")  # where its own headers and libraries are
         includes = " ".join(re.findall(r"INCLUDES=(.*)", settings))
         libraries = " ".join(re.findall(r"LIBRARIES=(.*)", settings))
-        return Cuda(nvcc, includes, libraries, architecture_flags(nvcc))
-    if wish:
+        return Cuda(nvcc, includes, libraries, architecture_flags(nvcc, torch.gpus))
+    if wish == "1":
         fail(f"{trouble} (FASTRNN_CUDA=1)")
-    print(f"fastrnn is built for the CPU alone: {trouble}", file=sys.stderr)
+    say(f"no CUDA kernels: {trouble}")
     return None
+
+
+def no_need_of_cuda(wish: str, torch: Torch) -> str:
+    """Why CUDA kernels are nobody's wish, if they are nobody's."""
+    if wish == "1":
+        return ""
+    if wish == "0":
+        return "FASTRNN_CUDA=0 leaves them out."
+    if not torch.cuda:
+        return "this torch has no CUDA."
+    if not (torch.gpus or os.environ.get("TORCH_CUDA_ARCH_LIST")):
+        oldest = ".".join(map(str, OLDEST_GPU))
+        return f"torch finds no GPU of compute capability {oldest} or later. FASTRNN_CUDA=1 builds them all the same."
+    return ""
 
 
 def find_nvcc() -> str | None:
@@ -163,13 +196,9 @@ def nvcc_trouble(nvcc: str | None, torch: Torch) -> str:
     return ""
 
 
-def architecture_flags(nvcc: str) -> str:
-    """TORCH_CUDA_ARCH_LIST (such as "8.0;9.0a 12.0+PTX") for nvcc; by default what it knows of ARCHITECTURES."""
-    wanted = re.findall(r"[^;\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
-    if not wanted:
-        known = said_by(nvcc, "--list-gpu-code").split()
-        wanted = [name for name in ARCHITECTURES if "sm_" + name.replace(".", "") in known]
-        wanted[-1] += "+PTX"
+def architecture_flags(nvcc: str, gpus: list[str]) -> str:
+    """TORCH_CUDA_ARCH_LIST (such as "8.0;9.0a 12.0+PTX") for nvcc; by default the GPUs that are there."""
+    wanted = re.findall(r"[^;\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "")) or default_architectures(nvcc, gpus)
     flags = []
     for name in wanted:
         match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)
@@ -180,6 +209,15 @@ def architecture_flags(nvcc: str) -> str:
         if match[3]:
             flags.append(f"-gencode arch=compute_{number},code=compute_{number}")
     return " ".join(dict.fromkeys(flags))
+
+
+def default_architectures(nvcc: str, gpus: list[str]) -> list[str]:
+    """Of the GPUs that are there; without any, or with one too new for this nvcc, what it knows of ARCHITECTURES."""
+    known = {f"{major}.{minor}" for major, minor in re.findall(r"sm_(\d+)(\d)\b", said_by(nvcc, "--list-gpu-code"))}
+    if gpus and known.issuperset(gpus):
+        return gpus
+    wanted = [name for name in ARCHITECTURES if name in known]
+    return [*wanted[:-1], f"{wanted[-1]}+PTX"]
 
 
 def flags_of(source: str, cuda: Cuda | None) -> str:
@@ -202,16 +240,22 @@ def link_flags(torch: Torch, cuda: Cuda | None) -> str:
     return flags
 
 
-def ninja_file(target: Path) -> str:
+def announce(cuda: Cuda | None) -> None:
+    """What is about to be compiled, and that it takes its time. pip shows it where it is called with -v."""
+    isas = ["SSE2", "AVX2", "AVX-512"] if IS_X86 else ["NEON"]
+    chips = re.findall(r"code=(sm_\w+)", cuda.architectures) if cuda else []
+    minutes = round((ISA_SECONDS * len(isas) + CHIP_SECONDS * len(chips)) / 60)
+    targets = ", ".join(isas + chips)
+    say(f"building for {targets}: where nothing is compiled yet, about {minutes} min on two cores.")
+
+
+def ninja_file(target: Path, compiler: str, torch: Torch, cuda: Cuda | None) -> str:
     """The whole build as text, to run in the folder of the objects: that stands in none of its commands, so that a copy
     of the folder is as far as the original. ninja reruns only what changed, headers included."""
-    compiler = check_toolchain()
     try:
         import pybind11
     except ImportError:
         fail("pybind11 is not installed in this environment: pip install pybind11 ninja")
-    torch = find_torch()
-    cuda = find_cuda(torch)
     # pybind11 first: some versions of torch bring one of their own, for builds that are not on the stable ABI.
     includes = [Path(pybind11.get_include()), torch.include, Path(sysconfig.get_paths()["include"])]
     flags = f"{CXX_FLAGS} {TORCH_TARGET} " + " ".join(f"-isystem {path}" for path in includes)
@@ -237,9 +281,8 @@ def ninja_file(target: Path) -> str:
             "  deps = gcc",
             "  description = compile $in",
         ]
-    x86 = platform.machine() in ("x86_64", "AMD64")
     outputs = []
-    for source in SOURCES + (X86_SOURCES if x86 else []) + (CUDA_SOURCES if cuda else []):
+    for source in SOURCES + (X86_SOURCES if IS_X86 else []) + (CUDA_SOURCES if cuda else []):
         output = Path(source).with_suffix(".o")
         outputs.append(str(output))
         rule = "compile_cuda" if source.endswith(".cu") else "compile"
@@ -267,7 +310,11 @@ class NinjaBuild(build_ext):
         self.objects.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         build = self.objects / "build.ninja"
-        text = ninja_file(target)
+        compiler = check_toolchain()
+        torch = find_torch()
+        cuda = find_cuda(torch)
+        text = ninja_file(target, compiler, torch, cuda)
+        announce(cuda)
         if not build.exists() or build.read_text() != text:
             build.write_text(text)
         # The package's own ninja, which is there even where the environment's programs are not on the path.

@@ -101,19 +101,19 @@ def test_torch_too_old(script, monkeypatch):
         script.find_torch()
 
 
-def test_no_pybind11(script, monkeypatch):
+def test_no_pybind11(script, torch_with, monkeypatch):
     monkeypatch.setitem(sys.modules, "pybind11", None)
     with pytest.raises(SystemExit, match=r"pybind11 is not installed .* pip install pybind11 ninja"):
-        script.ninja_file(Path("none"))
+        script.ninja_file(Path("none"), "g++", torch_with(None), None)
 
 
 @pytest.fixture
 def torch_with(script):
-    return lambda cuda: script.Torch(include=Path(), lib=Path(), cuda=cuda)
+    return lambda cuda, *gpus: script.Torch(include=Path(), lib=Path(), cuda=cuda, gpus=list(gpus))
 
 
 @pytest.fixture
-def toolkit(tmp_path, monkeypatch):
+def toolkit(script, tmp_path, monkeypatch):  # after script, which clears the environment
     """Puts in CUDA_HOME an nvcc that says what it is asked, of CUDA 12.4."""
     nvcc = tmp_path / "bin" / "nvcc"
     nvcc.parent.mkdir()
@@ -135,29 +135,63 @@ def no_toolkit(script, monkeypatch):
     monkeypatch.setattr(script.shutil, "which", lambda name: None)
 
 
-def test_cuda_where_torch_has_it(script, torch_with, toolkit):
-    cuda = script.find_cuda(torch_with("12.6"))
+@pytest.mark.parametrize(
+    ("capabilities", "gpus"),
+    [([(12, 0), (9, 0), (9, 0)], ["9.0", "12.0"]), ([(7, 5)], []), ([], [])],
+)
+def test_gpus_that_are_there(script, monkeypatch, capabilities, gpus):
+    monkeypatch.setattr("torch.version.cuda", "12.6")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: bool(capabilities))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(capabilities))
+    monkeypatch.setattr("torch.cuda.get_device_capability", capabilities.__getitem__)
+    assert script.find_torch().gpus == gpus
+
+
+def test_a_gpu_of_another_make_is_none(script, monkeypatch):
+    """ROCm's torch has torch.cuda, too."""
+    monkeypatch.setattr("torch.version.cuda", None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert script.find_torch().gpus == []
+
+
+def test_cuda_for_the_gpu_that_is_there(script, torch_with, toolkit):
+    cuda = script.find_cuda(torch_with("12.6", "8.6"))
     assert cuda.nvcc == toolkit
+    assert cuda.architectures == "-gencode arch=compute_86,code=sm_86"
     assert '"-I/here/include"' in cuda.includes
     assert '"-L/here/lib"' in cuda.libraries
 
 
 @pytest.mark.usefixtures("toolkit")
-def test_no_word_about_cuda_where_torch_has_none(script, torch_with, capfd):
-    assert script.find_cuda(torch_with(None)) is None
-    assert capfd.readouterr() == ("", "")
+@pytest.mark.parametrize(
+    ("torch", "wish", "named", "why"),
+    [
+        (("12.6",), None, None, "torch finds no GPU of compute capability 8.0 or later. FASTRNN_CUDA=1 builds them"),
+        ((None,), None, "9.0", "this torch has no CUDA"),
+        (("12.6", "9.0"), "0", "9.0", "FASTRNN_CUDA=0"),
+    ],
+    ids=["no GPU", "no CUDA", "not wanted"],
+)
+def test_cuda_left_out(script, torch_with, monkeypatch, capfd, torch, wish, named, why):
+    for name, value in (("FASTRNN_CUDA", wish), ("TORCH_CUDA_ARCH_LIST", named)):
+        if value:
+            monkeypatch.setenv(name, value)
+    assert script.find_cuda(torch_with(*torch)) is None
+    assert re.fullmatch(rf"fastrnn: no CUDA kernels: {why}.*\n", capfd.readouterr().err)
 
 
 @pytest.mark.usefixtures("toolkit")
-def test_cuda_insisted_on_for_a_torch_without(script, torch_with, monkeypatch):
+@pytest.mark.parametrize("cuda", ["12.6", None])
+def test_cuda_insisted_on(script, torch_with, monkeypatch, cuda):
+    """Without a GPU; even for a torch without CUDA."""
     monkeypatch.setenv("FASTRNN_CUDA", "1")
-    assert script.find_cuda(torch_with(None)) is not None
+    assert script.find_cuda(torch_with(cuda)) is not None
 
 
 @pytest.mark.usefixtures("toolkit")
-def test_cuda_left_out(script, torch_with, monkeypatch):
-    monkeypatch.setenv("FASTRNN_CUDA", "0")
-    assert script.find_cuda(torch_with("12.6")) is None
+def test_cuda_for_chips_that_are_named(script, torch_with, monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+    assert script.find_cuda(torch_with("12.6")).architectures == "-gencode arch=compute_90,code=sm_90"
 
 
 @pytest.mark.parametrize(
@@ -166,8 +200,8 @@ def test_cuda_left_out(script, torch_with, monkeypatch):
 )
 def test_trouble_with_the_toolkit_is_one_line(script, torch_with, fixture, cuda, trouble, request, monkeypatch, capfd):
     request.getfixturevalue(fixture)
-    assert script.find_cuda(torch_with(cuda)) is None
-    assert re.fullmatch(rf"fastrnn is built for the CPU alone: .*{trouble}.*\n", capfd.readouterr().err)
+    assert script.find_cuda(torch_with(cuda, "9.0")) is None
+    assert re.fullmatch(rf"fastrnn: no CUDA kernels: .*{trouble}.*\n", capfd.readouterr().err)
     monkeypatch.setenv("FASTRNN_CUDA", "1")
     with pytest.raises(SystemExit, match=trouble):
         script.find_cuda(torch_with(cuda))
@@ -185,20 +219,47 @@ def test_a_wrong_wish_is_an_error(script, torch_with, monkeypatch):
         ("8.0", ["80,sm_80"]),
         ("8.0;9.0a 12.0+PTX", ["80,sm_80", "90a,sm_90a", "120,sm_120", "120,compute_120"]),
         (" 10.0f ; 10.0f ", ["100f,sm_100f"]),
-        ("", ["80,sm_80", "86,sm_86", "90,sm_90", "90,compute_90"]),  # those of the default that this nvcc knows
     ],
 )
 def test_architectures(script, toolkit, monkeypatch, wanted, flags):
+    """Those that are named, whatever GPU is there."""
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
     expected = ["-gencode arch=compute_" + flag.replace(",", ",code=") for flag in flags]
-    assert script.architecture_flags(toolkit) == " ".join(expected)
+    assert script.architecture_flags(toolkit, ["8.6"]) == " ".join(expected)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "architectures"),
+    [
+        (["8.6", "8.9"], ["8.6", "8.9"]),
+        ([], ["8.0", "8.6", "9.0+PTX"]),  # what this nvcc knows of the default
+        (["8.6", "12.0"], ["8.0", "8.6", "9.0+PTX"]),  # the later GPU's driver compiles the PTX
+    ],
+)
+def test_default_architectures(script, toolkit, gpus, architectures):
+    assert script.default_architectures(toolkit, gpus) == architectures
+
+
+@pytest.mark.parametrize(
+    ("x86", "architectures", "targets", "minutes"),
+    [
+        (True, None, "SSE2, AVX2, AVX-512", 2),
+        (False, None, "NEON", 1),
+        (True, "code=sm_80 code=sm_90 code=compute_90", "SSE2, AVX2, AVX-512, sm_80, sm_90", 4),
+    ],
+)
+def test_what_is_about_to_be_built_is_said(script, monkeypatch, capfd, x86, architectures, targets, minutes):
+    monkeypatch.setattr(script, "IS_X86", x86)
+    cuda = architectures and script.Cuda(nvcc="", includes="", libraries="", architectures=architectures)
+    script.announce(cuda)
+    assert re.fullmatch(rf"fastrnn: building for {targets}: .*about {minutes} min on .*\n", capfd.readouterr().err)
 
 
 @pytest.mark.parametrize("wanted", ["Hopper", "90", "9.0+SASS"])
 def test_a_wrong_architecture_is_an_error(script, toolkit, monkeypatch, wanted):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
     with pytest.raises(SystemExit, match=re.escape(wanted)):
-        script.architecture_flags(toolkit)
+        script.architecture_flags(toolkit, [])
 
 
 def test_every_source_is_built(script):
