@@ -12,6 +12,7 @@ import fastrnn._native as native
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build"
+TORCH_SYMBOLS = ROOT / "tests" / "torch_symbols.txt"
 ISA_NAMES = {"avx2": "Avx2", "avx512": "Avx512"}
 
 
@@ -40,6 +41,17 @@ def unstable_symbols(library):
     return [name for name in undefined if re.search(r"\b(at|c10|torch)::", name)]
 
 
+def symbols_that_a_torch_lacks(library):
+    """What a library takes of torch's C symbols that is not in every torch it should serve, with CUDA or without."""
+    lines = [line for line in TORCH_SYMBOLS.read_text().splitlines() if not line.startswith("#")]
+    home = dict(line.split() for line in lines)
+    taken = {name: kind for name, kind in undefined_symbols(library).items() if re.match("(aoti|torch)_", name)}
+    assert taken
+    return [
+        name for name, kind in taken.items() if name not in home or (home[name] == "libtorch_cuda.so" and kind != "w")
+    ]
+
+
 @pytest.mark.parametrize("isa", ISA_NAMES)
 def test_no_code_for_one_isa_can_reach_another(isa):
     """A weak symbol that does not name its instruction set could be linked into the path of a lesser one."""
@@ -52,12 +64,24 @@ def test_only_stable_symbols_of_torch():
     assert not unstable_symbols(native._C.__file__)
 
 
-def test_every_symbol_of_torch_was_there_in_2_11():
-    """So that one build serves every torch since; the list is what libtorch_cpu.so and libc10.so of 2.11.0 export."""
-    exported = set((ROOT / "tests" / "torch_2_11_symbols.txt").read_text().split())
-    taken = {name for name in undefined_symbols(native._C.__file__) if re.match(r"(aoti_)?torch_", name)}
-    assert taken
-    assert taken <= exported
+def test_every_symbol_is_in_every_torch():
+    """So that one build serves them all: the extension would not even load where one is missing."""
+    assert not symbols_that_a_torch_lacks(native._C.__file__)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "lacking"),
+    [
+        ("aoti_torch_get_numel", "U", False),
+        ("aoti_torch_no_such_thing", "w", True),
+        ("torch_no_such_thing", "U", True),
+        ("torch_get_current_cuda_blas_handle", "U", True),
+        ("torch_get_current_cuda_blas_handle", "w", False),
+    ],
+)
+def test_a_symbol_that_a_torch_lacks_is_found(monkeypatch, name, kind, lacking):
+    monkeypatch.setattr(sys.modules[__name__], "undefined_symbols", lambda library: {name: kind})
+    assert symbols_that_a_torch_lacks("none") == [name] * lacking
 
 
 def setup_script():

@@ -16,7 +16,14 @@ from pathlib import Path
 
 import machine_code
 import pytest
-from test_build import ISA_NAMES, setup_script, strangers_to_isa, undefined_symbols, unstable_symbols
+from test_build import (
+    ISA_NAMES,
+    setup_script,
+    strangers_to_isa,
+    symbols_that_a_torch_lacks,
+    undefined_symbols,
+    unstable_symbols,
+)
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "cuda_compile"
@@ -121,8 +128,9 @@ def test_the_cpu_works_without_a_driver(library):
 
 
 def test_what_it_takes_from_other_libraries(library):
-    """Nothing of torch that is unstable, and of CUDA nothing that a machine or a torch without it would lack."""
+    """Of torch nothing that is unstable or not always there, of CUDA nothing that a machine without it would lack."""
     assert not unstable_symbols(library)
+    assert not symbols_that_a_torch_lacks(library)
     cuda = {name: kind for name, kind in undefined_symbols(library).items() if re.match("cu[A-Z]|cuda|cublas", name)}
     assert set(cuda.values()) == {"w"}, cuda
 
