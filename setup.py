@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -79,9 +80,13 @@ ISA_SECONDS, CHIP_SECONDS = 40, 70
 # One build serves torch 2.11 and later.
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
+# The first that reads a license in pyproject.toml as PEP 639 has it.
+OLDEST_SETUPTOOLS = 77
+
 TORCH_MISSING = (
     "torch is not installed in this environment. If you have it, pip is building in an empty environment of its own: "
-    "pip install --no-build-isolation . builds in yours. Else first: pip install torch ninja pybind11 'setuptools>=77'"
+    "pip install --no-build-isolation . builds in yours. Else first: pip install torch ninja pybind11 "
+    f"'setuptools>={OLDEST_SETUPTOOLS}'"
 )
 
 
@@ -91,6 +96,15 @@ def say(message: str) -> None:
 
 def fail(message: str) -> NoReturn:
     sys.exit(f"fastrnn cannot be built: {message}")
+
+
+def check_setuptools() -> None:
+    """To be called before setup(), where an older one would find fault with pyproject.toml."""
+    if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+        fail(
+            f"setuptools {setuptools.__version__} is too old: {OLDEST_SETUPTOOLS} or later is needed. "
+            f"pip install 'setuptools>={OLDEST_SETUPTOOLS}'"
+        )
 
 
 def check_toolchain() -> str:
@@ -323,6 +337,7 @@ class NinjaBuild(build_ext):
 
 
 if __name__ == "__main__":
+    check_setuptools()
     setup(
         ext_modules=[Extension("fastrnn._C", sources=SOURCES + X86_SOURCES + CUDA_SOURCES)],
         cmdclass={"build_ext": NinjaBuild},

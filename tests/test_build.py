@@ -1,6 +1,7 @@
 """What setup.py decides, and what the compiled extension may and may not contain."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -99,6 +100,33 @@ def script(monkeypatch):
     for name in ("FASTRNN_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
     return setup_script()
+
+
+def test_setuptools_too_old(script, monkeypatch):
+    monkeypatch.setattr("setuptools.__version__", "65.5.0")
+    with pytest.raises(SystemExit, match=r"setuptools 65.5.0 is too old: 77 or later .* pip install 'setuptools>=77'"):
+        script.check_setuptools()
+
+
+def test_setuptools_is_checked_before_it_reads_the_project(tmp_path):
+    """An older one finds fault with pyproject.toml in words of its own, as soon as setup() is called."""
+    old = tmp_path / "setuptools" / "command"
+    old.mkdir(parents=True)
+    refusing = "def setup(**ignored): raise ValueError('invalid pyproject.toml')"
+    (old.parent / "__init__.py").write_text(f"__version__ = '65.5.0'\nclass Extension: pass\n{refusing}\n")
+    (old / "__init__.py").touch()
+    (old / "build_ext.py").write_text("class build_ext: pass\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "setup.py", "--version"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("fastrnn cannot be built: setuptools 65.5.0 is too old")
+
+
+def test_setuptools_is_as_new_as_the_project_asks(script):
+    assert set(re.findall(r"setuptools>=(\d+)", (ROOT / "pyproject.toml").read_text())) == {
+        str(script.OLDEST_SETUPTOOLS)
+    }
 
 
 def test_no_compiler(script, monkeypatch):
