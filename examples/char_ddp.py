@@ -1,6 +1,6 @@
 """The character model on several processes, with DistributedDataParallel.
 
-    torchrun --nproc-per-node 2 examples/char_ddp.py
+    .venv/bin/torchrun --nproc-per-node 2 examples/char_ddp.py
 
 Every process trains on its share of each batch, gradients are averaged, on NCCL where there is a GPU for each process,
 else on gloo. Then the first process trains the same model alone on whole batches: the two held-out losses must agree.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from types import ModuleType
 import torch
 import torch.distributed as dist
 from char_rnn import CharModel, Text, cross_entropy, held_out_loss
-from running import StopOnSignal, Task, Training, parse, steps_per_second
+from running import StopOnSignal, Task, Training, parse, steps_per_second, stopped
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -65,11 +66,16 @@ class Together(Training):
         return bool(flag)
 
 
+def torchrun(processes: int) -> list[str]:
+    """How to start so many processes with this Python, whether or not its folder is on the path."""
+    return [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", str(processes)]
+
+
 @contextlib.contextmanager
 def process_group() -> Iterator[torch.device]:
     """The group that torchrun set up, and this process's device."""
     if "RANK" not in os.environ:
-        sys.exit(f"char_ddp: start it with: torchrun --nproc-per-node 2 {sys.argv[0]}")
+        sys.exit(f"char_ddp: start it with: {shlex.join([*torchrun(2), *sys.argv])}")
     local = int(os.environ["LOCAL_RANK"])
     on_gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
     if on_gpus:
@@ -95,7 +101,7 @@ def main(device: torch.device) -> int:
         training.resume()
     if not training.run():
         if rank == 0:
-            print("\nstopped; the same command with --resume goes on from there.")
+            print(stopped(training.checkpoint, [*torchrun(processes), *sys.argv]))
         return 130
     speeds = steps_per_second(task, args, most=PAIRS)  # the same number in every process
     if rank != 0:

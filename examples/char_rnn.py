@@ -6,7 +6,7 @@ alternates, so that the ratio of each pair of steps is fair on a busy machine to
 backward, gradient clipping and optimizer.
 
 At the end the losses are compared, and the exit status is 1 if they do not agree or the model has not learned.
-Ctrl-C saves a checkpoint and stops; --resume goes on from there.
+Ctrl-C saves a checkpoint, stops, and prints the command that goes on from there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from char_report import FULL_RUN_STEPS, Result, draw, print_checks, print_table
-from running import StopOnSignal, decay, save_checkpoint
+from running import StopOnSignal, decay, save_checkpoint, stopped
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -287,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
     first = load_checkpoint(checkpoint, args, runners) if args.resume else 0
     print(f"{text.streams.numel():,} characters to train on, {text.held_out.numel():,} held out")
     if not train(args, text, runners, first, checkpoint):
-        print(f"\nstopped; {checkpoint} is saved. The same command with --resume goes on from there.")
+        print(stopped(checkpoint))
         return 130
     return 0 if report(args, text, runners) else 1
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import signal
 import statistics
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -68,6 +70,12 @@ class StopOnSignal:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         self.__exit__()
+
+
+def stopped(checkpoint: Path, command: Sequence[str] = sys.orig_argv) -> str:
+    """What to say after a signal: the very command that goes on, whatever started this one (make, for instance)."""
+    resume = [] if "--resume" in command else ["--resume"]
+    return f"\nstopped; {checkpoint} is saved. To go on from there:\n    {shlex.join([*command, *resume])}"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -205,7 +213,7 @@ def main(task: Task, doc: str, argv: list[str] | None = None) -> int:
     if args.resume:
         training.resume()
     if not training.run():
-        print(f"\nstopped; {training.checkpoint} is saved. The same command with --resume goes on from there.")
+        print(stopped(training.checkpoint))
         return 130
     training.model.eval()
     with torch.no_grad():
