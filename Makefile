@@ -41,7 +41,7 @@ help:
 	@echo "make demo       train a character model with torch.nn and with fastrnn   DEMO_ARGS=\"--help\" for options"
 	@echo "make bench      every layer and shape against torch.nn and other peers, at 1 and 2 threads   THREADS=\"1 2 4 8\""
 	@echo "make bench-quick   a first impression of it in 3 minutes, against torch.nn"
-	@echo "make examples   train the other examples, about 5 minutes, and check what each reaches"
+	@echo "make examples   train the other examples, about 5 minutes, and check what each reaches; pictures in examples/out"
 	@echo "make clients    train models of projects from PyPI with torch.nn's layers and with ours"
 	@echo "make docs       the site, in docs/_build/html"
 	@echo "make wheel      a wheel for this Python and an sdist, in dist/, tried in a virtual environment of their own"

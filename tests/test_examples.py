@@ -15,8 +15,8 @@ NAMES = ("sentiment", "numbers_in_words", "digits", "sunspots", "recall")
 pytestmark = pytest.mark.examples
 
 
-def command(name, out, *options):
-    return [sys.executable, f"{name}.py", "--out", str(out), *options]
+def command(name, *options):
+    return [sys.executable, f"{name}.py", *map(str, options)]
 
 
 @pytest.fixture
@@ -26,8 +26,9 @@ def example(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_reaches_its_figure(tmp_path, name):
-    done = subprocess.run(command(name, tmp_path), cwd=FOLDER, stdout=subprocess.PIPE, text=True, check=False)
+def test_reaches_its_figure(name):
+    """Its pictures go where its user finds them, into examples/out."""
+    done = subprocess.run(command(name), cwd=FOLDER, stdout=subprocess.PIPE, text=True, check=False)
     print(f"\n{name}\n{done.stdout}")
     assert done.returncode == 0, done.stdout
     assert "reached: " in done.stdout
@@ -88,13 +89,13 @@ def test_processes_need_torchrun():
 def test_goes_on_from_where_it_was_stopped(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = ("--steps", "250", "--compare", "0", "--threads", "1")
-    subprocess.run(command("sunspots", whole, *options), cwd=FOLDER, check=True)
-    stopped = subprocess.Popen(command("sunspots", parts, *options), cwd=FOLDER)
+    subprocess.run(command("sunspots", "--out", whole, *options), cwd=FOLDER, check=True)
+    stopped = subprocess.Popen(command("sunspots", "--out", parts, *options), cwd=FOLDER)
     while not (parts / "sunspots_fastrnn.pt").exists():  # after 200 steps
         time.sleep(0.002)
     stopped.send_signal(signal.SIGINT)
     assert stopped.wait() in (0, 130)
-    subprocess.run(command("sunspots", parts, *options, "--resume"), cwd=FOLDER, check=True)
+    subprocess.run(command("sunspots", "--out", parts, *options, "--resume"), cwd=FOLDER, check=True)
     import torch
 
     ours, theirs = (torch.load(folder / "sunspots_fastrnn.pt", weights_only=True) for folder in (parts, whole))
@@ -103,7 +104,7 @@ def test_goes_on_from_where_it_was_stopped(tmp_path):
 
 def test_nothing_to_resume(tmp_path):
     done = subprocess.run(
-        command("sunspots", tmp_path, "--resume"), cwd=FOLDER, capture_output=True, text=True, check=False
+        command("sunspots", "--out", tmp_path, "--resume"), cwd=FOLDER, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "nothing to resume" in done.stderr
