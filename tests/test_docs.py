@@ -1,4 +1,4 @@
-"""Every block of Python in the README and the site runs, page by page, as it is read."""
+"""Every block of Python in the README runs by itself, and those of the site page by page, as they are read."""
 
 import re
 from pathlib import Path
@@ -6,20 +6,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in path.read_text()
-]
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+README = blocks(ROOT / "README.md")
+PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if blocks(page)]
+
+
+@pytest.mark.parametrize("block", README, ids=range(len(README)))
+def test_block_of_the_readme_runs_alone(block):
+    exec(compile(block, "README.md", "exec"), {"__name__": "page"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_runs(page):
+def test_page_runs(page):
     names = {"__name__": "page"}
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+    for block in blocks(page):
         exec(compile(block, page, "exec"), names)
 
 
-def test_the_pages_have_blocks():
-    assert {"README", "index", "layers", "migration"} <= {page.stem for page in PAGES}
+def test_there_are_blocks():
+    assert README
+    assert {"index", "layers", "migration"} <= {page.stem for page in PAGES}
 
 
 @pytest.mark.parametrize("tool", ("ruff", "clang-format"))
