@@ -1,7 +1,7 @@
 """What a layer should take on a GPU: the operations, bytes and exchanges of each kernel's step against the ceilings.
 
-    python benchmarks/gpu_model.py                    # a table of predictions, of an H200
-    python benchmarks/gpu_model.py --json FILE
+    .venv/bin/python benchmarks/gpu_model.py              # a table of predictions, of an H200
+    .venv/bin/python benchmarks/gpu_model.py --json FILE
 
 Nothing here is measured. The ceilings are what NVIDIA publishes or, where it says nothing, estimates; benchmarks/gpu.py
 prints the same predictions beside what it measures, and that is where a wrong ceiling shows.

@@ -1,6 +1,6 @@
 """The grid for pytest-benchmark: a group for each layer, mode and shape, the implementations side by side in it.
 
-    pytest benchmarks --benchmark-only -k "100x16x128x128 and LSTM and inference"
+    .venv/bin/python -m pytest benchmarks --benchmark-only -k "100x16x128x128 and LSTM and inference"
 
 suite.py is the one to trust where a machine's speed drifts: here the implementations are timed one after the other.
 """

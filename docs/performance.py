@@ -142,17 +142,17 @@ Times as fast, geometric mean over eleven shapes; in brackets the slowest one.
 {clients}
 ## More than torch.nn's recurrences
 
-`python benchmarks/recurrences.py`, training.
+`.venv/bin/python benchmarks/recurrences.py`, training.
 
 {recurrences}
 ## One step at a time
 
-`python benchmarks/streaming.py`, T = B = 1.
+`.venv/bin/python benchmarks/streaming.py`, T = B = 1.
 
 {streaming}
 ## Memory of a training step
 
-`python benchmarks/memory.py`: the peak, as a share of torch.nn's.
+`.venv/bin/python benchmarks/memory.py`: the peak, as a share of torch.nn's.
 
 {memory}"""
 

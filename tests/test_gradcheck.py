@@ -1,4 +1,4 @@
-"""torch.autograd.gradcheck in f64 for every cell and option: `pytest -m gradcheck`.
+"""torch.autograd.gradcheck in f64 for every cell and option: `make test PYTEST_ARGS="-m gradcheck"`.
 
 Seeds are fixed here, unlike elsewhere: a finite difference that straddles relu's jump is wrong whatever we do, and
 users run this group in their CI.

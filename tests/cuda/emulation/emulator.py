@@ -1,6 +1,6 @@
 """Builds programs that run kernels on the emulated GPU.
 
-    python tests/cuda/emulation/emulator.py plain|library|asan|race PROGRAM SOURCE...
+    .venv/bin/python tests/cuda/emulation/emulator.py plain|library|asan|race PROGRAM SOURCE...
 
 Objects lie beside the program, in a folder named after the variant, where programs share the emulator's own; what is up
 to date is not compiled again.
