@@ -144,7 +144,7 @@ def clone(tmp_path):
 
 
 def check_fastrnn(python, folder):
-    """It is installed for that Python, whatever the folder: it can do what the README shows."""
+    """There that Python finds fastrnn, and it can do what the README shows."""
     for block in blocks(README, "python"):
         said_by(python, "-c", block, folder=folder)
     assert "LSTM inference" in said_by(python, "-m", "fastrnn", "--seconds", "0.1", folder=folder)
@@ -166,9 +166,9 @@ def test_install(block, clone, tmp_path):
 
 
 @pytest.mark.long
-def test_try_it(clone, tmp_path):
+def test_try_it(clone):
     """`make test`, the block's other half, is what runs the tests every day."""
     assert "make demo " in blocks(README, "sh")[0]
     assert "speed, fastrnn / torch" in said_by("make", "demo", folder=clone)
     assert (clone / "examples" / "out" / "char_lstm.png").exists()
-    check_fastrnn(clone / ".venv" / "bin" / "python", tmp_path)
+    check_fastrnn(clone / ".venv" / "bin" / "python", clone)
