@@ -1,6 +1,7 @@
-"""Compiles what the last tests of a session want while its first ones run: python build_ahead.py MODULE...
+"""Compiles what the last tests of a session want while its first ones run: python build_ahead.py [--quick] MODULE...
 
-A module whose tests wait for minutes of compilation has a function build_ahead(). Tests of one process use one core of
+A module whose tests wait for minutes of compilation has a function build_ahead(quick), which `make test` asks for what
+its own tests want. Tests of one process use one core of
 two; what is built here takes what they leave, by the lowest priority. The tests' own fixtures then find it up to date,
 or wait for it; they also say what went wrong.
 """
@@ -31,12 +32,12 @@ def order(item):
     return 1 + MODULES.index(item.path.stem) if item.path.stem in MODULES else 0
 
 
-def start(items):
+def start(items, quick):
     """The process that builds for these tests; None where none of them wants it, or no others run meanwhile."""
     wanted = dict.fromkeys(item.path.stem for item in items if order(item) > 0)
     if not wanted or all(order(item) > 0 for item in items):
         return None
-    command = [sys.executable, __file__, *sorted(wanted, key=MODULES.index)]
+    command = [sys.executable, __file__, *["--quick"] * quick, *sorted(wanted, key=MODULES.index)]
     quiet = subprocess.DEVNULL
     # In a group of its own, to be stopped with its compilers, but in the same session: across sessions Linux shares the
     # cores evenly, whatever the priorities.
@@ -66,10 +67,11 @@ def send(process, number):
 def main():
     os.nice(19)
     sys.path += [str(HERE), str(HERE / "cuda"), str(HERE / "cuda" / "emulation")]
-    for name in sys.argv[1:]:
+    modules = [name for name in sys.argv[1:] if name != "--quick"]
+    for name in modules:
         build_ahead = getattr(importlib.import_module(name), "build_ahead", None)
         if build_ahead:
-            build_ahead()
+            build_ahead(quick="--quick" in sys.argv)
 
 
 if __name__ == "__main__":

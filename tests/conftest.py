@@ -36,7 +36,9 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_runtestloop(session):
     """Starts what builds in the background; the loop itself is pytest's own."""
-    builder = build_ahead.start(session.items) if not session.config.option.collectonly else None
+    builder = (
+        build_ahead.start(session.items, session.config.option.quick) if not session.config.option.collectonly else None
+    )
     session.config.stash[BUILDER] = builder
     if builder:
         session.config.add_cleanup(lambda: (build_ahead.send(builder, signal.SIGTERM), builder.wait()))

@@ -136,7 +136,7 @@ def too_many(kernel, shape, gain, ours):
 
 
 CASES = [
-    (kernel, shape, gain)
+    pytest.param(kernel, shape, gain, marks=pytest.mark.thorough if shape in SHAPES[2:] else ())
     for kernel in KERNELS
     for shape in SHAPES
     for gain in GAINS
@@ -229,6 +229,7 @@ def by_reference(planted):
     return results
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kernel", ("rnn_tanh", "lstm", "gru"))
 def test_the_reference_is_as_exact(kernel):
     """So that what the faults show is the fault."""
@@ -236,6 +237,7 @@ def test_the_reference_is_as_exact(kernel):
         assert not too_many(kernel, shape, GAINS[0], by_reference(contextlib.nullcontext()))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found(fault):
     kernel, shape, replaced, instead = FAULTS[fault]

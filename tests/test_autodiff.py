@@ -15,6 +15,8 @@ from torch.func import functional_call, hessian, jacfwd, jacrev, jvp
 import fastrnn
 from fastrnn.ops import CELLS as OPS
 
+pytestmark = pytest.mark.thorough
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 ALL_CASES = [

@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 import fastrnn
 
+pytestmark = pytest.mark.thorough
+
 # Steps and batch of successive calls, and 3 features into 5: dynamic sizes that are equal by chance would be
 # specialised, and each call would then compile anew.
 SHAPES = ((4, 6), (7, 2), (11, 9))

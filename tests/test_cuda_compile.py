@@ -25,6 +25,8 @@ from test_build import (
     unstable_symbols,
 )
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "cuda_compile"
 LIBRARIES, OBJECTS = BUILD / "lib", BUILD / "objects"
@@ -52,7 +54,7 @@ def build():
         yield run_setup()
 
 
-def build_ahead():
+def build_ahead(quick):
     if setup_script().find_nvcc():
         with build():
             pass

@@ -44,7 +44,7 @@ VARIANTS = (
 
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("library")]
 
 
 @dataclass

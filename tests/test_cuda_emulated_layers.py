@@ -57,7 +57,7 @@ by_half = pytest.mark.parametrize("half", HALF, ids=("bf16", "f16"))
 both_ways = pytest.mark.parametrize("bidirectional", (False, True))
 
 
-def build_ahead():
+def build_ahead(quick):
     if cuda_include():
         emulated_library.build_library()
 
@@ -211,6 +211,7 @@ class TestOnChip:
         check_against_f64(case, half, stored_tolerance(torch.finfo(half).eps, case.depth))
 
 
+@pytest.mark.thorough
 class TestWavefront:
     """Layers that run at once, a part of the sequence behind one another."""
 
@@ -250,6 +251,7 @@ class TestWavefront:
         assert passes() == {path: self.LAYERS}
 
 
+@pytest.mark.thorough
 class TestTf32:
     @by_on_chip
     def test_backward_computes_as_forward_did(self, monkeypatch, kernel):
@@ -284,6 +286,7 @@ def test_half_types_streamed(kernel, half):
     check_against_f64(case, half, stored_tolerance(torch.finfo(half).eps, case.depth))
 
 
+@pytest.mark.thorough
 class TestLengths:
     """Sizes that the host knows, and sizes that only the GPU knows."""
 
@@ -381,6 +384,7 @@ GRADCHECKED = [
 ]
 
 
+@pytest.mark.thorough
 class TestDerivatives:
     @pytest.mark.parametrize("case", GRADCHECKED, ids=str)
     def test_gradcheck(self, case):
@@ -470,6 +474,7 @@ def assert_told(name, op, arguments):
     return results
 
 
+@pytest.mark.thorough
 class TestAutocast:
     @pytest.mark.parametrize("name", (*LAYERS, *CELLS))
     @by_half

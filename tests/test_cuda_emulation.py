@@ -40,6 +40,8 @@ HOST = (
 # About one case in so many fits the minutes that this file may take.
 EVERY = {"plain": 12, "asan": 24, "race": 40}
 FAULT_EVERY = 20
+# What `make test` builds: AddressSanitizer's build takes minutes to compile.
+QUICK = ("plain", "race")
 # The first has no kernel that keeps w_hh on the chip. The last differs from the one before in conversions alone: it is
 # not worth the minutes that a sanitizer's build takes.
 TYPES = {"plain": ("f64", "f32", "f16", "bf16"), "asan": ("f64", "f32", "f16"), "race": ("f64", "f32", "f16")}
@@ -246,18 +248,19 @@ def with_fault(fault):
     return program(fault.name, fault.build, (planted, *others))
 
 
-def build_kernels():
-    build_all(BUILD, [program("test_cuda_kernels", variant) for variant in EVERY])
+def build_kernels(variants):
+    build_all(BUILD, [program("test_cuda_kernels", variant) for variant in variants])
 
 
 def build_faulty_kernels(faults):
     build_all(BUILD, [with_fault(fault) for fault in faults], "faults.ninja")
 
 
-def build_ahead():
+def build_ahead(quick):
     if cuda_include():
-        build_kernels()
-        build_faulty_kernels(DRAWN_FAULTS)
+        build_kernels(QUICK if quick else EVERY)
+        if not quick:
+            build_faulty_kernels(DRAWN_FAULTS)
 
 
 @pytest.fixture(scope="module")
@@ -307,8 +310,8 @@ def types_on(path, variant):
 
 @pytest.fixture(scope="module")
 def kernel_runs(request):
-    build_kernels()
     calls = collected(request, "test_kernels")
+    build_kernels({call["variant"]: None for call in calls})
     with started([kernel_command(**call, value=value) for call in calls for value in types_on(**call)]) as runs:
         yield runs
 
@@ -322,7 +325,9 @@ def fault_runs(request):
 
 
 @pytest.mark.parametrize("path", ("streamed", "persistent", "cluster"))
-@pytest.mark.parametrize("variant", EVERY)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(variant, marks=() if variant in QUICK else pytest.mark.thorough) for variant in EVERY]
+)
 def test_kernels(kernel_runs, variant, path):
     for value in types_on(path, variant):
         done = kernel_runs[kernel_command(variant, path, value)].result()
@@ -333,12 +338,14 @@ def test_kernels(kernel_runs, variant, path):
             assert re.search(rf"{value} {kind}{path}: [1-9]\d* cases, 0 failures", output), output
 
 
+@pytest.mark.thorough
 def test_products(products):
     """gemm.cpp, whose place emulated_gemm.cpp takes in all other programs."""
     done = run("test_gemm")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "fault",
     [pytest.param(fault, id=fault.name, marks=() if fault in DRAWN_FAULTS else pytest.mark.long) for fault in FAULTS],

@@ -12,7 +12,10 @@ import torch.distributed as dist
 import torch.multiprocessing
 from cases import LAYERS
 
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed"),
+]
 
 SECONDS = 120  # some 15 suffice; a deadlock must not hold up the suite
 

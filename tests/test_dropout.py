@@ -9,6 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 import fastrnn
 
+pytestmark = pytest.mark.thorough
+
 by_layer = pytest.mark.parametrize("layer", LAYERS)
 by_form = pytest.mark.parametrize("form", ("padded", "batch_first", "unbatched", "packed", "lengths"))
 

@@ -10,6 +10,8 @@ from torch.export import Dim, export
 
 import fastrnn
 
+pytestmark = pytest.mark.thorough
+
 by_strict = pytest.mark.parametrize("strict", (True, False), ids=("strict", "nonstrict"))
 by_layer = pytest.mark.parametrize("layer", LAYERS)
 

@@ -16,6 +16,8 @@ from fastrnn import reference
 from fastrnn.autograd import run_extended_layer, run_layers
 from fastrnn.reference import CUT_GRADIENT, CUT_STATE, Extras
 
+pytestmark = pytest.mark.thorough
+
 # Cells that torch.nn does not have, some with a projection.
 VARIANTS = (
     "lstm_peephole",

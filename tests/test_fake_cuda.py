@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 import fastrnn
 from fastrnn import _native, _ragged
 
+pytestmark = pytest.mark.thorough
+
 HALF = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float32, torch.float64, *HALF)
 

@@ -7,6 +7,7 @@ import os
 import warnings
 
 import fuzz_cases
+import pytest
 import torch
 from cases import flatten
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,8 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
+
+pytestmark = pytest.mark.thorough
 
 CASES = int(os.environ.get("FASTRNN_FUZZ_CASES", "300"))
 

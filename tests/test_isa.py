@@ -33,12 +33,26 @@ def in_process(*command, isa, **env):
     )
 
 
-@pytest.mark.parametrize("isa", HERE[:-1])  # this process itself has the last one
-def test_kernels(isa):
-    done = in_process("-m", "pytest", "-q", "-x", "-m", "isa", "-p", "no:cacheprovider", str(TESTS), isa=isa)
+def run_kernels(isa, marked):
+    done = in_process("-m", "pytest", "-q", "-x", "-m", marked, "-p", "no:cacheprovider", str(TESTS), isa=isa)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 500
     assert "skipped" not in done.stdout.splitlines()[-1]
+
+
+# This process itself has the last one. Of the others, make test runs the lowest.
+LOWER = [pytest.param(isa, marks=() if isa == HERE[0] else pytest.mark.thorough) for isa in HERE[:-1]]
+
+
+@pytest.mark.parametrize("isa", LOWER)
+def test_kernels(isa):
+    run_kernels(isa, "isa and not thorough")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("isa", HERE[:-1])
+def test_kernels_thoroughly(isa):
+    run_kernels(isa, "isa and thorough")
 
 
 @pytest.mark.isa

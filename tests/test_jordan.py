@@ -13,6 +13,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 import fastrnn
 from fastrnn.modules.jordan import RECURRENCES
 
+pytestmark = pytest.mark.thorough
+
 FUNCTIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda x: x}
 LAYOUTS = ("batched", "batch_first", "unbatched", "packed", "lengths")
 STEPS, LENGTHS, INPUT, HIDDEN, OUTPUT = 6, (4, 6, 1), 3, 5, 4

@@ -14,6 +14,8 @@ import pytest
 from kernel_programs import ROOT, SOURCES, Programs, kernel_test, run, run_kernels
 from session_seed import SESSION_SEED
 
+pytestmark = pytest.mark.thorough
+
 COMPILER, OBJDUMP, EMULATOR = "aarch64-linux-gnu-g++", "aarch64-linux-gnu-objdump", "qemu-aarch64"
 
 

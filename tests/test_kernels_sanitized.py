@@ -13,6 +13,8 @@ from kernel_programs import ROOT, SOURCES, Programs, isa_flags, kernel_test, ker
 from session_seed import SESSION_SEED
 from test_explain import ISAS, best_isa
 
+pytestmark = pytest.mark.thorough
+
 HERE = ISAS[: ISAS.index(best_isa()) + 1]
 COMPILER = os.environ.get("CXX", "g++")
 

@@ -13,6 +13,8 @@ from cases import LAYERS
 
 import fastrnn
 
+pytestmark = pytest.mark.thorough
+
 by_layer = pytest.mark.parametrize("layer", LAYERS)
 
 

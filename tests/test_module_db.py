@@ -12,6 +12,8 @@ from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import fastrnn
 
+pytestmark = pytest.mark.thorough
+
 CLASSES = (*LAYERS, *CELLS)
 INFOS = {info.module_cls.__name__: info for info in module_db if info.module_cls in [getattr(nn, c) for c in CLASSES]}
 

@@ -15,6 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 
 import fastrnn
 
+pytestmark = pytest.mark.thorough
+
 NAMES = (*LAYERS, *CELLS)
 by_name = pytest.mark.parametrize("name", NAMES)
 by_layer = pytest.mark.parametrize("layer", LAYERS)

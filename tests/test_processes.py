@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 
 import fastrnn
 
+pytestmark = pytest.mark.thorough
+
 by_layer = pytest.mark.parametrize("layer", LAYERS)
 
 

@@ -9,6 +9,8 @@ import torch
 
 from fastrnn import _native, _random
 
+pytestmark = pytest.mark.thorough
+
 LIKE = torch.ones(1)
 DRAW = """
 import torch

@@ -35,6 +35,8 @@ from torch.utils._pytree import tree_map
 
 import fastrnn
 
+pytestmark = pytest.mark.thorough
+
 CASES = [
     (layer, feature, layout, bidirectional, training)
     for layer, feature, layout, bidirectional, training in itertools.product(

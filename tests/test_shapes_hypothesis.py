@@ -1,9 +1,12 @@
 """Any shape at all: hypothesis looks for one whose outputs or gradients differ from torch.nn's in f64."""
 
+import pytest
 import torch
 from cases import KERNELS, LAYOUTS, Case, check_parity
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+pytestmark = pytest.mark.thorough
 
 
 @st.composite

@@ -4,6 +4,8 @@ import pytest
 import torch
 from cases import DTYPES, KERNELS, Case, check_parity
 
+pytestmark = pytest.mark.thorough
+
 HIDDEN = (1, 3, 16, 17, 33, 64, 100)
 BATCH = (1, 2, 5, 6, 7, 13, 25)
 SEQ = (1, 2, 7)

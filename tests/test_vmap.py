@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_map
 
 import fastrnn
 
+pytestmark = pytest.mark.thorough
+
 SAMPLES = 4
 CASES = [
     LayerCase(kernel, both, True, ragged, layers=2 if both else 1)

@@ -98,11 +98,12 @@ def build_program(name, variant):
     return build(variant, BUILD / f"{name}_{variant}", [SOURCES / f"{name}.cpp"])
 
 
-def build_ahead():
+def build_ahead(quick):
     if cuda_include():
         for variant in PROGRAMS:
             build_program("test_emulation", variant)
-            build_program("test_faults", variant)
+            if not quick:
+                build_program("test_faults", variant)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,7 @@ def test_results(variant):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_is_found(variant, faults, fault):
     expected = FAULTS[fault]
@@ -131,5 +133,6 @@ def test_fault_is_found(variant, faults, fault):
         assert re.search(expected, done.stderr), done.stderr[:4000]
 
 
+@pytest.mark.thorough
 def test_every_fault_is_listed(faults):
     assert sorted(run(faults).stdout.split()) == sorted(FAULTS)
