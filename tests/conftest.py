@@ -86,7 +86,7 @@ def stretches():
 
 @pytest.fixture
 def input_steps():
-    """A function that has time loops multiply the input of so many steps at a time, or with 0 not at all."""
+    """A function that has time loops multiply the input of so many steps at a time, of none, or as they choose (-1)."""
     yield _native._C.force_input_steps
     _native._C.force_input_steps(-1)
 

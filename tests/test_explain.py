@@ -123,6 +123,7 @@ def input_product(*args, **kwargs):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_input_product(kernel, input_steps):
     """The time loop makes it where the weights are light in every layer, but in a short call; a team takes more."""
+    input_steps(-1)
     assert input_product(kernel, seq=100, batch=2, hidden=64, input_size=64) == "in the loop"
     assert input_product(kernel, seq=4, batch=1, hidden=64, input_size=64) == "ahead"
     assert input_product(kernel, seq=100, batch=2, hidden=64, input_size=1000) == "ahead"

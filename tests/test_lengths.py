@@ -62,6 +62,7 @@ class TestEqualToPacking:
         actual = outputs_and_gradients(ours, leaves, with_lengths(LENGTHS))
         assert_close_trees(actual, outputs_and_gradients(theirs, leaves, packed))
 
+    @pytest.mark.thorough
     @by_layer
     @pytest.mark.parametrize("options", ({"bidirectional": True}, {"num_layers": 2}), ids=("directions", "layers"))
     def test_stretches_at_the_same_time(self, layer, options, threads, stretches):

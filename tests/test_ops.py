@@ -36,6 +36,7 @@ def in_order(op, named):
     return tuple(named[argument.name] for argument in op._schema.arguments)
 
 
+@pytest.mark.thorough
 @by_kernel
 @by_shape
 @pytest.mark.parametrize("ragged", (False, True))
@@ -46,6 +47,7 @@ def test_opcheck_forward(kernel, bidirectional, layers, ragged, requires_grad):
     torch.library.opcheck(op, in_order(op, named))
 
 
+@pytest.mark.thorough
 @by_kernel
 @by_shape
 @pytest.mark.parametrize("ragged", (False, True))
