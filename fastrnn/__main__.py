@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import platform
 import statistics
 import sys
@@ -80,7 +81,11 @@ def self_test() -> bool:
 
 def waited() -> float:
     """Seconds that this process's threads, taken together, were ready to run and had no core; 0 where Linux is mute."""
-    return 1e-9 * sum(int(file.read_text().split()[1]) for file in Path("/proc/self/task").glob("*/schedstat"))
+    total = 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            total += int(file.read_text().split()[1])
+    return 1e-9 * total
 
 
 class Comparison(NamedTuple):

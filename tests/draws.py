@@ -2,8 +2,8 @@
 
 Each test that draws random inputs is called with so many seeds, in one process and one setup, so that it may not count
 on fixtures that no call before has used. What is told of each is the draws that failed and how near its comparisons
-came to what they allow (chance.py); from the tail of that nearness it estimates how often a run of the whole suite fails
-though nothing is wrong. Draw k of a failing test comes back with the FASTRNN_TEST_SEED that its failure names.
+came to what they allow (chance.py); from the tail of that nearness it estimates how often a run of the whole suite
+fails though nothing is wrong. Draw k of a failing test comes back with the FASTRNN_TEST_SEED that its failure names.
 """
 
 import json
