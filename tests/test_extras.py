@@ -75,7 +75,9 @@ class ExtendedCase:
 
     @property
     def projection(self):
-        return 2 if self.kernel.endswith("_proj") else 0
+        if not self.kernel.endswith("_proj"):
+            return 0
+        return 9 if "norm" in self.kernel else 2  # of two, a product's units are nearly equal in some draws
 
     def sizes(self):
         return self.projection or self.hidden_size, self.hidden_size
@@ -94,7 +96,8 @@ class ExtendedCase:
         states = [draw(directions, 4, size) for size in sizes]
         resets = [draw(directions, 4, size) for size in sizes] if self.has_resets else []
         shapes = weight_shapes(self.kernel, 3, hidden, projection)
-        weights = [draw(*shape) / 3 for _ in range(directions) for shape in shapes]
+        # Gains around 1: with larger ones a wide layer is chaotic, and chance decides how much of rounding is left.
+        weights = [draw(*shape) / max(3, shape[-1] ** 0.5) for _ in range(directions) for shape in shapes]
         if projection and self.activations[1] == "relu":
             weights[-1][0] += 5  # two outputs are soon negative in every row and step, and then no gradient is left
         return (input, states, resets, weights), self.extras(directions)
