@@ -114,7 +114,9 @@ def share_of_allowed(exact, theirs, ours):
         value.square().sum().sqrt().item() for value in (exact, theirs.double() - exact, ours.double() - exact)
     )
     allowed = FACTOR * their_error + FLOOR_ULP * torch.finfo(torch.float32).eps * scale
-    return our_error / allowed if allowed else float(our_error > 0) * 2
+    if allowed == 0:
+        return 2.0 if our_error > 0 else 0.0
+    return our_error / allowed
 
 
 def draws_exceeding(kernel, shape, gain, ours):
