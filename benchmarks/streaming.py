@@ -75,7 +75,7 @@ def measure(cell: str, size: int, seconds: float) -> dict[tuple[str, str], Paire
 
     def streamed(package: Any, kind: str, frozen: bool = False) -> Callable[[], None]:
         module = load(getattr(package, names[kind])(size, size), weights)
-        return stream(module.freeze_weights() if frozen else module, input)
+        return stream(module.pack_weights() if frozen else module, input)
 
     pairs = {
         (ours, theirs): compare(streamed(fastrnn, ours), streamed(nn, theirs), seconds)

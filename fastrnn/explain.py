@@ -30,7 +30,7 @@ class Row:
     path: str  # the kernel's way through the sequence; "none" if the pass would not run
     isa: str
     tile: str
-    weights: str  # how the CPU reads the recurrent ones: "packed" first, "in place", or "frozen" by freeze_weights()
+    weights: str  # how the CPU reads the recurrent ones: "packed" first, "in place", "packed ahead" by pack_weights()
     input_product: str  # when the CPU multiplies a layer's input by w_ih: "ahead" of the time loop, or "in the loop"
     threads: int  # of the CPU that run this direction, or of each block on a GPU
     precision: str
@@ -283,5 +283,6 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
     )
     reserve = plan["reserve_bytes"] if records and not shape.recompute else 0
     path = plan["path"] + " with extras" * shape.extended
-    facts = path, plan["isa"], plan["tile"], plan.get("weights", ""), plan.get("input_product", ""), plan["threads"]
+    weights: Any = "packed ahead" if plan.get("weights") == "frozen" else plan.get("weights", "")
+    facts = path, plan["isa"], plan["tile"], weights, plan.get("input_product", ""), plan["threads"]
     return Row(*where, *facts, precision, reserve, plan["reason"])

@@ -24,7 +24,8 @@ class Stream:
         layer: an :class:`fastrnn.RNN`, :class:`fastrnn.LSTM` or :class:`fastrnn.GRU` of one direction. Writing to its
             parameters, loading a state_dict and moving it take effect from the next call on; after moving it to another
             device or dtype call :meth:`reset`.
-        freeze: whether to call ``layer.freeze_weights()``, which packs the recurrent weights once. Default True.
+        pack: whether to call ``layer.pack_weights()``, which packs the recurrent weights once. Default True.
+        freeze: the older name of `pack`.
 
     Attributes:
         state: hx of the next call as the layer takes it, None before the first one; may be assigned.
@@ -41,7 +42,7 @@ class Stream:
         output = stream(torch.randn(20, 3))  # the next 20 samples: (20, 8)
     """
 
-    def __init__(self, layer: Layer, freeze: bool = True) -> None:
+    def __init__(self, layer: Layer, pack: bool = True, *, freeze: bool | None = None) -> None:
         if not isinstance(layer, Layer):
             raise TypeError(f"Stream takes a fastrnn.RNN, LSTM or GRU, got {type(layer).__name__}")
         if layer.bidirectional:
@@ -52,8 +53,8 @@ class Stream:
         self._state: Any = None
         self._by_layer: list[Sequence[Tensor]] = []  # the state as steps hand it on: (B, features) tensors; or none
         self._batched = True  # whether those came of batches
-        if freeze:
-            layer.freeze_weights()
+        if pack if freeze is None else freeze:
+            layer.pack_weights()
 
     @property
     def state(self) -> Any:

@@ -223,8 +223,8 @@ class TestToTorch:
         model(words).sum().backward()
         assert model.encoder["lstm"].weight_hh_l0.grad.dtype == torch.float64
 
-    def test_frozen_weights_are_dropped(self):
-        layer, value = fastrnn.LSTM(3, 4).freeze_weights(), torch.randn(5, 2, 3)
+    def test_packed_weights_are_dropped(self):
+        layer, value = fastrnn.LSTM(3, 4).pack_weights(), torch.randn(5, 2, 3)
         fastrnn.to_torch(layer)
         with torch.no_grad():
             layer.weight_hh_l0.zero_()

@@ -301,12 +301,12 @@ class TestBeyondTorch:
         paths = [row.path for row in fastrnn.explain(layer, x, return_states=True).rows]
         assert paths == ["fused"] * 2 + ["fused with extras"] * 2
 
-    def test_nothing_is_frozen_for_them(self):
-        layer, x = fastrnn.LSTM(4, 8).freeze_weights(), torch.randn(5, 3, 4)
+    def test_nothing_is_packed_ahead_for_them(self):
+        layer, x = fastrnn.LSTM(4, 8).pack_weights(), torch.randn(5, 3, 4)
         with torch.no_grad():
-            assert fastrnn.explain(layer, x).rows[0].weights == "frozen"
+            assert fastrnn.explain(layer, x).rows[0].weights == "packed ahead"
             assert fastrnn.explain(layer, x, return_states=True).rows[0].weights == "packed"
-            with_heads = fastrnn.LSTM(4, 8, num_heads=2).freeze_weights()
+            with_heads = fastrnn.LSTM(4, 8, num_heads=2).pack_weights()
             assert fastrnn.explain(with_heads, x).rows[0].weights == "packed"
 
     def test_what_gradients_alone_see_costs_inference_nothing(self):

@@ -1,4 +1,4 @@
-"""freeze_weights(): the same results from weights packed once, and never from stale ones that torch knows of."""
+"""pack_weights(): the same results from weights packed once, and never from stale ones that torch knows of."""
 
 import copy
 import io
@@ -39,10 +39,10 @@ def test_same_bits_as_packing(kernel, dtype, steps, batch, threads, bidirectiona
     value = torch.randn(steps, batch, 5, dtype=dtype)
     expected = flatten(module(value))
     assert weights_read(module, value) == {"packed"}
-    assert module.freeze_weights() is module
-    assert weights_read(module, value) == {"frozen"}
+    assert module.pack_weights() is module
+    assert weights_read(module, value) == {"packed ahead"}
     assert all(torch.equal(one, expected[name]) for name, one in flatten(module(value)).items())
-    assert module.unfreeze_weights() is module
+    assert module.unpack_weights() is module
     assert weights_read(module, value) == {"packed"}
 
 
@@ -50,15 +50,15 @@ def test_same_bits_as_packing(kernel, dtype, steps, batch, threads, bidirectiona
 @pytest.mark.parametrize("name", (*LAYERS, *CELLS))
 @torch.no_grad()
 def test_one_step(name, dtype):
-    """Without freezing, a single step reads its weights in place."""
+    """Without packing ahead, a single step reads its weights in place."""
     module = getattr(fastrnn, name)(5, 37, dtype=dtype)
     value = torch.randn(1, 5, dtype=dtype)
     hx = torch.randn(1, 37, dtype=dtype)
     hx = (hx, hx.clone()) if name.startswith("LSTM") else hx
     expected = flatten(module(value, hx))
     assert weights_read(module, value, hx) == {"in place"}
-    module.freeze_weights()
-    assert weights_read(module, value, hx) == {"frozen"}
+    module.pack_weights()
+    assert weights_read(module, value, hx) == {"packed ahead"}
     torch.testing.assert_close(flatten(module(value, hx)), expected)
 
 
@@ -66,25 +66,25 @@ def test_one_step(name, dtype):
 def test_without_biases_packed_sequences_and_lengths(layer):
     module, theirs = (getattr(package, layer)(5, 37, bias=False) for package in (fastrnn, nn))
     theirs.load_state_dict(module.state_dict())
-    module.freeze_weights()
+    module.pack_weights()
     value, lengths = torch.randn(6, 3, 5), torch.tensor([6, 4, 1])
     packed = nn.utils.rnn.pack_padded_sequence(value, lengths)
     with torch.no_grad():
         expected = theirs(packed)
-        assert weights_read(module, packed) == {"frozen"}
+        assert weights_read(module, packed) == {"packed ahead"}
         torch.testing.assert_close(flatten(module(packed)), flatten(expected))
-        assert weights_read(module, value) == {"frozen"}
+        assert weights_read(module, value) == {"packed ahead"}
         torch.testing.assert_close(flatten(module(value, lengths=lengths)[1]), flatten(expected[1]))
 
 
 def test_recording_gradients_reads_the_parameters():
-    module = fastrnn.LSTM(5, 37).freeze_weights()
+    module = fastrnn.LSTM(5, 37).pack_weights()
     value = torch.randn(9, 2, 5)
     assert weights_read(module, value) == {"packed"}
     module(value)[0].sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
     module.requires_grad_(False)
-    assert weights_read(module, value) == {"frozen"}
+    assert weights_read(module, value) == {"packed ahead"}
     assert weights_read(module, value.requires_grad_()) == {"packed"}
 
 
@@ -105,7 +105,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @torch.no_grad()
 def test_no_stale_weights(change):
-    module = fastrnn.GRU(5, 37).freeze_weights()
+    module = fastrnn.GRU(5, 37).pack_weights()
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
     value = torch.randn(9, 2, 5)
@@ -114,13 +114,13 @@ def test_no_stale_weights(change):
     fresh = fastrnn.GRU(5, 37)
     fresh.load_state_dict(module.state_dict())
     assert torch.equal(module(value)[0], fresh(value)[0])
-    assert weights_read(module.freeze_weights(), value) == {"frozen"}
+    assert weights_read(module.pack_weights(), value) == {"packed ahead"}
     assert torch.equal(module(value)[0], fresh(value)[0])
 
 
 @torch.no_grad()
 def test_functional_call_brings_weights_of_its_own():
-    module = fastrnn.GRU(5, 37).freeze_weights()
+    module = fastrnn.GRU(5, 37).pack_weights()
     other = fastrnn.GRU(5, 37)
     value = torch.randn(9, 2, 5)
     output, _ = torch.func.functional_call(module, dict(other.named_parameters()), (value,))
@@ -129,8 +129,8 @@ def test_functional_call_brings_weights_of_its_own():
 
 @pytest.mark.parametrize("name", ("LSTM", "LSTMCell"))
 @torch.no_grad()
-def test_copies_are_not_frozen(name):
-    module = getattr(fastrnn, name)(5, 37).freeze_weights()
+def test_copies_are_not_packed(name):
+    module = getattr(fastrnn, name)(5, 37).pack_weights()
     buffer = io.BytesIO()
     torch.save(module, buffer)
     buffer.seek(0)
@@ -139,7 +139,7 @@ def test_copies_are_not_frozen(name):
     for other in (copy.copy(module), copy.deepcopy(module), pickle.loads(pickle.dumps(module)), restored):
         assert weights_read(other, value) == {"packed"}
         torch.testing.assert_close(flatten(other(value)), flatten(module(value)))
-    assert weights_read(module, value) == {"frozen"}
+    assert weights_read(module, value) == {"packed ahead"}
     assert set(module.state_dict()) == set(getattr(nn, name)(5, 37).state_dict())
 
 
@@ -148,13 +148,13 @@ def test_inference_mode():
         module = fastrnn.LSTM(5, 37)
         value = torch.randn(9, 2, 5)
         expected = module(value)[0]
-        assert weights_read(module.freeze_weights(), value) == {"frozen"}
+        assert weights_read(module.pack_weights(), value) == {"packed ahead"}
         assert torch.equal(module(value)[0], expected)
 
 
 @torch.no_grad()
 def test_transforms_and_compiled_calls_do_without():
-    module = fastrnn.LSTM(5, 37).freeze_weights()
+    module = fastrnn.LSTM(5, 37).pack_weights()
     value = torch.randn(4, 9, 2, 5)
     expected = torch.stack([module(one)[0] for one in value])
     torch.testing.assert_close(torch.func.vmap(lambda one: module(one)[0])(value), expected)
@@ -164,22 +164,33 @@ def test_transforms_and_compiled_calls_do_without():
 
 @torch.no_grad()
 def test_dtypes_that_are_computed_in_another():
-    module = fastrnn.LSTM(5, 37, dtype=torch.float16).freeze_weights()
+    module = fastrnn.LSTM(5, 37, dtype=torch.float16).pack_weights()
     assert weights_read(module, torch.randn(9, 2, 5, dtype=torch.float16)) == {"packed"}
-    module = fastrnn.LSTM(5, 37).freeze_weights()
+    module = fastrnn.LSTM(5, 37).pack_weights()
     value = torch.randn(9, 2, 5)
     with torch.autocast("cpu", torch.bfloat16):
         assert weights_read(module, value) == {"packed"}
 
 
+@torch.no_grad()
+def test_older_names():
+    module, value = fastrnn.GRU(5, 37), torch.randn(9, 2, 5)
+    assert weights_read(module.freeze_weights(), value) == {"packed ahead"}
+    assert weights_read(module.unfreeze_weights(), value) == {"packed"}
+    fastrnn.Stream(module, freeze=False)
+    assert weights_read(module, value) == {"packed"}
+    fastrnn.Stream(module, freeze=True)
+    assert weights_read(module, value) == {"packed ahead"}
+
+
 def test_parametrized_weights_are_refused():
     module = weight_norm(fastrnn.LSTM(5, 37), "weight_hh_l0")
     with pytest.raises(RuntimeError, match=r"weight_hh_l0.*remove_parametrizations"):
-        module.freeze_weights()
+        module.pack_weights()
 
 
 def test_meta_tensors_are_left_alone():
-    assert fastrnn.LSTM(5, 37, device="meta").freeze_weights()._frozen is None
+    assert fastrnn.LSTM(5, 37, device="meta").pack_weights()._frozen is None
 
 
 @pytest.mark.parametrize("frozen", (torch.zeros(3), torch.zeros(0, dtype=torch.float64)), ids=("size", "dtype"))

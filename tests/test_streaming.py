@@ -55,7 +55,7 @@ def test_pieces_equal_the_whole(layer, options, batch):
 
 def test_projection():
     module, value = build("LSTM", proj_size=2), randn(6, 2, 3)
-    stream = fastrnn.Stream(module, freeze=False)
+    stream = fastrnn.Stream(module, pack=False)
     with torch.no_grad():
         torch.testing.assert_close(torch.stack([stream.step(sample) for sample in value]), module(value)[0])
 
@@ -93,9 +93,9 @@ def stream_state(module, value):
 def test_records_no_gradient():
     stream = fastrnn.Stream(build("LSTM"))
     assert not stream.step(randn(3).requires_grad_()).requires_grad
-    assert fastrnn.explain(stream.layer, randn(1, 3)).rows[0].weights != "frozen"  # a call that records gradients
+    assert fastrnn.explain(stream.layer, randn(1, 3)).rows[0].weights != "packed ahead"  # a call that records gradients
     with torch.no_grad():
-        assert fastrnn.explain(stream.layer, randn(1, 3)).rows[0].weights == "frozen"
+        assert fastrnn.explain(stream.layer, randn(1, 3)).rows[0].weights == "packed ahead"
 
 
 class TestWhichWay:

@@ -72,28 +72,30 @@ def current_weights(module: nn.Module, names: Sequence[str]) -> list[Tensor]:
         return [getattr(module, name) for name in names]
 
 
-class Freezing(nn.Module):
-    """freeze_weights() and unfreeze_weights(), for layers and cells alike."""
+class Packing(nn.Module):
+    """pack_weights() and unpack_weights(), for layers and cells alike."""
 
     _frozen: Frozen | None = None
 
-    def _freezing(self) -> tuple[str, Sequence[str], int, bool]:
+    def _stacked(self) -> tuple[str, Sequence[str], int, bool]:
         """The cell, the weights' names, and how many layers in how many directions they make."""
         raise NotImplementedError
 
-    def freeze_weights(self) -> Self:
+    def pack_weights(self) -> Self:
         """Pack the recurrent weights now, so that inference need not do it at every call: for short sequences.
 
         Calls that record no gradient read the packed copies from then on, which take as much memory as the recurrent
         weights. The parameters stay as they are, for all other calls and for the state_dict.
 
         Writing to a parameter, replacing it, load_state_dict() and to() all end the use of the copies, and
-        :func:`fastrnn.explain` says so ("frozen" in its column of weights). What torch does not count as writing, such
-        as ``p.data.add_()`` or a NumPy view, goes unnoticed: call this again after it. Copies and pickles of the module
-        are not frozen, nor are calls under torch.compile.
+        :func:`fastrnn.explain` says so ("packed ahead" in its column of weights). What torch does not count as writing,
+        such as ``p.data.add_()`` or a NumPy view, goes unnoticed: call this again after it. Copies and pickles of the
+        module are not packed, nor are calls under torch.compile.
 
         Packing serves plain calls on the CPU, in float32, float64 and bfloat16. Elsewhere, and in a layer with
         :class:`fastrnn.Options`, this changes nothing; calls with resets or ``return_states`` pack anew.
+
+        ``freeze_weights`` and ``unfreeze_weights`` are the older names.
 
         Returns:
             The module itself.
@@ -101,11 +103,11 @@ class Freezing(nn.Module):
         Raises:
             RuntimeError: if weights are not parameters but computed at every call, as parametrizations do.
         """
-        cell, names, num_layers, bidirectional = self._freezing()
+        cell, names, num_layers, bidirectional = self._stacked()
         computed = [name for name in names if name not in self._parameters]
         if computed:
             raise RuntimeError(
-                f"freeze_weights: {computed[0]} is computed at every call. Remove what computes it first, for instance "
+                f"pack_weights: {computed[0]} is computed at every call. Remove what computes it first, for instance "
                 "with torch.nn.utils.parametrize.remove_parametrizations"
             )
         weights = current_weights(self, names)
@@ -114,20 +116,24 @@ class Freezing(nn.Module):
         self._frozen = Frozen(cell, weights, num_layers, bidirectional) if can_freeze(weights[0]) else None
         return self
 
-    def unfreeze_weights(self) -> Self:
-        """Drop what :meth:`freeze_weights` packed. Returns the module itself."""
+    def unpack_weights(self) -> Self:
+        """Drop what :meth:`pack_weights` packed. Returns the module itself."""
         self._frozen = None
         return self
 
+    # The older names, which sound like requires_grad_(False).
+    freeze_weights = pack_weights
+    unfreeze_weights = unpack_weights
+
     def _frozen_weights(self, weights: Sequence[Tensor]) -> Frozen | None:
-        """What freeze_weights() packed of these weights, or None."""
+        """What pack_weights() packed of these weights, or None."""
         if self._frozen is None or torch.compiler.is_compiling():
             return None
         return self._frozen if self._frozen.are_of(weights) else None
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         """What to(), half() and the like come to: weights change in ways that torch need not count as writing."""
-        self.unfreeze_weights()
+        self.unpack_weights()
         return super()._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -137,7 +143,7 @@ class Freezing(nn.Module):
         return state
 
 
-class Layer(Refusals, Freezing, nn.RNNBase):
+class Layer(Refusals, Packing, nn.RNNBase):
     """Base of RNN, LSTM and GRU. Use those.
 
     No flat weight buffer: weights are looked up by name at each call, so ``.data`` assignment, weight_norm, pruning,
@@ -229,7 +235,7 @@ class Layer(Refusals, Freezing, nn.RNNBase):
     __setattr__ = nn.Module.__setattr__  # type: ignore[assignment]
     __setstate__ = nn.Module.__setstate__
 
-    __getstate__ = Freezing.__getstate__
+    __getstate__ = Packing.__getstate__
 
     def _replicate_for_data_parallel(self) -> Layer:
         return nn.Module._replicate_for_data_parallel(self)
@@ -258,7 +264,7 @@ class Layer(Refusals, Freezing, nn.RNNBase):
             return None
         return Request(self._options or DEFAULTS, resets, reset_state, return_states)
 
-    def _freezing(self) -> tuple[str, Sequence[str], int, bool]:
+    def _stacked(self) -> tuple[str, Sequence[str], int, bool]:
         return self.mode.lower(), self._flat_weights_names, self.num_layers, self.bidirectional
 
 
@@ -270,14 +276,14 @@ def refuse_proj_size(name: str) -> NoReturn:
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class Cell(Refusals, Freezing, nn.RNNCellBase):
+class Cell(Refusals, Packing, nn.RNNCellBase):
     """Base of RNNCell, LSTMCell and GRUCell. Use those."""
 
     __jit_unused_properties__: ClassVar = ["qconfig", "_cell"]
 
     _cell: str  # which recurrence this is, as fastrnn.reference names it
 
-    def _freezing(self) -> tuple[str, Sequence[str], int, bool]:
+    def _stacked(self) -> tuple[str, Sequence[str], int, bool]:
         return self._cell, self._weight_names, 1, False
 
     @property
