@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -88,34 +90,182 @@ def test_recording_gradients_reads_the_parameters():
     assert weights_read(module, value.requires_grad_()) == {"packed"}
 
 
+def w_hh(module):
+    return next(weight for name, weight in module.named_parameters() if name.startswith("weight_hh"))
+
+
+def another(module):
+    """One whose parameters have other values, and counted as many versions."""
+    return type(module)(5, 37)
+
+
+def fresh_copy(module):
+    fresh = another(module)
+    fresh.load_state_dict(module.state_dict())
+    return fresh
+
+
 def replace_parameter(module):
-    module.weight_hh_l0 = nn.Parameter(module.weight_hh_l0 * 2)
+    name = next(name for name in module.state_dict() if name.startswith("weight_hh"))
+    setattr(module, name, nn.Parameter(getattr(module, name) * 2))
+
+
+def assign_data_twice(module):
+    """The second tensor would lie where the first one was, and no version counts either."""
+    for _ in range(2):
+        w_hh(module).data = w_hh(module) * 2
+
+
+def load_by_swapping(module):
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        module.load_state_dict(another(module).state_dict(), assign=True)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+def step_of(name, **options):
+    return lambda module: getattr(torch.optim, name)(module.parameters(), 0.1, **options).step()
 
 
 CHANGES = {
-    "in place": lambda module: module.weight_hh_l0.mul_(2),
-    "a bias": lambda module: module.bias_hh_l0.add_(1),
+    "in place": lambda module: w_hh(module).mul_(2),
+    "in inference mode": torch.inference_mode()(lambda module: w_hh(module).mul_(2)),
+    "a bias": lambda module: list(module.parameters())[-1].add_(1),
     "replaced": replace_parameter,
-    "load_state_dict": lambda module: module.load_state_dict(fastrnn.GRU(5, 37).state_dict()),
+    "load_state_dict": lambda module: module.load_state_dict(another(module).state_dict()),
+    "load_state_dict, assign": lambda module: module.load_state_dict(another(module).state_dict(), assign=True),
+    "load_state_dict, swap": load_by_swapping,
     "to": lambda module: module.half().float(),
-    "optimizer": lambda module: torch.optim.SGD(module.parameters(), 0.1).step(),
+    "data": assign_data_twice,
+    "swap_tensors": lambda module: torch.utils.swap_tensors(w_hh(module), w_hh(another(module))),
+    "optimizer": step_of("SGD"),
+    **{f"fused {name}": step_of(name, fused=True) for name in ("SGD", "Adam", "AdamW", "Adagrad")},
 }
+
+
+def with_gradients(module):
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    return module
+
+
+@pytest.mark.parametrize("name", ("GRU", "GRUCell"))
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@torch.no_grad()
+def test_no_stale_weights(name, change):
+    module = with_gradients(getattr(fastrnn, name)(5, 37)).pack_weights()
+    value = torch.randn(9, 5)
+    change(module)
+    fresh = fresh_copy(module)
+    assert torch.equal(module(value)[0], fresh(value)[0])
+    assert weights_read(module, value) == weights_read(fresh, value)
+    assert weights_read(module.pack_weights(), value) == {"packed ahead"}
+    torch.testing.assert_close(flatten(module(value)), flatten(fresh(value)))
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @torch.no_grad()
-def test_no_stale_weights(change):
-    module = fastrnn.GRU(5, 37).pack_weights()
-    for parameter in module.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    value = torch.randn(9, 2, 5)
+def test_no_stale_weights_in_a_stream(change):
+    module, value = with_gradients(fastrnn.GRU(5, 37)).eval(), torch.randn(3, 2, 5)
+    stream = fastrnn.Stream(module)
+    stream.step(value[0])
+    state = stream.state
     change(module)
-    assert weights_read(module, value) == {"packed"}
-    fresh = fastrnn.GRU(5, 37)
+    stream.state = state
+    output = torch.stack([stream.step(sample) for sample in value[1:]])
+    torch.testing.assert_close(output, fresh_copy(module)(value[1:], state)[0])
+
+
+@torch.no_grad()
+def test_data_of_another_dtype():
+    module, value = fastrnn.GRU(5, 37).pack_weights(), torch.randn(9, 2, 5, dtype=torch.float64)
+    for parameter in module.parameters():
+        parameter.data = parameter.double()
+    fresh = fastrnn.GRU(5, 37, dtype=torch.float64)
     fresh.load_state_dict(module.state_dict())
     assert torch.equal(module(value)[0], fresh(value)[0])
-    assert weights_read(module.pack_weights(), value) == {"packed ahead"}
-    assert torch.equal(module(value)[0], fresh(value)[0])
+
+
+OTHERS = {
+    "another module's optimizer": lambda module: step_of("SGD")(with_gradients(fastrnn.GRU(2, 3))),
+    "w_ih, which is not packed": lambda module: next(module.parameters()).mul_(2),
+    "the same values": lambda module: module.load_state_dict(module.state_dict()),
+    "data of the same values": lambda module: setattr(w_hh(module), "data", w_hh(module).clone()),
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+@torch.no_grad()
+def test_what_changes_no_packed_weight_is_compared_once(change, monkeypatch):
+    module, value, compared = fastrnn.GRU(5, 37).pack_weights(), torch.randn(9, 2, 5), []
+    equal = torch.equal
+    monkeypatch.setattr(torch, "equal", lambda *tensors: [compared.append(1), equal(*tensors)][1])
+    change(module)
+    assert weights_read(module, value) == {"packed ahead"}
+    once = len(compared)
+    fresh = fresh_copy(module)
+    assert equal(module(value)[0], fresh(value)[0])
+    assert len(compared) == once <= 3
+
+
+def transpose(module):
+    w_hh(module).data = w_hh(module).data.t()
+
+
+UNNOTICED = {
+    "data.add_": lambda module: w_hh(module).data.add_(1),
+    "NumPy": lambda module: w_hh(module).detach().numpy().fill(1),
+    "the same memory, in another order": transpose,
+}
+
+
+@pytest.mark.parametrize("change", UNNOTICED.values(), ids=UNNOTICED)
+@torch.no_grad()
+def test_what_the_docstring_says_goes_unnoticed(change):
+    """If it is noticed one day, the docstring can promise more."""
+    module, value = fastrnn.RNN(5, 37).pack_weights(), torch.randn(9, 2, 5)
+    before = module(value)[0]
+    change(module)
+    assert torch.equal(module(value)[0], before)
+    after = module.pack_weights()(value)[0]
+    assert not torch.equal(after, before)
+
+
+def test_training_goes_on():
+    module, value = fastrnn.GRU(5, 37).pack_weights(), torch.randn(9, 2, 5)
+    optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+    for _ in range(3):
+        module(value)[0].sum().backward()
+        optimizer.step()
+    fresh = fresh_copy(module)
+    with torch.no_grad():
+        assert torch.equal(module(value)[0], fresh(value)[0])
+
+
+def test_importing_and_making_layers_watches_no_optimizer():
+    code = """
+import torch, fastrnn
+from torch.optim.optimizer import _global_optimizer_post_hooks as hooks
+layer = fastrnn.LSTM(2, 3)
+assert not hooks
+for module in (layer, fastrnn.GRUCell(2, 3)):
+    module.pack_weights()
+assert len(hooks) == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_compiled_optimizer_is_compiled_once():
+    module, compiled = with_gradients(fastrnn.GRU(5, 37)), []
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    step = torch.compile(lambda: optimizer.step(), backend=lambda graph, _: [compiled.append(1), graph.forward][1])
+    for _ in range(3):
+        module.pack_weights()
+        step()
+        with torch.no_grad():
+            assert weights_read(module, torch.randn(9, 2, 5)) == {"packed"}
+    assert len(compiled) == 1
 
 
 @torch.no_grad()

@@ -84,13 +84,17 @@ class Packing(nn.Module):
     def pack_weights(self) -> Self:
         """Pack the recurrent weights now, so that inference need not do it at every call: for short sequences.
 
-        Calls that record no gradient read the packed copies from then on, which take as much memory as the recurrent
-        weights. The parameters stay as they are, for all other calls and for the state_dict.
+        Calls that record no gradient read the packed copies from then on, which take twice the memory of the recurrent
+        weights. The parameters stay as they are, for all other calls and for the state_dict, and may be trained.
 
-        Writing to a parameter, replacing it, load_state_dict() and to() all end the use of the copies, and
-        :func:`fastrnn.explain` says so ("packed ahead" in its column of weights). What torch does not count as writing,
-        such as ``p.data.add_()`` or a NumPy view, goes unnoticed: call this again after it. Copies and pickles of the
-        module are not packed, nor are calls under torch.compile.
+        Whatever changes the values of a packed parameter p ends the use of the copies, and :func:`fastrnn.explain`
+        says so ("packed ahead" in its column of weights): writing to p, replacing it, assigning ``p.data``, an
+        optimizer's step, fused or not, load_state_dict(), ``torch.utils.swap_tensors``, to(). Call this again then.
+        After an optimizer's step, whatever it trains, the next call compares the values, and so it does after a write.
+
+        What neither torch's counts of versions nor addresses tell goes unnoticed, so call this again after it too:
+        ``p.data.add_()``, a write through a NumPy view or by another process, ``p.data = p.data.t()``, a write to what
+        was made in inference mode. Copies and pickles of the module are not packed, nor are calls under torch.compile.
 
         Packing serves plain calls on the CPU, in float32, float64 and bfloat16. Elsewhere, and in a layer with
         :class:`fastrnn.Options`, this changes nothing; calls with resets or ``return_states`` pack anew.
@@ -126,10 +130,16 @@ class Packing(nn.Module):
     unfreeze_weights = unpack_weights
 
     def _frozen_weights(self, weights: Sequence[Tensor]) -> Frozen | None:
-        """What pack_weights() packed of these weights, or None."""
-        if self._frozen is None or torch.compiler.is_compiling():
+        """What pack_weights() packed of these weights, or None. What does not hold any more is dropped here."""
+        frozen = self._frozen
+        if frozen is None or torch.compiler.is_compiling():
             return None
-        return self._frozen if self._frozen.are_of(weights) else None
+        if not frozen.are_of(weights):  # functional_call brings its own, and the module's come back after it
+            return None
+        if not frozen.are_current():
+            self.unpack_weights()
+            return None
+        return frozen
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         """What to(), half() and the like come to: weights change in ways that torch need not count as writing."""
