@@ -68,9 +68,13 @@ class Frozen:
         return all(map(_are_equal, self._packed, self._values))
 
 
-def can_freeze(weight: Tensor) -> bool:
-    """Whether kernels pack weights like this one: on the CPU, in a dtype that they read as it is."""
-    return weight.is_cpu and weight.dtype in (torch.float32, torch.float64, torch.bfloat16)
+def why_not_frozen(weight: Tensor) -> str:
+    """What keeps kernels from packing weights like this one, "" if nothing does."""
+    if not weight.is_cpu:
+        return f"the weights are on {weight.device}, and those on the CPU alone are packed"
+    if weight.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        return f"the weights are {weight.dtype}, and float32, float64 and bfloat16 alone are read as they are"
+    return ""
 
 
 class OptimizerSteps:

@@ -35,7 +35,7 @@ class Row:
     threads: int  # of the CPU that run this direction, or of each block on a GPU
     precision: str
     reserve_bytes: int  # kept from forward for backward, by this direction; 0 if no gradient is recorded
-    reason: str  # why not a faster path
+    reason: str  # why not a faster path, and what keeps pack_weights() from serving the module
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class _Shape:
     recurrent_size: int
     projected: bool
     frozen: bool
+    why_not_frozen: str = ""  # what keeps the module's weights from being packed ahead, if anything does
     layers: int = 1  # that run in one call, one on another
     extended: bool = False  # it is more than the plain recurrence
     last_extended: bool = False  # ... in the last layer
@@ -135,7 +136,8 @@ def _layer_shape(
     """The shape of a layer's call, and the tensors a gradient could flow to."""
     weights, request = module._flat_weights, module._request(resets, reset_state, return_states)
     frozen = request is None and module._frozen_weights(weights) is not None
-    return _stack_shape(module, request, weights, frozen, input, hx, lengths)
+    shape, tensors = _stack_shape(module, request, weights, frozen, input, hx, lengths)
+    return replace(shape, why_not_frozen=module._why_not_packed()), tensors
 
 
 def _jordan_shape(
@@ -193,7 +195,8 @@ def _cell_shape(
     weights = module._current_weights()
     arguments = cell_arguments(module._cell, input, hx, weights)
     size, frozen = module.hidden_size, module._frozen_weights(weights) is not None
-    return _shape(module._cell, arguments, 1, 1, arguments.batch, size, 0, weights, frozen)
+    shape, tensors = _shape(module._cell, arguments, 1, 1, arguments.batch, size, 0, weights, frozen)
+    return replace(shape, why_not_frozen=module._why_not_packed()), tensors
 
 
 def _shape(
@@ -285,4 +288,7 @@ def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: boo
     path = plan["path"] + " with extras" * shape.extended
     weights: Any = "packed ahead" if plan.get("weights") == "frozen" else plan.get("weights", "")
     facts = path, plan["isa"], plan["tile"], weights, plan.get("input_product", ""), plan["threads"]
-    return Row(*where, *facts, precision, reserve, plan["reason"])
+    reason = plan["reason"]
+    if weights and not records and shape.why_not_frozen:
+        reason += f"; not packed ahead: {shape.why_not_frozen}"
+    return Row(*where, *facts, precision, reserve, reason)

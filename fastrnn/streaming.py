@@ -24,7 +24,8 @@ class Stream:
         layer: an :class:`fastrnn.RNN`, :class:`fastrnn.LSTM` or :class:`fastrnn.GRU` of one direction. Writing to its
             parameters, loading a state_dict and moving it take effect from the next call on; after moving it to another
             device or dtype call :meth:`reset`.
-        pack: whether to call ``layer.pack_weights()``, which packs the recurrent weights once. Default True.
+        pack: whether to call ``layer.pack_weights()``, which packs the recurrent weights once, where that serves the
+            layer. Default True.
         freeze: the older name of `pack`.
 
     Attributes:
@@ -53,7 +54,7 @@ class Stream:
         self._state: Any = None
         self._by_layer: list[Sequence[Tensor]] = []  # the state as steps hand it on: (B, features) tensors; or none
         self._batched = True  # whether those came of batches
-        if pack if freeze is None else freeze:
+        if (pack if freeze is None else freeze) and not layer._why_not_packed():
             layer.pack_weights()
 
     @property

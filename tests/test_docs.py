@@ -16,6 +16,7 @@ README = blocks(ROOT / "README.md")
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if blocks(page)]
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # an example does nothing that fastrnn warns of
 @pytest.mark.parametrize("block", README, ids=range(len(README)))
 def test_block_of_the_readme_runs_alone(block):
     exec(compile(block, "README.md", "exec"), {"__name__": "page"})

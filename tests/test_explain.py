@@ -306,8 +306,11 @@ class TestBeyondTorch:
         with torch.no_grad():
             assert fastrnn.explain(layer, x).rows[0].weights == "packed ahead"
             assert fastrnn.explain(layer, x, return_states=True).rows[0].weights == "packed"
-            with_heads = fastrnn.LSTM(4, 8, num_heads=2).pack_weights()
-            assert fastrnn.explain(with_heads, x).rows[0].weights == "packed"
+            with_heads = fastrnn.explain(fastrnn.LSTM(4, 8, num_heads=2), x).rows[0]
+            assert with_heads.weights == "packed"
+            assert with_heads.reason.endswith("; not packed ahead: the layer has num_heads=2")
+        recorded = fastrnn.explain(fastrnn.LSTM(4, 8, num_heads=2), x).rows[0]
+        assert "packed ahead" not in recorded.reason  # it would not be in a layer without options, either
 
     def test_what_gradients_alone_see_costs_inference_nothing(self):
         layer = fastrnn.GRU(4, 8, tbptt_steps=2, state_grad_clip=1.0)

@@ -314,8 +314,6 @@ def test_transforms_and_compiled_calls_do_without():
 
 @torch.no_grad()
 def test_dtypes_that_are_computed_in_another():
-    module = fastrnn.LSTM(5, 37, dtype=torch.float16).pack_weights()
-    assert weights_read(module, torch.randn(9, 2, 5, dtype=torch.float16)) == {"packed"}
     module = fastrnn.LSTM(5, 37).pack_weights()
     value = torch.randn(9, 2, 5)
     with torch.autocast("cpu", torch.bfloat16):
@@ -339,8 +337,52 @@ def test_parametrized_weights_are_refused():
         module.pack_weights()
 
 
-def test_meta_tensors_are_left_alone():
-    assert fastrnn.LSTM(5, 37, device="meta").pack_weights()._frozen is None
+@torch.no_grad()
+def test_plain_tensors_are_refused():
+    module = fastrnn.LSTM(5, 37)
+    weight = module.weight_hh_l0.detach()
+    del module.weight_hh_l0
+    module.weight_hh_l0 = weight
+    with pytest.raises(RuntimeError, match=r"weight_hh_l0 is not a parameter.*make it a torch.nn.Parameter"):
+        module.pack_weights()
+
+
+UNSERVED = {
+    "options": ({"zoneout": 0.1}, "has zoneout=0.1"),
+    "dtype": ({"dtype": torch.float16}, "weights are torch.float16"),
+    "device": ({"device": "meta"}, "weights are on meta"),
+}
+
+
+@pytest.mark.parametrize(("options", "reason"), UNSERVED.values(), ids=UNSERVED)
+@torch.no_grad()
+def test_warns_where_it_does_nothing(options, reason):
+    module = fastrnn.LSTM(5, 37, **options)
+    with pytest.warns(UserWarning, match=rf"LSTM: pack_weights\(\) has no effect.*{reason}.*Leave") as warned:
+        assert module.pack_weights() is module
+    assert warned[0].filename == __file__
+    assert module._frozen is None
+
+
+@by_dtype
+def test_warns_of_nothing_else(dtype, recwarn):
+    for name in (*LAYERS, *CELLS):
+        getattr(fastrnn, name)(5, 37, dtype=dtype).pack_weights()
+    fastrnn.Stream(fastrnn.LSTM(5, 37, zoneout=0.1))  # which packs by itself where that serves, and was not told to
+    assert not recwarn.list
+
+
+@torch.no_grad()
+def test_explain_says_what_does_not_serve():
+    value = torch.randn(9, 5)
+    half = fastrnn.GRU(5, 37).half()
+    assert "not packed ahead: the weights are torch.float16" in str(fastrnn.explain(half, value.half()))
+    assert "not packed ahead: the weights are torch.float16" in str(
+        fastrnn.explain(fastrnn.GRUCell(5, 37).half(), value.half())
+    )
+    normed = weight_norm(fastrnn.GRU(5, 37), "weight_hh_l0")
+    assert "not packed ahead: weight_hh_l0 is not a parameter" in str(fastrnn.explain(normed, value))
+    assert "not packed" not in str(fastrnn.explain(fastrnn.GRU(5, 37), value))
 
 
 @pytest.mark.parametrize("frozen", (torch.zeros(3), torch.zeros(0, dtype=torch.float64)), ids=("size", "dtype"))

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _checks, reference
 from .._extended import Request
-from .._frozen import Frozen, can_freeze
+from .._frozen import Frozen, why_not_frozen
 from .._options import DEFAULTS, Options
 from .._stack import run_cell, run_stack
 from ..reference import States
@@ -97,7 +97,7 @@ class Packing(nn.Module):
         was made in inference mode. Copies and pickles of the module are not packed, nor are calls under torch.compile.
 
         Packing serves plain calls on the CPU, in float32, float64 and bfloat16. Elsewhere, and in a layer with
-        :class:`fastrnn.Options`, this changes nothing; calls with resets or ``return_states`` pack anew.
+        :class:`fastrnn.Options`, this changes nothing and warns; calls with resets or ``return_states`` pack anew.
 
         ``freeze_weights`` and ``unfreeze_weights`` are the older names.
 
@@ -105,19 +105,25 @@ class Packing(nn.Module):
             The module itself.
 
         Raises:
-            RuntimeError: if weights are not parameters but computed at every call, as parametrizations do.
+            RuntimeError: if weights are not parameters but plain tensors, or computed at every call, as
+                parametrizations do.
         """
         cell, names, num_layers, bidirectional = self._stacked()
-        computed = [name for name in names if name not in self._parameters]
-        if computed:
+        others = [name for name in names if name not in self._parameters]
+        if others:
             raise RuntimeError(
-                f"pack_weights: {computed[0]} is computed at every call. Remove what computes it first, for instance "
-                "with torch.nn.utils.parametrize.remove_parametrizations"
+                f"pack_weights: {others[0]} is not a parameter. If it is computed at every call, remove what computes "
+                "it first, for instance with torch.nn.utils.parametrize.remove_parametrizations; if it is a plain "
+                "tensor, make it a torch.nn.Parameter"
             )
-        weights = current_weights(self, names)
-        if getattr(self, "options", None) is not None:
-            return self
-        self._frozen = Frozen(cell, weights, num_layers, bidirectional) if can_freeze(weights[0]) else None
+        obstacle = self._why_not_packed()
+        self._frozen = None if obstacle else Frozen(cell, current_weights(self, names), num_layers, bidirectional)
+        if obstacle:
+            warnings.warn(
+                f"{type(self).__name__}: pack_weights() has no effect: {obstacle}. Leave the call out, or change that "
+                "first",
+                stacklevel=2,
+            )
         return self
 
     def unpack_weights(self) -> Self:
@@ -128,6 +134,17 @@ class Packing(nn.Module):
     # The older names, which sound like requires_grad_(False).
     freeze_weights = pack_weights
     unfreeze_weights = unpack_weights
+
+    def _why_not_packed(self) -> str:
+        """What keeps pack_weights() from serving this module, "" if nothing does."""
+        _, names, _, _ = self._stacked()
+        for name in names:
+            if name not in self._parameters:
+                return f"{name} is not a parameter"
+        options = getattr(self, "options", None)
+        if options is not None:
+            return f"the layer has {options}"
+        return why_not_frozen(current_weights(self, names[:1])[0])
 
     def _frozen_weights(self, weights: Sequence[Tensor]) -> Frozen | None:
         """What pack_weights() packed of these weights, or None. What does not hold any more is dropped here."""
