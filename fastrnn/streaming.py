@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from . import _precision
+from ._options import DEFAULTS
 from .autograd import run_step
 from .modules import GRU, LSTM, RNN
 from .modules.base import Layer, current_weights
 from .reference import STATES
+
+# By class, what its forward is unless someone has set another: on the class, or on a layer.
+_FORWARDS = {kind: kind.forward for kind in (RNN, LSTM, GRU)}
 
 
 class Stream:
     """A layer that reads a sequence as it arrives, sample by sample or in chunks, and keeps its states in between.
 
     What it returns is what the layer would return for the whole sequence, but for rounding. No gradients are recorded.
+    Hooks, the layer's own and global ones, and a ``forward`` that was set on the layer run at every step, as they do
+    when the layer is called.
 
     Args:
         layer: an :class:`fastrnn.RNN`, :class:`fastrnn.LSTM` or :class:`fastrnn.GRU` of one direction. Writing to its
@@ -30,6 +38,10 @@ class Stream:
 
     Attributes:
         state: hx of the next call as the layer takes it, None before the first one; may be assigned.
+
+    Warns:
+        UserWarning: at the first call that finds the layer in training mode with dropout or zoneout, which make its
+            output random; call ``layer.eval()`` first.
 
     Raises:
         TypeError: for a layer of another kind.
@@ -54,6 +66,7 @@ class Stream:
         self._state: Any = None
         self._by_layer: list[Sequence[Tensor]] = []  # the state as steps hand it on: (B, features) tensors; or none
         self._batched = True  # whether those came of batches
+        self._warned = False  # of training mode
         if (pack if freeze is None else freeze) and not layer._why_not_packed():
             layer.pack_weights()
 
@@ -88,7 +101,6 @@ class Stream:
         kept = tuple([state.masked_fill(where.to(state.device).unsqueeze(1), 0.0) for state in states])
         self.state = kept if isinstance(self.state, tuple) else kept[0]
 
-    @torch.no_grad()
     def __call__(self, chunk: Tensor) -> Tensor:
         """The outputs of the next steps: `chunk` (T, B, I), (B, T, I) with ``batch_first``, or (T, I) for one sequence.
 
@@ -98,8 +110,8 @@ class Stream:
         Raises:
             What the layer raises, for another batch than the one before, too.
         """
-        output, self.state = self.layer(chunk, self.state)
-        return output
+        self._warn_of_training()
+        return self._run(chunk)
 
     def step(self, sample: Tensor) -> Tensor:
         """The output of the next step: `sample` (B, I), or (I,) for one sequence.
@@ -116,9 +128,36 @@ class Stream:
         if self._is_plain(sample):
             with torch.no_grad():
                 return self._plain_step(sample)
+        self._warn_of_training()
         if sample.dim() == 2 and self.layer.batch_first:
-            return self(sample.unsqueeze(1)).squeeze(1)
-        return self(sample.unsqueeze(0)).squeeze(0)
+            return self._run(sample.unsqueeze(1)).squeeze(1)
+        return self._run(sample.unsqueeze(0)).squeeze(0)
+
+    @torch.no_grad()
+    def _run(self, chunk: Tensor) -> Tensor:
+        output, self.state = self.layer(chunk, self.state)
+        return output
+
+    def _warn_of_training(self) -> None:
+        """For the methods that users call. Not at construction: the layer may be told to eval() after it."""
+        layer = self.layer
+        if self._warned or not layer.training:
+            return
+        options = layer.options or DEFAULTS
+        random = {
+            "dropout": layer.num_layers > 1 and layer.dropout > 0,
+            "zoneout": any(options.zoneouts),
+            "weight_dropout": options.weight_dropout > 0,
+            "variational_dropout": options.variational_dropout > 0,
+        }
+        names = [name for name, is_set in random.items() if is_set]
+        if names:
+            self._warned = True
+            warnings.warn(
+                f"Stream: the layer is in training mode, so its output is random ({', '.join(names)}). Call "
+                "layer.eval() first, unless that is what you want",
+                stacklevel=3,
+            )
 
     def _is_plain(self, sample: Tensor) -> bool:
         """Whether a step is those of cells, one on another: a layer's call would take twice as long at B = 1, H = 64.
@@ -126,18 +165,23 @@ class Stream:
         All that is out of the ordinary, a first step and wrong arguments among it, is left to the layer.
         """
         layer = self.layer
+        kind = type(layer)
         if not (
-            type(layer) in (RNN, LSTM, GRU)
+            kind in _FORWARDS
+            and kind.forward is _FORWARDS[kind]
+            and "forward" not in layer.__dict__
+            and layer._compiled_call_impl is None
             and layer._options is None
             and not (layer.training and layer.dropout > 0)
             and not (layer._forward_hooks or layer._forward_pre_hooks)
+            and not (_global_forward_hooks or _global_forward_pre_hooks)
             and _precision.computed_as_is(sample, _precision.result_dtype(sample))
         ):
             return False
         if not self._by_layer and not self._take_apart():
             return False
         batch = sample.shape[0] if sample.dim() == 2 else 1
-        h, weight = self._by_layer[0][0], layer._parameters["weight_ih_l0"]
+        h, weight = self._by_layer[0][0], layer._parameters.get("weight_ih_l0")  # or a plain tensor: no hurry then
         return (
             self._batched == (sample.dim() == 2)
             and h.shape[0] == batch

@@ -213,6 +213,14 @@ def transpose(module):
     w_hh(module).data = w_hh(module).data.t()
 
 
+@torch.inference_mode()
+def test_writes_to_what_was_made_in_inference_mode_go_unnoticed():
+    module, value = fastrnn.RNN(5, 37).pack_weights(), torch.randn(9, 2, 5)
+    before = module(value)[0]
+    w_hh(module).mul_(2)
+    assert torch.equal(module(value)[0], before)
+
+
 UNNOTICED = {
     "data.add_": lambda module: w_hh(module).data.add_(1),
     "NumPy": lambda module: w_hh(module).detach().numpy().fill(1),

@@ -1,10 +1,15 @@
 """fastrnn.Stream: a sequence in pieces gives what it gives whole."""
 
+import warnings
+
 import pytest
 import torch
 from cases import LAYERS, randn
+from torch.nn.modules import module as module_hooks
+from torch.nn.utils.parametrizations import weight_norm
 
 import fastrnn
+from fastrnn.modules import base
 
 OPTIONS = (
     {},
@@ -104,8 +109,8 @@ class TestWhichWay:
     @staticmethod
     def calls(module, monkeypatch, samples=4):
         stream, count = fastrnn.Stream(module), []
-        forward = module.forward
-        monkeypatch.setattr(module, "forward", lambda *args: (count.append(1), forward(*args))[1])
+        run = base.run_stack
+        monkeypatch.setattr(base, "run_stack", lambda *args, **options: (count.append(1), run(*args, **options))[1])
         for sample in randn(samples, 2, 3):
             stream.step(sample)
         return len(count)
@@ -124,15 +129,75 @@ class TestWhichWay:
         assert self.calls(module, monkeypatch) == 4
 
     def test_dropout_in_training(self, monkeypatch):
-        assert self.calls(build("GRU", num_layers=2, dropout=0.5).train(), monkeypatch) == 4
+        with pytest.warns(UserWarning, match="training mode"):
+            assert self.calls(build("GRU", num_layers=2, dropout=0.5).train(), monkeypatch) == 4
 
-    def test_hooks(self):
+    @pytest.mark.parametrize("kind", ("forward_hook", "forward_pre_hook"))
+    @pytest.mark.parametrize("everywhere", (False, True), ids=("of the layer", "global"))
+    def test_hooks(self, kind, everywhere):
         module, seen = build("GRU"), []
-        module.register_forward_hook(lambda *_: seen.append(1))
+        register = (
+            getattr(module_hooks, f"register_module_{kind}") if everywhere else getattr(module, f"register_{kind}")
+        )
         stream = fastrnn.Stream(module)
-        for sample in randn(3, 2, 3):
-            stream.step(sample)
+        stream.step(randn(2, 3))
+        handle = register(lambda *_: seen.append(1))
+        try:
+            for sample in randn(3, 2, 3):
+                stream.step(sample)
+        finally:
+            handle.remove()
         assert len(seen) == 3
+
+    @pytest.mark.parametrize("where", ("layer", "class"))
+    def test_forward_that_was_set(self, where, monkeypatch):
+        module = build("GRU")
+        value, forward = randn(3, 2, 3), type(module).forward
+        stream = fastrnn.Stream(module)
+        stream.step(value[0])
+        if where == "layer":
+            monkeypatch.setattr(module, "forward", lambda *args: (-forward(module, *args)[0], "state"))
+        else:
+            monkeypatch.setattr(type(module), "forward", lambda *args: (-forward(*args)[0], "state"))
+        state = stream.state
+        for sample in value[1:]:
+            with torch.no_grad():
+                torch.testing.assert_close(stream.step(sample), -forward(module, sample.unsqueeze(0), state)[0][0])
+            assert stream.state == "state"
+            stream.state = state
+
+    def test_compiled_call(self):
+        module = build("GRU")
+        graphs = []
+        module.compile(backend=lambda graph, _: (graphs.append(1), graph.forward)[1])
+        stream = fastrnn.Stream(module)
+        stream.step(randn(2, 3))
+        first = len(graphs)
+        stream.step(randn(2, 3))
+        assert len(graphs) > first  # another, for the state is there by now
+
+    @by_layer
+    @pytest.mark.parametrize("name", ("weight_ih_l0", "weight_hh_l0", "bias_hh_l1"))
+    @pytest.mark.parametrize("before", (True, False), ids=("before", "after"))
+    def test_weights_that_are_plain_tensors(self, layer, name, before):
+        module = build(layer, num_layers=2)
+        value, streams = randn(4, 2, 3), []
+        if not before:
+            streams.append(fastrnn.Stream(module))
+            streams[0].step(value[0])
+            streams[0].reset()
+        weight = getattr(module, name).detach() * 2
+        delattr(module, name)
+        setattr(module, name, weight)
+        stream = streams[0] if streams else fastrnn.Stream(module)
+        with torch.no_grad():
+            torch.testing.assert_close(torch.stack([stream.step(sample) for sample in value]), module(value)[0])
+
+    def test_weights_that_are_computed(self):
+        module, value = weight_norm(build("GRU"), "weight_ih_l0"), randn(4, 2, 3)
+        stream = fastrnn.Stream(module)
+        with torch.no_grad():
+            torch.testing.assert_close(torch.stack([stream.step(sample) for sample in value]), module(value)[0])
 
     def test_states_that_were_assigned(self):
         module = build("LSTM", num_layers=2)
@@ -154,6 +219,37 @@ def test_output_is_not_the_state(layer, batch):
         expected, output = stream.step(sample), touched.step(sample)
         torch.testing.assert_close(output, expected)
         output.zero_()
+
+
+class TestTrainingMode:
+    RANDOM = (
+        {"num_layers": 2, "dropout": 0.5},
+        {"zoneout": 0.1},
+        {"weight_dropout": 0.1},
+        {"variational_dropout": 0.1},
+    )
+
+    @pytest.mark.parametrize("options", RANDOM, ids=str)
+    @pytest.mark.parametrize("call", ("step", "__call__"))
+    def test_warns_once(self, options, call):
+        stream = fastrnn.Stream(build("GRU", **options).train())
+        run = getattr(stream, call)
+        with pytest.warns(UserWarning, match=rf"random \({list(options)[-1]}\).*eval\(\)") as warned:
+            run(randn(1, 3))
+        assert [one.filename for one in warned] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            run(randn(1, 3))
+
+    @pytest.mark.parametrize("options", ({}, {"num_layers": 2}, {"tbptt_steps": 2}), ids=str)
+    def test_says_nothing_where_nothing_is_random(self, options, recwarn):
+        for training in (True, False):
+            fastrnn.Stream(build("GRU", **options).train(training))(randn(3, 1, 3))
+        for options in self.RANDOM:
+            stream = fastrnn.Stream(fastrnn.GRU(3, 5, **options))
+            stream.layer.eval()
+            stream.step(randn(3))
+        assert not recwarn.list
 
 
 class TestRefusals:
