@@ -177,14 +177,16 @@ def flatten(result):
 def outputs_and_gradients(module, leaves, run, upstream_seed=0, rounded_to=None):
     """Every output of run(module, leaves), and the gradient of a random weighting of them for every leaf and weight.
 
-    The weighting is drawn in f64 and rounded to `rounded_to`, by default to each output's own dtype.
+    The weighting is drawn in f64 and rounded to `rounded_to`, by default to each output's own dtype. It is bounded: where
+    a gate saturates, 1 - tanh^2 is near 0 and its error is not, so what it is multiplied by is all of a gradient's error.
     """
     leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items()}
     outputs = flatten(run(module, leaves))
     results = {name: tensor.detach() for name, tensor in outputs.items()}
     differentiable = [tensor for tensor in outputs.values() if tensor.requires_grad]
     generator = torch.Generator().manual_seed(upstream_seed)
-    drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in differentiable]
+    uniform = [torch.rand(t.shape, generator=generator, dtype=torch.float64) for t in differentiable]
+    drawn = [3**0.5 * (2 * draw - 1) for draw in uniform]  # of unit variance
     upstream = [draw.to(rounded_to or t.dtype).to(t) for draw, t in zip(drawn, differentiable, strict=True)]
     wanted = leaves | dict(module.named_parameters())
     gradients = torch.autograd.grad(differentiable, list(wanted.values()), upstream, allow_unused=True)
