@@ -174,20 +174,28 @@ def flatten(result):
     return named
 
 
+def draw_upstream(outputs, seed=0):
+    """Gradients of these outputs, the same for the same seed, in f64.
+
+    They are bounded: where a gate saturates, 1 - tanh^2 is near 0 and its error is not, and what it is multiplied by is
+    the whole error.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.rand(t.shape, generator=generator, dtype=torch.float64) for t in outputs]
+    return [3**0.5 * (2 * draw - 1) for draw in drawn]  # of unit variance
+
+
 def outputs_and_gradients(module, leaves, run, upstream_seed=0, rounded_to=None):
     """Every output of run(module, leaves), and the gradient of a random weighting of them for every leaf and weight.
 
-    The weighting is drawn in f64 and rounded to `rounded_to`, by default to each output's own dtype. It is bounded: where
-    a gate saturates, 1 - tanh^2 is near 0 and its error is not, so what it is multiplied by is all of a gradient's error.
+    The weighting is drawn in f64 and rounded to `rounded_to`, by default to each output's own dtype.
     """
     leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items()}
     outputs = flatten(run(module, leaves))
     results = {name: tensor.detach() for name, tensor in outputs.items()}
     differentiable = [tensor for tensor in outputs.values() if tensor.requires_grad]
-    generator = torch.Generator().manual_seed(upstream_seed)
-    uniform = [torch.rand(t.shape, generator=generator, dtype=torch.float64) for t in differentiable]
-    drawn = [3**0.5 * (2 * draw - 1) for draw in uniform]  # of unit variance
-    upstream = [draw.to(rounded_to or t.dtype).to(t) for draw, t in zip(drawn, differentiable, strict=True)]
+    upstream = draw_upstream(differentiable, upstream_seed)
+    upstream = [draw.to(rounded_to or t.dtype).to(t) for draw, t in zip(upstream, differentiable, strict=True)]
     wanted = leaves | dict(module.named_parameters())
     gradients = torch.autograd.grad(differentiable, list(wanted.values()), upstream, allow_unused=True)
     return results | {f"gradient of {name}": g for name, g in zip(wanted, gradients, strict=True)}

@@ -8,7 +8,7 @@ import build_ahead
 import garbage
 import pytest
 import torch
-from session_seed import SESSION_SEED, seed_of
+from session_seed import SEEDED, SESSION_SEED, Session
 
 from fastrnn import _native
 
@@ -53,8 +53,8 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(autouse=True)
 def _seeded(request):
-    """See seed_of; `make test-draws` goes on from there."""
-    torch.manual_seed(seed_of(SESSION_SEED, request.node.nodeid))
+    torch.manual_seed(Session.seed_of(request.node.nodeid))
+    request.node.stash[SEEDED] = torch.get_rng_state()
 
 
 @pytest.fixture(autouse=True)

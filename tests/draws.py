@@ -1,15 +1,13 @@
 """How often tests fail by chance: ``make test-draws``, a plugin of pytest's.
 
-Each test that draws random inputs is called with so many seeds, in one process and one setup, so that it may not count
-on fixtures that no call before has used. What is told of each is the draws that failed and how near its comparisons
-came to what they allow (chance.py); from the tail of that nearness it estimates how often a run of the whole suite
-fails though nothing is wrong. Draw k of a failing test comes back with the FASTRNN_TEST_SEED that its failure names.
+Each test that draws random inputs runs with so many seeds, in one process. What is told of each is the draws that
+failed and how near its comparisons came to what they allow (chance.py); from the tail of that nearness it estimates how
+often a run of the whole suite fails though nothing is wrong. A failure names the FASTRNN_TEST_SEED that brings it back.
 """
 
 import json
 import math
 import time
-import traceback
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +15,8 @@ from pathlib import Path
 import chance
 import pytest
 import torch
-from session_seed import SESSION_SEED, seed_of
+from _pytest.runner import runtestprotocol
+from session_seed import SEEDED, Session
 
 # A tail is made of this share of the draws, the nearest to failing, of so many at most.
 TAIL, TAIL_MOST = 0.1, 500
@@ -67,29 +66,32 @@ class Draws:
         self._found = {}
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_pyfunc_call(self, pyfuncitem):
-        found = self._found[pyfuncitem.nodeid] = Found()
-        arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-        threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-        end = time.perf_counter() + self._seconds
+    def pytest_runtest_protocol(self, item, nextitem):
+        found = self._found[item.nodeid] = Found()
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        reports, end = {}, time.perf_counter() + self._seconds
         while found.draws < self._count and (found.draws < 1 or time.perf_counter() < end):
-            torch.set_num_threads(threads)
-            torch.set_default_dtype(dtype)
-            seed = SESSION_SEED + found.draws
-            torch.manual_seed(seed_of(seed, pyfuncitem.nodeid))
-            before = torch.get_rng_state()
+            Session.draw = found.draws
             chance.take()
-            try:
-                pyfuncitem.obj(**arguments)
-            except (Exception, pytest.fail.Exception):
-                found.failures[seed] = traceback.format_exc()[-2000:]
+            # As if another test of the same parent came next, so that the test's own fixtures are made anew.
+            reports = {report.when: report for report in runtestprotocol(item, log=False, nextitem=item.parent)}
             found.draws += 1
             found.shares.append(chance.take())
-            if torch.equal(torch.get_rng_state(), before) and not hasattr(pyfuncitem.obj, "hypothesis"):
+            failed = next((report for report in reports.values() if report.failed), None)
+            if failed:
+                found.failures[Session.seed()] = failed.longreprtext[-2000:]
+            if torch.equal(torch.get_rng_state(), item.stash[SEEDED]) and not hasattr(item.obj, "hypothesis"):
                 break  # it draws nothing
+        item.session._setupstate.teardown_exact(nextitem)  # fixtures of the module, too
         if found.failures:
             seed, text = next(iter(found.failures.items()))
-            pytest.fail(f"{len(found.failures)} of {found.draws} draws failed; FASTRNN_TEST_SEED={seed}:\n{text}")
+            reports["call"].outcome = "failed"
+            reports[
+                "call"
+            ].longrepr = f"{len(found.failures)} of {found.draws} draws failed; FASTRNN_TEST_SEED={seed}:\n{text}"
+        for report in reports.values():
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
     def pytest_terminal_summary(self, terminalreporter):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import LAYERS, Case, call, flatten, make_leaves, option_product, outputs_and_gradients, randn
+from cases import LAYERS, Case, call, draw_upstream, flatten, make_leaves, option_product, outputs_and_gradients, randn
 from primals import assert_close_trees
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -306,9 +306,8 @@ class TestJagged:
         names = [name for name in expected if name.startswith(("output", "final"))]
         assert_close_trees((padded_output, *finals), [expected[name] for name in names])
 
-        generator = torch.Generator().manual_seed(0)  # the upstream gradients that outputs_and_gradients draws
-        upstream = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (padded_output, *finals)]
         wanted = [values, *states.values(), *ours.parameters()]
+        upstream = draw_upstream((padded_output, *finals))
         gradients = torch.autograd.grad((padded_output, *finals), wanted, upstream)
         expected = [value for name, value in expected.items() if name.startswith("gradient")]
         expected[0] = torch.cat([row[:length] for row, length in zip(expected[0], LENGTHS, strict=True)])
