@@ -1,5 +1,7 @@
 """Wrong calls raise what torch.nn raises, with a message that names what was wrong."""
 
+import copy
+import dataclasses
 import warnings
 
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
+from fastrnn._options import NAMES
 
 
 def states(layer, *shape, **kwargs):
@@ -242,3 +245,67 @@ def test_a_refused_call_leaves_the_layer_usable(layer):
         with pytest.raises((RuntimeError, ValueError)):
             module(wrong)
     assert torch.equal(module(value)[0], before)
+
+
+class TestAssignedSettings:
+    """What is assigned after construction takes effect or is refused, but never ignored."""
+
+    @pytest.mark.parametrize("layer", LAYERS)
+    @pytest.mark.parametrize("option", NAMES)
+    def test_options_are_refused_and_the_message_helps(self, layer, option):
+        module = getattr(fastrnn, layer)(5, 4)
+        with pytest.raises(AttributeError, match=rf"{layer}: {option} .*dataclasses\.replace") as error:
+            setattr(module, option, 0.3)
+        assert not hasattr(module, option)
+        if (layer, option) == ("LSTM", "zoneout"):
+            exec(str(error.value).split(": ")[-1], {"layer": module, "dataclasses": dataclasses, "fastrnn": fastrnn})
+            assert module.options == fastrnn.Options(zoneout=0.3)
+
+    def test_subclasses_may_have_attributes_of_their_own(self):
+        class Mine(fastrnn.LSTM):
+            def __init__(self):
+                super().__init__(5, 4)
+                self.layer_norm = nn.LayerNorm(4)
+                self.zoneout = 0.5
+
+            def forward(self, value):
+                return self.layer_norm(super().forward(value)[0]) * self.zoneout
+
+        module, value = Mine(), torch.randn(9, 2, 5)
+        assert dict(module.named_modules())["layer_norm"] is module.layer_norm
+        assert torch.equal(module(value), module.layer_norm(fastrnn.LSTM.forward(module, value)[0]) * 0.5)
+
+    @pytest.mark.parametrize("layer", LAYERS)
+    @pytest.mark.parametrize(
+        ("setting", "value", "options"),
+        [("batch_first", True, {}), ("dropout", 0.5, {}), ("dropout", 0.0, {"dropout": 0.5})],
+        ids=str,
+    )
+    def test_settings_that_take_effect(self, layer, setting, value, options):
+        theirs = getattr(nn, layer)(5, 4, 2, **options)
+        ours = fastrnn.convert(copy.deepcopy(theirs))
+        results = []
+        for module in (theirs, ours):
+            setattr(module, setting, value)
+            torch.manual_seed(0)
+            results.append(module(torch.linspace(-1, 1, 90).view(9, 2, 5))[0])
+        torch.testing.assert_close(*results)
+
+    @pytest.mark.parametrize("layer", LAYERS)
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [("bidirectional", True), ("num_layers", 2), ("hidden_size", 3), ("input_size", 7), ("proj_size", 2)],
+    )
+    def test_settings_that_the_weights_do_not_fit(self, layer, setting, value):
+        module = getattr(fastrnn, layer)(5, 4)
+        setattr(module, setting, value)
+        with pytest.raises(RuntimeError):
+            module(torch.randn(9, 2, 5))
+
+    def test_settings_without_effect_are_refused(self):
+        with pytest.raises(AttributeError, match=r"bias is fixed at construction.*bias=False"):
+            fastrnn.LSTM(5, 4).bias = False
+        module = fastrnn.RNN(5, 4)
+        module.nonlinearity = "tanh"
+        with pytest.raises(AttributeError, match=r"nonlinearity is fixed at construction.*'relu'"):
+            module.nonlinearity = "relu"

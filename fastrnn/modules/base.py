@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import _checks, reference
 from .._extended import Request
 from .._frozen import Frozen, can_freeze
-from .._options import DEFAULTS, Options
+from .._options import DEFAULTS, NAMES, Options
 from .._stack import run_cell, run_stack
 from ..reference import States
 
@@ -137,6 +137,10 @@ class Freezing(nn.Module):
         return state
 
 
+# Where our forwards are.
+_HOME = f"{__package__}.layers"
+
+
 class Layer(Refusals, Freezing, nn.RNNBase):
     """Base of RNN, LSTM and GRU. Use those.
 
@@ -225,8 +229,36 @@ class Layer(Refusals, Freezing, nn.RNNBase):
     def flatten_parameters(self) -> None:
         """Does nothing: our kernels take each weight where it lies."""
 
-    # nn.RNNBase overrides these for its list of weights alone.
-    __setattr__ = nn.Module.__setattr__  # type: ignore[assignment]
+    def __setattr__(self, attr: str, value: Any) -> None:
+        if attr in NAMES:
+            self._refuse_option(attr, value)
+        elif attr in ("bias", "nonlinearity") and "_flat_weights_names" in self.__dict__:
+            self._refuse_change(attr, value)
+        nn.Module.__setattr__(self, attr, value)
+
+    def _refuse_option(self, option: str, value: Any) -> None:
+        """An option that is assigned would be ignored: what runs is ``options``.
+
+        A subclass may have something of its own by that name, ``self.layer_norm = nn.LayerNorm(8)``: modules pass, and
+        where forward is the subclass's, who knows what it reads.
+        """
+        if isinstance(value, nn.Module) or getattr(type(self).forward, "__module__", None) != _HOME:
+            return
+        name = _checks.LAYER_NAMES[self.mode.lower()]
+        raise AttributeError(
+            f"{name}: {option} is one of the layer's options, which are changed together: "
+            f"layer.options = dataclasses.replace(layer.options or fastrnn.Options(), {option}={value!r})"
+        )
+
+    def _refuse_change(self, setting: str, value: Any) -> None:
+        """Of torch.nn's settings, these two are only read at construction. The others take effect, or the call raises
+        if the weights don't fit."""
+        old = self.__dict__.get(setting)
+        if isinstance(value, type(old)) and value != old:
+            name = _checks.LAYER_NAMES[self.mode.lower()]
+            raise AttributeError(f"{name}: {setting} is fixed at construction. Make a new layer: {setting}={value!r}")
+
+    # nn.RNNBase overrides this for its list of weights alone.
     __setstate__ = nn.Module.__setstate__
 
     __getstate__ = Freezing.__getstate__
