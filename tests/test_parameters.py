@@ -353,3 +353,57 @@ def test_functional_call_differentiates_what_it_is_given(name):
         weights = {key: scale * parameter.detach() for key, parameter in module.named_parameters()}
         grads.append(torch.autograd.grad(loss_of(functional_call(module, weights, value)), scale))
     torch.testing.assert_close(*grads)
+
+
+class Recipes(nn.Module):
+    """Parameters may be set as functions that compute them."""
+
+    def __setattr__(self, key, value):
+        if callable(value) and key in self._parameters:
+            del self._parameters[key]
+            self.__dict__.setdefault("recipes", {})[key] = value
+        else:
+            super().__setattr__(key, value)
+
+
+class Computing(Recipes):
+    """What Pyro's modules do: looking up a parameter runs code of the class."""
+
+    def __getattr__(self, key):
+        recipes = self.__dict__.get("recipes", {})
+        value = recipes[key]() if key in recipes else super().__getattr__(key)
+        return 2 * value if key.startswith("bias_hh") else value
+
+
+class Intercepting(Recipes):
+    """The same by the other way in which Python lets a class answer for attributes."""
+
+    def __getattribute__(self, key):
+        recipes = super().__getattribute__("__dict__").get("recipes", {})
+        if key in recipes:
+            return recipes[key]()
+        if key.startswith("bias_hh") and key in self._parameters:
+            return 2 * self._parameters[key]
+        return super().__getattribute__(key)
+
+
+@by_name
+@pytest.mark.parametrize("order", ("before", "behind", "intercepting"))
+def test_classes_that_answer_for_attributes(name, order):
+    kind = getattr(fastrnn, name)
+    bases = {"before": (Computing, kind), "behind": (kind, Computing), "intercepting": (Intercepting, kind)}
+    theirs, ours = make(nn, name), type("Mixed", bases[order], {"__module__": __name__})
+    ours = ours(SIZE, SIZE, dtype=torch.float64, **({"num_layers": 2} if name in LAYERS else {}))
+    ours.load_state_dict(theirs.state_dict())
+    value, key = some_input(name), recurrent_weight(name)
+    recurrent = getattr(theirs, key).detach()
+    scale = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    setattr(ours, key, lambda: scale * recurrent)
+    assert key not in dict(ours.named_parameters())
+
+    weights = {k: 2 * p if k.startswith("bias_hh") else p for k, p in theirs.named_parameters()}
+    expected = functional_call(theirs, weights | {key: scale * recurrent}, value)
+    actual = ours(value)
+    torch.testing.assert_close(flatten(actual), flatten(expected))
+    grads = [torch.autograd.grad(loss_of(result), scale) for result in (actual, expected)]
+    torch.testing.assert_close(*grads)

@@ -63,13 +63,21 @@ class Refusals:
         self.__dict__.pop("qconfig", None)
 
 
+# How a module looks attributes up whose class says nothing of it.
+_GETATTR, _GETATTRIBUTE = nn.Module.__getattr__, nn.Module.__getattribute__
+
+
 def current_weights(module: nn.Module, names: Sequence[str]) -> list[Tensor]:
     """The module's weights of those names as they are at this moment."""
-    parameters = module._parameters  # a third of getattr's time, and this runs at every call
-    try:
-        return [parameters[name] for name in names]  # type: ignore[misc]
-    except KeyError:  # some are not parameters any more: computed by a parametrization, or plain attributes
-        return [getattr(module, name) for name in names]
+    kind = type(module)
+    # Subclasses may compute weights where attributes are looked up, as Pyro's do: then they are asked for there.
+    if kind.__getattr__ is _GETATTR and kind.__getattribute__ is _GETATTRIBUTE:
+        parameters = module._parameters  # a third of getattr's time, and this runs at every call
+        try:
+            return [parameters[name] for name in names]  # type: ignore[misc]
+        except KeyError:  # some are not parameters any more: computed by a parametrization, or plain attributes
+            pass
+    return [getattr(module, name) for name in names]
 
 
 class Freezing(nn.Module):
@@ -131,8 +139,11 @@ class Freezing(nn.Module):
         return super()._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
+        return self._without_packed(super().__getstate__())
+
+    @staticmethod
+    def _without_packed(state: dict[str, Any]) -> dict[str, Any]:
         """How weights are packed depends on the processor, so they stay out of pickles, and thereby out of copies."""
-        state = self.__dict__.copy()
         state.pop("_frozen", None)
         return state
 
@@ -234,7 +245,8 @@ class Layer(Refusals, Freezing, nn.RNNBase):
             self._refuse_option(attr, value)
         elif attr in ("bias", "nonlinearity") and "_flat_weights_names" in self.__dict__:
             self._refuse_change(attr, value)
-        nn.Module.__setattr__(self, attr, value)
+        # Past nn.RNNBase, which sees to its list of weights; not to nn.Module, or classes between them are left out.
+        super(nn.RNNBase, self).__setattr__(attr, value)
 
     def _refuse_option(self, option: str, value: Any) -> None:
         """An option that is assigned would be ignored: what runs is ``options``.
@@ -258,13 +270,16 @@ class Layer(Refusals, Freezing, nn.RNNBase):
             name = _checks.LAYER_NAMES[self.mode.lower()]
             raise AttributeError(f"{name}: {setting} is fixed at construction. Make a new layer: {setting}={value!r}")
 
-    # nn.RNNBase overrides this for its list of weights alone.
-    __setstate__ = nn.Module.__setstate__
+    # nn.RNNBase overrides these, too, for its list of weights alone.
 
-    __getstate__ = Freezing.__getstate__
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super(nn.RNNBase, self).__setstate__(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._without_packed(super(nn.RNNBase, self).__getstate__())
 
     def _replicate_for_data_parallel(self) -> Layer:
-        return nn.Module._replicate_for_data_parallel(self)
+        return super(nn.RNNBase, self)._replicate_for_data_parallel()
 
     def _run(
         self,
