@@ -66,22 +66,28 @@ def _check_input_and_weights(name: str, input: Tensor, weights: Sequence[Tensor]
             f"{name}: input dtype ({dtype}) does not match weight dtype ({first}). "
             f"Convert input: input.to({first}), or convert model: model.to({dtype})"
         )
+    lack = missing_kernels(dtype, device)
+    if lack is not None:
+        raise NotImplementedError(f"{name}: {lack[0]}. {lack[1]}")
+
+
+def missing_kernels(dtype: torch.dtype, device: torch.device) -> tuple[str, str] | None:
+    """Why we have no kernels for that dtype and device, and what to do; None if we have."""
     if dtype not in SUPPORTED_DTYPES:
         supported = ", ".join(map(str, SUPPORTED_DTYPES))
-        raise NotImplementedError(
-            f"{name}: fastrnn has no kernels for {dtype}; it supports {supported}. Convert with .float() or .double()"
-        )
+        return f"fastrnn has no kernels for {dtype}; it supports {supported}", "Convert with .float() or .double()"
     if device.type == "cuda" and not _native.cuda_built:
-        raise NotImplementedError(
-            f"{name}: input is on {device}, but fastrnn was built without CUDA. Build it where torch has CUDA and nvcc "
-            "is found: pip install --no-build-isolation --force-reinstall --no-deps . (in a checkout of fastrnn); or "
-            "move model and input: .to('cpu')"
+        return (
+            f"the weights are on {device}, but fastrnn was built without CUDA",
+            "Build it where torch has CUDA and nvcc is found: pip install --no-build-isolation --force-reinstall "
+            "--no-deps . (in a checkout of fastrnn); or move model and input: .to('cpu')",
         )
     if device.type not in ("cpu", "cuda", "meta"):
-        raise NotImplementedError(
-            f"{name}: fastrnn has no kernels for device {str(device)!r}; it supports 'cpu', 'cuda' and 'meta'. "
-            "Move model and input: .to('cpu')"
+        return (
+            f"fastrnn has no kernels for device {str(device)!r}; it supports 'cpu', 'cuda' and 'meta'",
+            "Move model and input: .to('cpu')",
         )
+    return None
 
 
 def check_state(name: str, input: Tensor, state: Tensor, argument: str = "hx", what: str = "hidden state") -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .._checks import check_nonlinearity
@@ -266,6 +266,11 @@ class LSTM(Layer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__("LSTM", *args, **kwargs)
+
+    # What nn.LSTM's forward calls, for subclasses that brought a copy of it.
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     @overload
     def forward(
