@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.fx.proxy import TraceError
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
 
 from .. import _checks, reference
 from .._extended import Request
 from .._frozen import Frozen, can_freeze
 from .._options import DEFAULTS, NAMES, Options
 from .._stack import run_cell, run_stack
-from ..reference import States
+from ..reference import STATES, States
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -78,6 +81,30 @@ def current_weights(module: nn.Module, names: Sequence[str]) -> list[Tensor]:
         except KeyError:  # some are not parameters any more: computed by a parametrization, or plain attributes
             pass
     return [getattr(module, name) for name in names]
+
+
+def is_traced(input: Any, hx: Any) -> bool:
+    """Whether torch.fx traces the call, so that what should be tensors are its proxies."""
+    if hx is not None and isinstance(hx[0] if isinstance(hx, (tuple, list)) and hx else hx, Proxy):
+        return True
+    return isinstance(input, Proxy)
+
+
+def traced_call(module: nn.Module, input: Any, hx: Any, **others: Any) -> Any:
+    """The call as one node of a torch.fx graph, as calls of torch.nn's layers are.
+
+    fx takes modules for leaves whose class is in torch.nn, and calls all others to look inside. Ours answer for
+    themselves, so that no Tracer of one's own is needed.
+    """
+    tracer: Any = next(leaf for leaf in tree_leaves((input, hx)) if isinstance(leaf, Proxy)).tracer
+    path = tracer.path_of_module(module)
+    if not path:
+        raise TraceError(
+            f"torch.fx cannot look into {type(module).__name__}, a fastrnn module, only around it. Trace a module that "
+            "holds it, for instance torch.nn.Sequential"
+        )
+    given = {name: value for name, value in others.items() if value is not None and value is not False}
+    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), given)
 
 
 class Freezing(nn.Module):
@@ -290,6 +317,11 @@ class Layer(Refusals, Freezing, nn.RNNBase):
         reset_state: Tensor | Sequence[Tensor] | None,
         return_states: bool = False,
     ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
+        if is_traced(input, hx):
+            others = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "return_states": return_states}
+            call = traced_call(self, input, hx, **others)
+            states = (call[1],) if self.mode != "LSTM" else (call[1][0], call[1][1])
+            return call[0], (*states, call[2]) if return_states else states
         # Not through the property: nn.Module would blame a missing weight's AttributeError on the property itself.
         weights = current_weights(self, self._flat_weights_names)
         request = self._request(resets, reset_state, return_states)
@@ -336,5 +368,8 @@ class Cell(Refusals, Freezing, nn.RNNCellBase):
         return current_weights(self, self._weight_names)
 
     def _run(self, input: Tensor, hx: Tensor | Sequence[Tensor] | None) -> States:
+        if is_traced(input, hx):
+            call = traced_call(self, input, hx)
+            return (call[0], call[1]) if STATES[self._cell] > 1 else (call,)
         weights = self._current_weights()
         return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))

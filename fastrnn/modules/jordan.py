@@ -16,7 +16,7 @@ from .._extended import Request
 from .._options import DEFAULTS
 from .._stack import run_stack
 from ..reference import ACTIVATIONS
-from .base import Refusals
+from .base import Refusals, is_traced, traced_call
 
 RECURRENCES = ("hidden_to_hidden", "output_to_hidden", "output_to_output")
 
@@ -186,6 +186,9 @@ class JordanRNN(Refusals, nn.Module):
         reset_state: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """Run the sequence; see the class for shapes and errors."""
+        if is_traced(input, hx):
+            call = traced_call(self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state)
+            return call[0], call[1]
         stack = self._recurrence_of(input)
         request = stack.request(resets, reset_state)
         output, states = run_stack(stack, stack.input, hx, stack.weights, lengths, request=request)
