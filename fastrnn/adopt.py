@@ -29,7 +29,7 @@ TORCHS = {ours: torchs for torchs, ours in OURS.items()}
 
 # What only one of the two keeps beside parameters and settings.
 _TORCHS_OWN = ("_flat_weights", "_flat_weight_refs")
-_OUR_OWN = ("_frozen", "_options")
+_OUR_OWN = ("_assigned", "_frozen", "_options")
 
 _OWN_FORWARD = "its forward was replaced on the object, by what may still call the forward of its class"
 

@@ -407,3 +407,47 @@ def test_classes_that_answer_for_attributes(name, order):
     torch.testing.assert_close(flatten(actual), flatten(expected))
     grads = [torch.autograd.grad(loss_of(result), scale) for result in (actual, expected)]
     torch.testing.assert_close(*grads)
+
+
+@by_layer
+@pytest.mark.parametrize("deletes", (False, True), ids=("kept", "deleted"))
+def test_assigned_flat_weights(layer, deletes):
+    """Code that drops weights assigns torch.nn's list of them before each call."""
+    pair = twins(layer)
+    value = some_input(layer)
+    raw = [nn.Parameter(parameter.detach().clone()) for parameter in pair[0].parameters()]
+    if deletes:
+        for module in pair:
+            del module.weight_hh_l0
+    keys = list(pair[0].state_dict())
+    for _ in range(2):
+        grads = []
+        for module in pair:
+            torch.manual_seed(0)
+            module._flat_weights = [nn.functional.dropout(weight, 0.5) for weight in raw]
+            grads.append(torch.autograd.grad(loss_of(module(value)), raw))
+            assert list(module.state_dict()) == keys
+        torch.testing.assert_close(*grads)
+
+
+@by_layer
+@pytest.mark.parametrize("change", ("attribute", "to", "functional_call", "attributes assigned"))
+def test_assigned_flat_weights_end(layer, change):
+    """Both forget the list once a weight is another one."""
+    pair = twins(layer)
+    weight, value = torch.randn_like(pair[0].weight_hh_l1), some_input(layer)
+    results = []
+    for module in pair:
+        before = module(value)
+        module._flat_weights = [2 * parameter for parameter in module.parameters()]
+        assert not torch.equal(loss_of(module(value)), loss_of(before))
+        if change == "attribute":
+            module.weight_hh_l1 = nn.Parameter(weight)
+        elif change == "to":
+            module.to(torch.float32).to(torch.float64)
+        elif change == "functional_call":
+            functional_call(module, {"weight_hh_l1": weight}, value)
+        else:
+            module._flat_weights = [getattr(module, key) for key in module._flat_weights_names]
+        results.append(flatten(module(value)))
+    torch.testing.assert_close(*results)

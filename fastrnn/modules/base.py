@@ -6,6 +6,7 @@ those. The price: ``isinstance(layer, nn.LSTM)`` is False.
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -83,11 +84,9 @@ def current_weights(module: nn.Module, names: Sequence[str]) -> list[Tensor]:
     return [getattr(module, name) for name in names]
 
 
-def is_traced(input: Any, hx: Any) -> bool:
-    """Whether torch.fx traces the call, so that what should be tensors are its proxies."""
-    if hx is not None and isinstance(hx[0] if isinstance(hx, (tuple, list)) and hx else hx, Proxy):
-        return True
-    return isinstance(input, Proxy)
+def is_traced(given: Any) -> bool:
+    """Whether torch.fx traces the call, so that an input or state is its proxy."""
+    return isinstance(given[0] if isinstance(given, (tuple, list)) and given else given, Proxy)
 
 
 def traced_call(module: nn.Module, input: Any, hx: Any, **others: Any) -> Any:
@@ -192,6 +191,8 @@ class Layer(Refusals, Freezing, nn.RNNBase):
 
     _options: Options | None = None
 
+    _assigned: tuple[list[Tensor], list[Tensor | None]] | None = None  # to _flat_weights, and the attributes then
+
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
         name = _checks.LAYER_NAMES[mode.lower()]
         options = Options.take(kwargs)
@@ -253,13 +254,35 @@ class Layer(Refusals, Freezing, nn.RNNBase):
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", {self._options}" if self._options is not None else "")
 
-    @property
-    def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
+    def _current_weights(self) -> list[Tensor]:
         """The weights as they are now, in torch's order; never cached, or parametrizations would go stale."""
+        if self._assigned is not None:
+            assigned, attributes = self._assigned
+            now = self._named()
+            if all(weight is None or weight is then for weight, then in zip(now, attributes, strict=True)):
+                return assigned
+            self._assigned = None
         return current_weights(self, self._flat_weights_names)
 
+    def _named(self) -> list[Tensor | None]:
+        """What the names of the weights stand for; None where there is no such attribute."""
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @property
+    def _flat_weights(self) -> list[Any]:
+        """The weights of the next call. Code that drops weights assigns a list of its own, as torch.nn lets it: that is
+        computed with, for as long as the attributes stay what they were, and until to() and the like."""
+        return self._current_weights()
+
+    @_flat_weights.setter
+    def _flat_weights(self, weights: list[Any]) -> None:
+        assigned, attributes = list(weights), self._named()
+        same = len(assigned) == len(attributes) and all(map(operator.is_, assigned, attributes))
+        self._assigned = None if same else (assigned, attributes)
+
     def _init_flat_weights(self) -> None:
-        """Nothing to keep."""
+        """To the attributes again: at construction, and after to() and the like."""
+        self._assigned = None
 
     def _update_flat_weights(self) -> None:
         """Nothing to keep."""
@@ -317,13 +340,15 @@ class Layer(Refusals, Freezing, nn.RNNBase):
         reset_state: Tensor | Sequence[Tensor] | None,
         return_states: bool = False,
     ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
-        if is_traced(input, hx):
+        if isinstance(input, Proxy) or (hx is not None and is_traced(hx)):
             others = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "return_states": return_states}
             call = traced_call(self, input, hx, **others)
             states = (call[1],) if self.mode != "LSTM" else (call[1][0], call[1][1])
             return call[0], (*states, call[2]) if return_states else states
         # Not through the property: nn.Module would blame a missing weight's AttributeError on the property itself.
-        weights = current_weights(self, self._flat_weights_names)
+        weights = (
+            self._current_weights() if self._assigned is not None else current_weights(self, self._flat_weights_names)
+        )
         request = self._request(resets, reset_state, return_states)
         if request is None:
             return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
@@ -368,7 +393,7 @@ class Cell(Refusals, Freezing, nn.RNNCellBase):
         return current_weights(self, self._weight_names)
 
     def _run(self, input: Tensor, hx: Tensor | Sequence[Tensor] | None) -> States:
-        if is_traced(input, hx):
+        if isinstance(input, Proxy) or (hx is not None and is_traced(hx)):
             call = traced_call(self, input, hx)
             return (call[0], call[1]) if STATES[self._cell] > 1 else (call,)
         weights = self._current_weights()

@@ -186,7 +186,7 @@ class JordanRNN(Refusals, nn.Module):
         reset_state: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """Run the sequence; see the class for shapes and errors."""
-        if is_traced(input, hx):
+        if is_traced(input) or is_traced(hx):
             call = traced_call(self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state)
             return call[0], call[1]
         stack = self._recurrence_of(input)
