@@ -117,30 +117,38 @@ def check_sizes(name: str, steps: int, features: int, input_size: int) -> None:
         )
 
 
-def unpack_hx(cell: str, name: str, hx: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """hx as a tuple of the cell's states: a tensor, or for the LSTM a tuple or list of two (perhaps the same twice)."""
+def unpack_hx(
+    cell: str, name: str, hx: Tensor | Sequence[Tensor], argument: str = "hx", pair: str = "(hx, cx)"
+) -> tuple[Tensor, ...]:
+    """hx as a tuple of the cell's states: a tensor, or for the LSTM a tuple or list of two (perhaps the same twice).
+
+    ``argument`` and ``pair`` are what the caller knows it by.
+    """
     if STATES[cell] == 1:
         if not isinstance(hx, Tensor):
-            hint = ": only LSTM takes (hx, cx)" if isinstance(hx, (tuple, list)) else ""
-            raise AttributeError(f"{name}: hx must be a Tensor, got {_describe(hx)}{hint}")
+            hint = f": only LSTM takes {pair}" if isinstance(hx, (tuple, list)) else ""
+            raise AttributeError(f"{name}: {argument} must be a Tensor, got {_describe(hx)}{hint}")
         return (hx,)
+    is_cell = name in CELL_NAMES.values()
     if isinstance(hx, Tensor):
         # torch.nn.LSTM trips over hx[0].dim(), torch.nn.LSTMCell tells the type apart.
-        mismatch = TypeError if name in CELL_NAMES.values() else RuntimeError
-        raise mismatch(f"{name}: hx must be a tuple (hx, cx), got a Tensor. Pass (hx, cx), e.g. cx = zeros")
+        mismatch = TypeError if is_cell else RuntimeError
+        raise mismatch(f"{name}: {argument} must be a tuple {pair}, got a Tensor. Pass {pair}, e.g. with zeros for c")
     if not isinstance(hx, (tuple, list)):
-        _refuse_hx_type(name, hx)
+        _refuse_hx_type(name, hx, argument, pair)
     if len(hx) != 2:
-        raise RuntimeError(f"{name}: hx must be two hidden states (hx, cx), got {len(hx)}")
+        # torch.nn.LSTM trips over hx[1].
+        wrong_count = IndexError if len(hx) < 2 and not is_cell else RuntimeError
+        raise wrong_count(f"{name}: {argument} must be two hidden states {pair}, got {len(hx)}")
     h, c = hx
     if not isinstance(h, Tensor) or not isinstance(c, Tensor):
-        _refuse_hx_type(name, hx)
+        _refuse_hx_type(name, hx, argument, pair)
     return h, c
 
 
-def _refuse_hx_type(name: str, hx: object) -> NoReturn:
+def _refuse_hx_type(name: str, hx: object, argument: str, pair: str) -> NoReturn:
     """AttributeError as torch.nn raises, from ``hx[0].dim()``."""
-    raise AttributeError(f"{name}: hx must be a tuple of Tensors (hx, cx), got {_describe(hx)}")
+    raise AttributeError(f"{name}: {argument} must be a tuple of Tensors {pair}, got {_describe(hx)}")
 
 
 def _describe(value: object) -> str:

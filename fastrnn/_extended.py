@@ -157,7 +157,7 @@ def _reset_states(
     name: str, stack: Stack, given: Tensor | Sequence[Tensor], batch: int, input: Tensor, batched: bool
 ) -> States:
     """A reset state as (L*D, B, features), checked: it comes in hx's shape, or with one row for all."""
-    states = _checks.unpack_hx(stack.mode.lower(), name, given)
+    states = _checks.unpack_hx(stack.mode.lower(), name, given, "reset_state", "(h, c)")
     for state in states:
         _checks.check_state(name, input, state, "reset_state", "reset state")
     rows = stack.num_layers * (2 if stack.bidirectional else 1)

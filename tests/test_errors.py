@@ -83,6 +83,9 @@ WRONG_LSTM_CALLS = {
     "cx is f64": (layer_call(x(5, 2, 4), given((torch.ones(2, 2, 3), torch.ones(2, 2, 3).double()))), "dtype|float64"),
     "cx rank": (layer_call(x(5, 4), given((torch.ones(2, 3), torch.ones(2, 1, 3)))), "2-D.*3-D"),
     "hx is a tensor": (layer_call(x(5, 2, 4), given(torch.ones(2, 2, 3))), "hx.*cx"),
+    "no state": (layer_call(x(5, 2, 4), given(())), "two.*0"),
+    "one state": (layer_call(x(5, 2, 4), given((torch.ones(2, 2, 3),))), "two.*1"),
+    "one state of a sequence": (layer_call(x(5, 4), given([torch.ones(2, 3)])), "two.*1"),
     "three states": (layer_call(x(5, 2, 4), given((torch.ones(2, 2, 3),) * 3)), "two|3"),
     "hx not projected": (layer_call(x(5, 2, 4), hx(2, 2, 3), proj_size=2), r"2, 2, 2\D*2, 2, 3"),
 }
