@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from . import _native, _precision, autograd
 from ._extended import Request, add, needs_extras
 from ._options import DEFAULTS
+from ._ragged import Lengths
 from ._stack import Arguments, Stack, cell_arguments, packed_arguments, padded_arguments, runs_as_one
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
@@ -127,7 +128,7 @@ def _layer_shape(
     input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None = None,
     *,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     resets: Tensor | None = None,
     reset_state: Tensor | Sequence[Tensor] | None = None,
     return_states: bool = False,
@@ -143,7 +144,7 @@ def _jordan_shape(
     input: Tensor | PackedSequence,
     hx: Tensor | None = None,
     *,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     resets: Tensor | None = None,
     reset_state: Tensor | None = None,
 ) -> tuple[_Shape, list[Tensor]]:
@@ -159,7 +160,7 @@ def _stack_shape(
     frozen: bool,
     input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
-    lengths: Tensor | None,
+    lengths: Lengths | None,
 ) -> tuple[_Shape, list[Tensor]]:
     if isinstance(input, PackedSequence):
         arguments = packed_arguments(stack, input, hx, weights, lengths)

@@ -22,6 +22,7 @@ from .. import _checks, reference
 from .._extended import Request
 from .._frozen import Frozen, can_freeze
 from .._options import DEFAULTS, NAMES, Options
+from .._ragged import Lengths
 from .._stack import run_cell, run_stack
 from ..reference import STATES, States
 
@@ -335,7 +336,7 @@ class Layer(Refusals, Freezing, nn.RNNBase):
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | Sequence[Tensor] | None,
-        lengths: Tensor | None,
+        lengths: Lengths | None,
         resets: Tensor | None,
         reset_state: Tensor | Sequence[Tensor] | None,
         return_states: bool = False,
@@ -392,7 +393,7 @@ class Cell(Refusals, Freezing, nn.RNNCellBase):
         """The weights as they are now, in the order of a layer's."""
         return current_weights(self, self._weight_names)
 
-    def _run(self, input: Tensor, hx: Tensor | Sequence[Tensor] | None) -> States:
+    def _run(self, input: Any, hx: Tensor | Sequence[Tensor] | None) -> States:
         if isinstance(input, Proxy) or (hx is not None and is_traced(hx)):
             call = traced_call(self, input, hx)
             return (call[0], call[1]) if STATES[self._cell] > 1 else (call,)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _checks
+from .. import _checks, _ragged
 from .._extended import Request
 from .._options import DEFAULTS
 from .._stack import run_stack
@@ -181,7 +181,7 @@ class JordanRNN(Refusals, nn.Module):
         input: Any,
         hx: Tensor | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: _ragged.Lengths | None = None,
         resets: Tensor | None = None,
         reset_state: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
@@ -196,6 +196,7 @@ class JordanRNN(Refusals, nn.Module):
             return output, states[0]
         output = _pointwise(output, self.weight_ho, self.bias_o if self.bias else None, self.output_nonlinearity)
         if lengths is not None:  # zero, which a bias and a nonlinearity do not keep
+            lengths = _ragged.as_tensor("JordanRNN", lengths)
             output = output * _running(output, lengths, self.batch_first)
         return output, states[0]
 
