@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _native
 from .reference import GATES, STATES
@@ -33,14 +33,17 @@ def check_tensors(
     dtype = input.dtype
     tensors = weights if states is None else (*weights, *states)
     fits = dtype in SUPPORTED_DTYPES
-    if input.is_cpu:
-        for tensor in tensors:
-            fits = fits and tensor.is_cpu and tensor.dtype == dtype
-    else:
-        fits = fits and input.is_cuda and _native.cuda_built
-        device = input.device
-        for tensor in tensors:
-            fits = fits and tensor.device == device and tensor.dtype == dtype
+    try:
+        if input.is_cpu:
+            for tensor in tensors:
+                fits = fits and tensor.is_cpu and tensor.dtype == dtype
+        else:
+            fits = fits and input.is_cuda and _native.cuda_built
+            device = input.device
+            for tensor in tensors:
+                fits = fits and tensor.device == device and tensor.dtype == dtype
+    except AttributeError:  # of None
+        fits = False
     if not fits:  # or on the meta device, or under autocast: no hurry then
         _check_input_and_weights(name, input, weights, mismatch)
         for state in states or ():
@@ -50,6 +53,12 @@ def check_tensors(
 def _check_input_and_weights(name: str, input: Tensor, weights: Sequence[Tensor], mismatch: type[Exception]) -> None:
     dtype, device = input.dtype, input.device
     for weight in weights:
+        if not isinstance(weight, Tensor):
+            # As the ops of torch.nn raise. None is what a parameter may be set to.
+            raise TypeError(
+                f"{name}: a weight is {weight}, not a Tensor. Set a Parameter again; for no biases, make the module "
+                "with bias=False"
+            )
         if weight.device != device:
             raise RuntimeError(
                 f"{name}: input and weights must be on one device, but input is on {device} and a weight on "
@@ -62,9 +71,11 @@ def _check_input_and_weights(name: str, input: Tensor, weights: Sequence[Tensor]
                 f"{name}: weights must share one dtype, but got {first} and {weight.dtype}. Convert: module.to({first})"
             )
     if dtype != first and not torch._C._is_any_autocast_enabled():
+        # Of integers, which modules refuse to be, or complex numbers no model can be made.
+        other = f", or convert model: model.to({dtype})" if dtype in SUPPORTED_DTYPES else ""
         raise mismatch(
             f"{name}: input dtype ({dtype}) does not match weight dtype ({first}). "
-            f"Convert input: input.to({first}), or convert model: model.to({dtype})"
+            f"Convert input: input.to({first}){other}"
         )
     lack = missing_kernels(dtype, device)
     if lack is not None:
@@ -155,6 +166,17 @@ def _describe(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return f"{type(value).__name__} of ({', '.join(type(v).__name__ for v in value)})"
     return type(value).__name__
+
+
+def describe_module(module: object) -> str:
+    """What a message calls something that is no layer of ours; a layer of torch.nn comes with how to make it ours."""
+    kind = type(module)
+    if not kind.__module__.startswith("torch.nn."):
+        return kind.__name__
+    hint = (
+        ". Make it fastrnn's first: fastrnn.convert(layer)" if isinstance(module, nn.RNNBase | nn.RNNCellBase) else ""
+    )
+    return f"torch.nn.{kind.__name__}{hint}"
 
 
 def refuse_input_type(name: str, value: object, accepted: str) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _precision
+from . import _checks, _precision
 from .autograd import run_step
 from .modules import GRU, LSTM, RNN
 from .modules.base import Layer, current_weights
@@ -43,7 +43,7 @@ class Stream:
 
     def __init__(self, layer: Layer, freeze: bool = True) -> None:
         if not isinstance(layer, Layer):
-            raise TypeError(f"Stream takes a fastrnn.RNN, LSTM or GRU, got {type(layer).__name__}")
+            raise TypeError(f"Stream takes a fastrnn.RNN, LSTM or GRU, got {_checks.describe_module(layer)}")
         if layer.bidirectional:
             raise ValueError(
                 "Stream: a bidirectional layer starts at the end of a sequence, which a stream has not seen"

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from cases import CELLS, LAYERS
@@ -248,6 +249,61 @@ def test_a_refused_call_leaves_the_layer_usable(layer):
         with pytest.raises((RuntimeError, ValueError)):
             module(wrong)
     assert torch.equal(module(value)[0], before)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("zone_out", "zoneout"),
+        ("layernorm", "layer_norm"),
+        ("hiddensize", "hidden_size"),
+        ("batchfirst", "batch_first"),
+    ],
+)
+def test_unknown_keywords_are_guessed(layer, given, meant):
+    with pytest.raises(TypeError, match=rf"{layer} .*keyword argument '{given}'\. Did you mean '{meant}'\?"):
+        getattr(fastrnn, layer)(5, 4, **{given: 1})
+    with pytest.raises(TypeError, match=r"'colour'\. fastrnn\.Options has"):
+        getattr(fastrnn, layer)(5, 4, colour=1)
+
+
+def test_zoneout_as_a_list():
+    assert fastrnn.LSTM(5, 4, zoneout=[0.1, 0.2]).options == fastrnn.Options(zoneout=(0.1, 0.2))
+    with pytest.raises(ValueError, match="pair"):
+        fastrnn.LSTM(5, 4, zoneout=[0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("name", (*LAYERS, *CELLS))
+@pytest.mark.parametrize("dtype", (torch.int64, torch.uint8, torch.complex64), ids=str)
+def test_no_model_is_advised_that_cannot_be(name, dtype):
+    with pytest.raises((ValueError, RuntimeError), match=r"input\.to\(torch\.float32\)$"):
+        getattr(fastrnn, name)(4, 3)(torch.ones(2, 4).to(dtype))
+
+
+@pytest.mark.parametrize("name", (*LAYERS, *CELLS))
+@pytest.mark.parametrize("weight", ("weight_ih", "weight_hh", "bias_hh"))
+def test_a_weight_set_to_none(name, weight):
+    module = getattr(fastrnn, name)(4, 3)
+    setattr(module, weight + "_l0" * (name in LAYERS), None)
+    with pytest.raises(TypeError, match=f"{name}: a weight is None.*Set a Parameter"):
+        module(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("resets", (np.zeros((5, 2), bool), [[False, False]] * 5), ids=("array", "list"))
+def test_resets_that_are_no_tensor(resets):
+    with pytest.raises(TypeError, match=r"resets must be a Tensor of bool.*Convert: torch\.as_tensor") as error:
+        fastrnn.GRU(4, 3)(torch.randn(5, 2, 4), resets=resets)
+    converted = eval(str(error.value).split("Convert: ")[-1], {"torch": torch, "resets": resets})
+    fastrnn.GRU(4, 3)(torch.randn(5, 2, 4), resets=converted)
+
+
+def test_a_wrong_reset_state_is_called_that():
+    value, resets = torch.randn(5, 2, 4), torch.zeros(5, 2, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match=r"LSTM: reset_state must be a tuple \(h, c\), got a Tensor"):
+        fastrnn.LSTM(4, 3)(value, resets=resets, reset_state=torch.zeros(1, 2, 3))
+    with pytest.raises(AttributeError, match="GRU: reset_state must be a Tensor, got tuple"):
+        fastrnn.GRU(4, 3)(value, resets=resets, reset_state=(torch.zeros(1, 2, 3),))
 
 
 class TestAssignedSettings:

@@ -6,6 +6,7 @@ those. The price: ``isinstance(layer, nn.LSTM)`` is False.
 
 from __future__ import annotations
 
+import inspect
 import operator
 import warnings
 from collections.abc import Sequence
@@ -175,6 +176,9 @@ class Freezing(nn.Module):
         return state
 
 
+# What torch.nn's constructor takes by name.
+_KEYWORDS = tuple(inspect.signature(nn.RNNBase.__init__).parameters)[2:]
+
 # Where our forwards are.
 _HOME = f"{__package__}.layers"
 
@@ -196,7 +200,7 @@ class Layer(Refusals, Freezing, nn.RNNBase):
 
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
         name = _checks.LAYER_NAMES[mode.lower()]
-        options = Options.take(kwargs)
+        options = Options.take(name, kwargs, _KEYWORDS)
         super().__init__(mode, *args, **kwargs)
         if not isinstance(self.bidirectional, bool):  # torch.nn finds out at the first call
             raise TypeError(f"bidirectional should be of type bool, got: {type(self.bidirectional).__name__}")
