@@ -396,12 +396,13 @@ def test_classes_that_answer_for_attributes(name, order):
     ours = ours(SIZE, SIZE, dtype=torch.float64, **({"num_layers": 2} if name in LAYERS else {}))
     ours.load_state_dict(theirs.state_dict())
     value, key = some_input(name), recurrent_weight(name)
+    weights = {k: 2 * p if k.startswith("bias_hh") else p for k, p in theirs.named_parameters()}
+    torch.testing.assert_close(flatten(ours(value)), flatten(functional_call(theirs, weights, value)))
+
     recurrent = getattr(theirs, key).detach()
     scale = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
     setattr(ours, key, lambda: scale * recurrent)
     assert key not in dict(ours.named_parameters())
-
-    weights = {k: 2 * p if k.startswith("bias_hh") else p for k, p in theirs.named_parameters()}
     expected = functional_call(theirs, weights | {key: scale * recurrent}, value)
     actual = ours(value)
     torch.testing.assert_close(flatten(actual), flatten(expected))
