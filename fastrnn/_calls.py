@@ -163,10 +163,10 @@ class Call:
         return self._changed(lambda sizes: sizes // groups, lambda mask: mask.unflatten(1, (-1, groups)).select(2, 0))
 
     def _changed(self, sizes: Callable[[Tensor], Tensor], mask: Callable[[Tensor], Tensor]) -> Call:
-        call = self.with_masks([None if m is None else _unwrapped(mask(m)) for m in self.masks()])
+        call = self.with_masks([None if m is None else unwrapped(mask(m)) for m in self.masks()])
         if self.batch_sizes is None:
             return call
-        return replace(call, batch_sizes=_unwrapped(sizes(self.batch_sizes)))
+        return replace(call, batch_sizes=unwrapped(sizes(self.batch_sizes)))
 
 
 def _no_tensor(masks: MaybeTensors) -> bool:
@@ -207,7 +207,7 @@ def call_of_backward(
     return call, Request(*request), call.flat_outputs((of_output, of_states[: cell.states], of_cells)), primals
 
 
-def _unwrapped(tensor: Tensor) -> Tensor:
+def unwrapped(tensor: Tensor) -> Tensor:
     """The tensor itself, without what torch.func wraps around all that is computed inside a transform.
 
     A Call outlives the transform it was made in, and its wrappers are of no use then, or worse.

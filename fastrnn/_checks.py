@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _native
 from .reference import GATES, STATES
@@ -33,14 +33,17 @@ def check_tensors(
     dtype = input.dtype
     tensors = weights if states is None else (*weights, *states)
     fits = dtype in SUPPORTED_DTYPES
-    if input.is_cpu:
-        for tensor in tensors:
-            fits = fits and tensor.is_cpu and tensor.dtype == dtype
-    else:
-        fits = fits and input.is_cuda and _native.cuda_built
-        device = input.device
-        for tensor in tensors:
-            fits = fits and tensor.device == device and tensor.dtype == dtype
+    try:
+        if input.is_cpu:
+            for tensor in tensors:
+                fits = fits and tensor.is_cpu and tensor.dtype == dtype
+        else:
+            fits = fits and input.is_cuda and _native.cuda_built
+            device = input.device
+            for tensor in tensors:
+                fits = fits and tensor.device == device and tensor.dtype == dtype
+    except AttributeError:  # of None
+        fits = False
     if not fits:  # or on the meta device, or under autocast: no hurry then
         _check_input_and_weights(name, input, weights, mismatch)
         for state in states or ():
@@ -50,6 +53,12 @@ def check_tensors(
 def _check_input_and_weights(name: str, input: Tensor, weights: Sequence[Tensor], mismatch: type[Exception]) -> None:
     dtype, device = input.dtype, input.device
     for weight in weights:
+        if not isinstance(weight, Tensor):
+            # As the ops of torch.nn raise. None is what a parameter may be set to.
+            raise TypeError(
+                f"{name}: a weight is {weight}, not a Tensor. Set a Parameter again; for no biases, make the module "
+                "with bias=False"
+            )
         if weight.device != device:
             raise RuntimeError(
                 f"{name}: input and weights must be on one device, but input is on {device} and a weight on "
@@ -62,26 +71,34 @@ def _check_input_and_weights(name: str, input: Tensor, weights: Sequence[Tensor]
                 f"{name}: weights must share one dtype, but got {first} and {weight.dtype}. Convert: module.to({first})"
             )
     if dtype != first and not torch._C._is_any_autocast_enabled():
+        # Of integers, which modules refuse to be, or complex numbers no model can be made.
+        other = f", or convert model: model.to({dtype})" if dtype in SUPPORTED_DTYPES else ""
         raise mismatch(
             f"{name}: input dtype ({dtype}) does not match weight dtype ({first}). "
-            f"Convert input: input.to({first}), or convert model: model.to({dtype})"
+            f"Convert input: input.to({first}){other}"
         )
+    lack = missing_kernels(dtype, device)
+    if lack is not None:
+        raise NotImplementedError(f"{name}: {lack[0]}. {lack[1]}")
+
+
+def missing_kernels(dtype: torch.dtype, device: torch.device) -> tuple[str, str] | None:
+    """Why we have no kernels for that dtype and device, and what to do; None if we have."""
     if dtype not in SUPPORTED_DTYPES:
         supported = ", ".join(map(str, SUPPORTED_DTYPES))
-        raise NotImplementedError(
-            f"{name}: fastrnn has no kernels for {dtype}; it supports {supported}. Convert with .float() or .double()"
-        )
+        return f"fastrnn has no kernels for {dtype}; it supports {supported}", "Convert with .float() or .double()"
     if device.type == "cuda" and not _native.cuda_built:
-        raise NotImplementedError(
-            f"{name}: input is on {device}, but fastrnn was built without CUDA. Build it where torch has CUDA and nvcc "
-            "is found: pip install --no-build-isolation --force-reinstall --no-deps . (in a checkout of fastrnn); or "
-            "move model and input: .to('cpu')"
+        return (
+            f"the weights are on {device}, but fastrnn was built without CUDA",
+            "Build it where torch has CUDA and nvcc is found: pip install --no-build-isolation --force-reinstall "
+            "--no-deps . (in a checkout of fastrnn); or move model and input: .to('cpu')",
         )
     if device.type not in ("cpu", "cuda", "meta"):
-        raise NotImplementedError(
-            f"{name}: fastrnn has no kernels for device {str(device)!r}; it supports 'cpu', 'cuda' and 'meta'. "
-            "Move model and input: .to('cpu')"
+        return (
+            f"fastrnn has no kernels for device {str(device)!r}; it supports 'cpu', 'cuda' and 'meta'",
+            "Move model and input: .to('cpu')",
         )
+    return None
 
 
 def check_state(name: str, input: Tensor, state: Tensor, argument: str = "hx", what: str = "hidden state") -> None:
@@ -111,36 +128,55 @@ def check_sizes(name: str, steps: int, features: int, input_size: int) -> None:
         )
 
 
-def unpack_hx(cell: str, name: str, hx: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """hx as a tuple of the cell's states: a tensor, or for the LSTM a tuple or list of two (perhaps the same twice)."""
+def unpack_hx(
+    cell: str, name: str, hx: Tensor | Sequence[Tensor], argument: str = "hx", pair: str = "(hx, cx)"
+) -> tuple[Tensor, ...]:
+    """hx as a tuple of the cell's states: a tensor, or for the LSTM a tuple or list of two (perhaps the same twice).
+
+    ``argument`` and ``pair`` are what the caller knows it by.
+    """
     if STATES[cell] == 1:
         if not isinstance(hx, Tensor):
-            hint = ": only LSTM takes (hx, cx)" if isinstance(hx, (tuple, list)) else ""
-            raise AttributeError(f"{name}: hx must be a Tensor, got {_describe(hx)}{hint}")
+            hint = f": only LSTM takes {pair}" if isinstance(hx, (tuple, list)) else ""
+            raise AttributeError(f"{name}: {argument} must be a Tensor, got {_describe(hx)}{hint}")
         return (hx,)
+    is_cell = name in CELL_NAMES.values()
     if isinstance(hx, Tensor):
         # torch.nn.LSTM trips over hx[0].dim(), torch.nn.LSTMCell tells the type apart.
-        mismatch = TypeError if name in CELL_NAMES.values() else RuntimeError
-        raise mismatch(f"{name}: hx must be a tuple (hx, cx), got a Tensor. Pass (hx, cx), e.g. cx = zeros")
+        mismatch = TypeError if is_cell else RuntimeError
+        raise mismatch(f"{name}: {argument} must be a tuple {pair}, got a Tensor. Pass {pair}, e.g. with zeros for c")
     if not isinstance(hx, (tuple, list)):
-        _refuse_hx_type(name, hx)
+        _refuse_hx_type(name, hx, argument, pair)
     if len(hx) != 2:
-        raise RuntimeError(f"{name}: hx must be two hidden states (hx, cx), got {len(hx)}")
+        # torch.nn.LSTM trips over hx[1].
+        wrong_count = IndexError if len(hx) < 2 and not is_cell else RuntimeError
+        raise wrong_count(f"{name}: {argument} must be two hidden states {pair}, got {len(hx)}")
     h, c = hx
     if not isinstance(h, Tensor) or not isinstance(c, Tensor):
-        _refuse_hx_type(name, hx)
+        _refuse_hx_type(name, hx, argument, pair)
     return h, c
 
 
-def _refuse_hx_type(name: str, hx: object) -> NoReturn:
+def _refuse_hx_type(name: str, hx: object, argument: str, pair: str) -> NoReturn:
     """AttributeError as torch.nn raises, from ``hx[0].dim()``."""
-    raise AttributeError(f"{name}: hx must be a tuple of Tensors (hx, cx), got {_describe(hx)}")
+    raise AttributeError(f"{name}: {argument} must be a tuple of Tensors {pair}, got {_describe(hx)}")
 
 
 def _describe(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return f"{type(value).__name__} of ({', '.join(type(v).__name__ for v in value)})"
     return type(value).__name__
+
+
+def describe_module(module: object) -> str:
+    """What a message calls something that is no layer of ours; a layer of torch.nn comes with how to make it ours."""
+    kind = type(module)
+    if not kind.__module__.startswith("torch.nn."):
+        return kind.__name__
+    hint = (
+        ". Make it fastrnn's first: fastrnn.convert(layer)" if isinstance(module, nn.RNNBase | nn.RNNCellBase) else ""
+    )
+    return f"torch.nn.{kind.__name__}{hint}"
 
 
 def refuse_input_type(name: str, value: object, accepted: str) -> NoReturn:

@@ -140,8 +140,10 @@ def _as_rows(
 ) -> Tensor:
     """Resets as (T, B) on the input's device."""
     if not isinstance(resets, Tensor) or resets.dtype != torch.bool:
-        kind = resets.dtype if isinstance(resets, Tensor) else type(resets).__name__
-        raise TypeError(f"{name}: resets must be a Tensor of bool, got {kind}. Convert: resets.bool()")
+        is_tensor = isinstance(resets, Tensor)
+        kind = resets.dtype if is_tensor else type(resets).__name__
+        remedy = "resets.bool()" if is_tensor else "torch.as_tensor(resets, dtype=torch.bool)"
+        raise TypeError(f"{name}: resets must be a Tensor of bool, got {kind}. Convert: {remedy}")
     steps, batch = shape
     expected = (steps,) if not batched else (batch, steps) if batch_first else (steps, batch)
     if tuple(resets.shape) != expected:
@@ -157,7 +159,7 @@ def _reset_states(
     name: str, stack: Stack, given: Tensor | Sequence[Tensor], batch: int, input: Tensor, batched: bool
 ) -> States:
     """A reset state as (L*D, B, features), checked: it comes in hx's shape, or with one row for all."""
-    states = _checks.unpack_hx(stack.mode.lower(), name, given)
+    states = _checks.unpack_hx(stack.mode.lower(), name, given, "reset_state", "(h, c)")
     for state in states:
         _checks.check_state(name, input, state, "reset_state", "reset state")
     rows = stack.num_layers * (2 if stack.bidirectional else 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
 Probabilities = float | tuple[float, float]
@@ -80,6 +82,9 @@ class Options:
     recompute: bool = False
 
     def __post_init__(self) -> None:
+        zoneout: object = self.zoneout
+        if isinstance(zoneout, list):  # as a file of settings gives it
+            object.__setattr__(self, "zoneout", tuple(zoneout))
         if self.tbptt_steps is not None:
             _check_count("tbptt_steps", self.tbptt_steps)
         _check_count("num_heads", self.num_heads)
@@ -100,9 +105,18 @@ class Options:
                 raise ValueError(f"{name} must be a probability within [0, 1], got {value!r}")
 
     @classmethod
-    def take(cls, kwargs: dict[str, Any]) -> Options | None:
-        """The options among a layer's keyword arguments, taken out of them; None if nothing differs."""
+    def take(cls, layer: str, kwargs: dict[str, Any], others: Iterable[str]) -> Options | None:
+        """The options among a layer's keyword arguments, taken out of them; None if nothing differs.
+
+        TypeError for a keyword that is neither an option nor one of the ``others``.
+        """
         options = cls(**{name: kwargs.pop(name) for name in NAMES if name in kwargs})
+        known = (*NAMES, *others)
+        for name in kwargs:
+            if name not in known:
+                close = get_close_matches(name, known, 1)
+                hint = f"Did you mean {close[0]!r}?" if close else "fastrnn.Options has those beyond torch.nn's"
+                raise TypeError(f"{layer} got an unexpected keyword argument {name!r}. {hint}")
         return None if options == DEFAULTS else options
 
     @property

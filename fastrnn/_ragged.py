@@ -7,28 +7,51 @@ a GPU are not waited for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ._calls import unwrapped
 
-def check_lengths(name: str, lengths: Tensor, steps: int, batch_shape: tuple[int, ...]) -> None:
+Lengths = Tensor | Sequence[int]
+
+
+def as_tensor(name: str, lengths: Lengths) -> Tensor:
+    """Lengths as a tensor, also those given as a list, an int or an array of NumPy."""
+    if isinstance(lengths, Tensor):
+        return lengths
+    try:
+        return torch.as_tensor(lengths, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(lengths).__name__
+        raise TypeError(f"{name}: lengths must be integers, in a Tensor or a list, got {kind}: {error}") from None
+
+
+def check_lengths(name: str, lengths: Tensor, steps: int, batch_shape: tuple[int, ...], batch_first: bool) -> None:
     """Raise unless lengths are integers within 0..T, of shape (B,), or () for a single sequence.
 
     Values are looked at only on the CPU in eager mode; elsewhere that would synchronise or break a graph, and
     :func:`row_counts` clamps instead.
     """
-    if not isinstance(lengths, Tensor):
-        raise TypeError(f"{name}: lengths must be a Tensor of integers, got {type(lengths).__name__}")
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"{name}: lengths must be integers, got {lengths.dtype}. Convert: lengths.long()")
-    if tuple(lengths.shape) != batch_shape:
-        raise ValueError(
-            f"{name}: lengths must have shape {batch_shape}, one for each sequence, got {tuple(lengths.shape)}"
+    shape = tuple(lengths.shape)
+    if lengths.dtype == torch.bool:
+        time = {(steps, *batch_shape): 0, (*batch_shape, steps): len(batch_shape)}.get(shape, "dim")
+        raise TypeError(
+            f"{name}: lengths must be integers, got torch.bool. If it is a mask of the valid steps, count them: "
+            f"mask.sum({time})"
         )
+    if lengths.is_floating_point() or lengths.is_complex():
+        raise TypeError(f"{name}: lengths must be integers, got {lengths.dtype}. Convert: lengths.long()")
+    if shape != batch_shape:
+        hint = ""
+        if batch_shape and shape == (steps,):
+            layout, remedy = ("(T, B, I)", "False") if batch_first else ("(B, T, I)", "True")
+            hint = f". That is the input's number of steps: if the input is {layout}, set batch_first={remedy}"
+        raise ValueError(f"{name}: lengths must have shape {batch_shape}, one for each sequence, got {shape}{hint}")
     if lengths.is_cpu and lengths.numel() and not torch.compiler.is_compiling() and not torch._C._is_tracing():
-        low, high = (int(bound) for bound in torch.aminmax(lengths))
+        low, high = (int(bound) for bound in torch.aminmax(unwrapped(lengths)))
         if low < 0 or high > steps:
             raise ValueError(
                 f"{name}: lengths must lie within 0..{steps}, the steps of the input, got {low if low < 0 else high}"
@@ -71,9 +94,12 @@ def _refuse_capture() -> None:
 
 def jagged_to_padded(name: str, input: Any) -> tuple[Tensor, Tensor]:
     """(B, T, I) zero-padded to the longest, and lengths (B,), of a nested tensor of layout torch.jagged."""
-    if input.layout != torch.jagged or input.dim() != 3:
+    if input.layout != torch.jagged or input.dim() != 3 or input._ragged_idx != 1:
+        got = ""
+        if input.layout == torch.jagged and input.dim() == 3:
+            got = f", got its dimension {input._ragged_idx} ragged. If it was transposed, undo that"
         raise ValueError(
-            f"{name}: a nested input must be (B, T, I) of layout torch.jagged. Make it with "
+            f"{name}: a nested input must be (B, T, I) of layout torch.jagged, with T ragged{got}. Make it with "
             "torch.nested.nested_tensor(sequences, layout=torch.jagged)"
         )
     lengths = input.offsets().diff()

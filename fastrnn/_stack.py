@@ -52,7 +52,7 @@ def run_stack(
     input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    lengths: Tensor | None = None,
+    lengths: _ragged.Lengths | None = None,
     frozen: Frozen | None = None,
     request: _extended.Request | None = None,
 ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
@@ -124,7 +124,7 @@ def _run_jagged(
     input: Tensor,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    lengths: Tensor | None,
+    lengths: _ragged.Lengths | None,
     frozen: Frozen | None,
     request: _extended.Request | None,
 ) -> tuple[Tensor, States]:
@@ -147,7 +147,7 @@ def padded_arguments(
     input: Tensor,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    lengths: Tensor | None = None,
+    lengths: _ragged.Lengths | None = None,
     batch_first: bool | None = None,
 ) -> Arguments:
     """The arguments of a call with a padded batch or a single sequence; batch_first is the stack's by default."""
@@ -178,7 +178,8 @@ def padded_arguments(
     arguments = Arguments(input, states, None, batch)
     if lengths is None:
         return arguments
-    _ragged.check_lengths(name, lengths, steps, () if rank == 2 else (batch,))
+    lengths = _ragged.as_tensor(name, lengths)
+    _ragged.check_lengths(name, lengths, steps, () if rank == 2 else (batch,), stack.batch_first)
     return _sorted_by_length(arguments, lengths)
 
 
@@ -200,7 +201,7 @@ def packed_arguments(
     input: PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    lengths: Tensor | None = None,
+    lengths: _ragged.Lengths | None = None,
 ) -> Arguments:
     """The arguments of a call with a PackedSequence."""
     cell = stack.mode.lower()

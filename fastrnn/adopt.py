@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, overload
 from torch import nn
 from torch.nn.utils import parametrize
 
-from . import _native
+from . import _checks
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
@@ -29,7 +29,9 @@ TORCHS = {ours: torchs for torchs, ours in OURS.items()}
 
 # What only one of the two keeps beside parameters and settings.
 _TORCHS_OWN = ("_flat_weights", "_flat_weight_refs")
-_OUR_OWN = ("_frozen", "_options")
+_OUR_OWN = ("_assigned", "_frozen", "_options")
+
+_OWN_FORWARD = "its forward was replaced on the object, by what may still call the forward of its class"
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ def convert(model: Model, report: bool = False) -> Model | tuple[Model, Report]:
 
     The modules stay the same objects with the same parameters, parametrizations and hooks, so optimizers, state_dicts,
     tied weights and references from elsewhere go on working; their class alone changes. Subclasses are left alone, for
-    nobody knows what they rely on, and so are modules on a device for which this build has no kernels. A second call
-    finds nothing to do.
+    nobody knows what they rely on, and so are modules whose ``forward`` was replaced on the object, as accelerate's
+    hooks do, and modules whose calls fastrnn would refuse: of a dtype, or on a device, for which this build has no
+    kernels. A second call finds nothing to do.
 
     Args:
         model: any module; a recurrent layer by itself will do.
@@ -78,7 +81,7 @@ def convert(model: Model, report: bool = False) -> Model | tuple[Model, Report]:
     for name, module in _modules_of(model, "convert"):
         kind = _class_of(module)
         if kind in OURS:
-            reason = _missing_kernels(module)
+            reason = _why_left(module)
             if reason:
                 found.left[name] = reason
                 continue
@@ -102,8 +105,8 @@ def to_torch(model: Model) -> Model:
 
     Raises:
         TypeError: if model is not a module.
-        ValueError: if a layer is more than torch.nn's (:class:`fastrnn.Options`, :class:`fastrnn.JordanRNN`); then
-            nothing was changed.
+        ValueError: if a layer is more than torch.nn's (:class:`fastrnn.Options`, :class:`fastrnn.JordanRNN`), or its
+            ``forward`` was replaced on the object; then nothing was changed.
     """
     modules = list(_modules_of(model, "to_torch"))
     for name, module in modules:
@@ -111,6 +114,8 @@ def to_torch(model: Model) -> Model:
             raise ValueError(
                 f"to_torch: {name or 'the model'} is {module}, and torch.nn has nothing like it. Replace it first"
             )
+        if _class_of(module) in TORCHS and "forward" in vars(module):
+            raise ValueError(f"to_torch: {name or 'the model'} cannot change, {_OWN_FORWARD}. Undo that first")
     for _, module in modules:
         kind = _class_of(module)
         if kind in TORCHS:
@@ -153,10 +158,16 @@ def _class_of(module: nn.Module) -> type[nn.Module]:
     return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
 
 
-def _missing_kernels(module: nn.Module) -> str:
+def _why_left(module: nn.Module) -> str:
+    """What speaks against our forward in a module's place of torch.nn's; "" if nothing does."""
+    if "forward" in vars(module):
+        return _OWN_FORWARD
+    if len({(weight.dtype, weight.device) for weight in module.parameters(recurse=False)}) > 1:
+        return "its weights differ in dtype or device"
     for parameter in module.parameters():
-        if parameter.is_cuda and not _native.cuda_built:
-            return "on a GPU, and this build of fastrnn has no CUDA kernels"
+        lack = _checks.missing_kernels(parameter.dtype, parameter.device)
+        if lack is not None:
+            return lack[0]
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
-from . import _native, _precision, autograd
+from . import _checks, _native, _precision, autograd
 from ._extended import Request, add, needs_extras
 from ._options import DEFAULTS
+from ._ragged import Lengths
 from ._stack import Arguments, Stack, cell_arguments, packed_arguments, padded_arguments, runs_as_one
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
@@ -97,6 +99,13 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
         TypeError: if module is not one of fastrnn's.
         What the call itself would raise for arguments it refuses.
     """
+    if isinstance(module, (Layer, JordanRNN, Cell)):
+        try:
+            inspect.signature(module.forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"explain takes what the module would be called with, explain(module, input): {error}"
+            ) from None
     if isinstance(module, Layer):
         shape, tensors = _layer_shape(module, *args, **kwargs)
         layers, directions = module.num_layers, ("forward", "reverse") if module.bidirectional else ("forward",)
@@ -107,7 +116,7 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
         shape, tensors = _cell_shape(module, *args, **kwargs)
         layers, directions = 1, ("forward",)
     else:
-        raise TypeError(f"explain takes a fastrnn layer or cell, got {type(module).__name__}. Pass the layer itself")
+        raise TypeError(f"explain takes a fastrnn layer or cell itself, got {_checks.describe_module(module)}")
     records = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return Explanation(
         tuple(
@@ -128,7 +137,7 @@ def _layer_shape(
     input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None = None,
     *,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     resets: Tensor | None = None,
     reset_state: Tensor | Sequence[Tensor] | None = None,
     return_states: bool = False,
@@ -145,7 +154,7 @@ def _jordan_shape(
     input: Tensor | PackedSequence,
     hx: Tensor | None = None,
     *,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     resets: Tensor | None = None,
     reset_state: Tensor | None = None,
 ) -> tuple[_Shape, list[Tensor]]:
@@ -161,7 +170,7 @@ def _stack_shape(
     frozen: bool,
     input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
-    lengths: Tensor | None,
+    lengths: Lengths | None,
 ) -> tuple[_Shape, list[Tensor]]:
     if isinstance(input, PackedSequence):
         arguments = packed_arguments(stack, input, hx, weights, lengths)

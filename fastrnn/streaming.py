@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from . import _precision
+from . import _checks, _precision
 from ._options import DEFAULTS
 from .autograd import run_step
 from .modules import GRU, LSTM, RNN
@@ -57,7 +57,7 @@ class Stream:
 
     def __init__(self, layer: Layer, pack: bool = True, *, freeze: bool | None = None) -> None:
         if not isinstance(layer, Layer):
-            raise TypeError(f"Stream takes a fastrnn.RNN, LSTM or GRU, got {type(layer).__name__}")
+            raise TypeError(f"Stream takes a fastrnn.RNN, LSTM or GRU, got {_checks.describe_module(layer)}")
         if layer.bidirectional:
             raise ValueError(
                 "Stream: a bidirectional layer starts at the end of a sequence, which a stream has not seen"

@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from cases import CELLS, LAYERS
+from cases import CELLS, LAYERS, flatten
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils._pytree import tree_leaves
@@ -185,6 +185,36 @@ class TestConvert:
         fastrnn.convert(layer)  # meta tensors have shapes, which is all they need
         assert type(layer) is fastrnn.LSTM
 
+    @by_name
+    def test_a_forward_set_on_the_object_is_left(self, name):
+        """As accelerate's hooks set it: the forward that they call is bound to the class of that time."""
+        layer, value = build(name), value_of(name)
+        before = layer.forward
+        layer.forward = lambda *args: before(*args)
+        model = nn.ModuleList([layer])
+        expected = layer(value)
+        _, report = fastrnn.convert(model, report=True)
+        assert type(layer) is getattr(nn, name)
+        assert not report.converted
+        assert "forward was replaced" in report.left["0"]
+        same(layer(value), expected)
+        del layer.forward
+        fastrnn.convert(layer)
+        assert type(layer) is getattr(fastrnn, name)
+
+    @by_name
+    @pytest.mark.parametrize("dtype", (torch.complex64, torch.float8_e5m2), ids=str)
+    @pytest.mark.filterwarnings("ignore:Complex modules")
+    def test_what_a_call_would_refuse_is_left(self, name, dtype):
+        layer = build(name).to(dtype)
+        _, report = fastrnn.convert(layer, report=True)
+        assert type(layer) is getattr(nn, name)
+        assert str(dtype) in report.left[""]
+        mixed = build(name)
+        next(mixed.parameters()).data = next(mixed.parameters()).data.double()
+        _, report = fastrnn.convert(mixed, report=True)
+        assert "differ in dtype" in report.left[""]
+
     def test_twice(self):
         model = fastrnn.convert(Tagger())
         _, report = fastrnn.convert(model, report=True)
@@ -230,6 +260,13 @@ class TestToTorch:
             layer.weight_hh_l0.zero_()
             same(fastrnn.convert(layer)(value), nn.utils.stateless.functional_call(layer, {}, (value,)))
 
+    def test_a_forward_set_on_the_object(self):
+        model = nn.Sequential(fastrnn.GRU(3, 3), fastrnn.LSTM(3, 4))
+        model[1].forward = model[1].forward
+        with pytest.raises(ValueError, match="to_torch: 1 cannot change, its forward was replaced"):
+            fastrnn.to_torch(model)
+        assert type(model[0]) is fastrnn.GRU
+
     def test_script(self):
         model, words = fastrnn.to_torch(fastrnn.convert(Outputs())), torch.randn(5, 2, 3)
         same(torch.jit.script(model)(words), model(words))
@@ -271,6 +308,25 @@ class TestPatched:
 
         assert issubclass(Mine, fastrnn.LSTM)
         assert Mine(3, 4)(torch.randn(5, 2, 3))[0].shape == (5, 2, 4)
+
+    @by_name
+    @pytest.mark.parametrize("packs", (False, True), ids=("padded", "packed"))
+    def test_a_subclass_with_a_copy_of_torchs_forward(self, name, packs):
+        forward = getattr(nn, name).forward
+        with fastrnn.patched():
+            copied = type("Mine", (getattr(nn, name),), {"forward": forward})
+        assert issubclass(copied, getattr(fastrnn, name))
+        mine, plain, value = copied(3, 4), build(name), value_of(name)
+        plain.load_state_dict(mine.state_dict())
+        if packs and name in LAYERS:
+            value = nn.utils.rnn.pack_padded_sequence(value, torch.tensor([3, 5]), enforce_sorted=False)
+        expected = plain(value)
+        torch.testing.assert_close(flatten(mine(value)), flatten(expected))
+        hx = expected[1] if name in LAYERS else expected
+        torch.testing.assert_close(flatten(mine(value, hx)), flatten(plain(value, hx)))
+        wrong = torch.randn(1, 2, 5) if name in LAYERS else torch.randn(2, 5)
+        with pytest.raises(RuntimeError, match="5"):
+            mine(value, (wrong, wrong) if "LSTM" in name else wrong)
 
     def test_compiled_within(self):
         """As the docstring says: torch.compile leaves out of its graphs what torch.nn.LSTM names."""

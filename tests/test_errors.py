@@ -1,7 +1,10 @@
 """Wrong calls raise what torch.nn raises, with a message that names what was wrong."""
 
+import copy
+import dataclasses
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from cases import CELLS, LAYERS
@@ -9,6 +12,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
+from fastrnn._options import NAMES
 
 
 def states(layer, *shape, **kwargs):
@@ -80,6 +84,9 @@ WRONG_LSTM_CALLS = {
     "cx is f64": (layer_call(x(5, 2, 4), given((torch.ones(2, 2, 3), torch.ones(2, 2, 3).double()))), "dtype|float64"),
     "cx rank": (layer_call(x(5, 4), given((torch.ones(2, 3), torch.ones(2, 1, 3)))), "2-D.*3-D"),
     "hx is a tensor": (layer_call(x(5, 2, 4), given(torch.ones(2, 2, 3))), "hx.*cx"),
+    "no state": (layer_call(x(5, 2, 4), given(())), "two.*0"),
+    "one state": (layer_call(x(5, 2, 4), given((torch.ones(2, 2, 3),))), "two.*1"),
+    "one state of a sequence": (layer_call(x(5, 4), given([torch.ones(2, 3)])), "two.*1"),
     "three states": (layer_call(x(5, 2, 4), given((torch.ones(2, 2, 3),) * 3)), "two|3"),
     "hx not projected": (layer_call(x(5, 2, 4), hx(2, 2, 3), proj_size=2), r"2, 2, 2\D*2, 2, 3"),
 }
@@ -242,3 +249,122 @@ def test_a_refused_call_leaves_the_layer_usable(layer):
         with pytest.raises((RuntimeError, ValueError)):
             module(wrong)
     assert torch.equal(module(value)[0], before)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("zone_out", "zoneout"),
+        ("layernorm", "layer_norm"),
+        ("hiddensize", "hidden_size"),
+        ("batchfirst", "batch_first"),
+    ],
+)
+def test_unknown_keywords_are_guessed(layer, given, meant):
+    with pytest.raises(TypeError, match=rf"{layer} .*keyword argument '{given}'\. Did you mean '{meant}'\?"):
+        getattr(fastrnn, layer)(5, 4, **{given: 1})
+    with pytest.raises(TypeError, match=r"'colour'\. fastrnn\.Options has"):
+        getattr(fastrnn, layer)(5, 4, colour=1)
+
+
+def test_zoneout_as_a_list():
+    assert fastrnn.LSTM(5, 4, zoneout=[0.1, 0.2]).options == fastrnn.Options(zoneout=(0.1, 0.2))
+    with pytest.raises(ValueError, match="pair"):
+        fastrnn.LSTM(5, 4, zoneout=[0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("name", (*LAYERS, *CELLS))
+@pytest.mark.parametrize("dtype", (torch.int64, torch.uint8, torch.complex64), ids=str)
+def test_no_model_is_advised_that_cannot_be(name, dtype):
+    with pytest.raises((ValueError, RuntimeError), match=r"input\.to\(torch\.float32\)$"):
+        getattr(fastrnn, name)(4, 3)(torch.ones(2, 4).to(dtype))
+
+
+@pytest.mark.parametrize("name", (*LAYERS, *CELLS))
+@pytest.mark.parametrize("weight", ("weight_ih", "weight_hh", "bias_hh"))
+def test_a_weight_set_to_none(name, weight):
+    module = getattr(fastrnn, name)(4, 3)
+    setattr(module, weight + "_l0" * (name in LAYERS), None)
+    with pytest.raises(TypeError, match=f"{name}: a weight is None.*Set a Parameter"):
+        module(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("resets", (np.zeros((5, 2), bool), [[False, False]] * 5), ids=("array", "list"))
+def test_resets_that_are_no_tensor(resets):
+    with pytest.raises(TypeError, match=r"resets must be a Tensor of bool.*Convert: torch\.as_tensor") as error:
+        fastrnn.GRU(4, 3)(torch.randn(5, 2, 4), resets=resets)
+    converted = eval(str(error.value).split("Convert: ")[-1], {"torch": torch, "resets": resets})
+    fastrnn.GRU(4, 3)(torch.randn(5, 2, 4), resets=converted)
+
+
+def test_a_wrong_reset_state_is_called_that():
+    value, resets = torch.randn(5, 2, 4), torch.zeros(5, 2, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match=r"LSTM: reset_state must be a tuple \(h, c\), got a Tensor"):
+        fastrnn.LSTM(4, 3)(value, resets=resets, reset_state=torch.zeros(1, 2, 3))
+    with pytest.raises(AttributeError, match="GRU: reset_state must be a Tensor, got tuple"):
+        fastrnn.GRU(4, 3)(value, resets=resets, reset_state=(torch.zeros(1, 2, 3),))
+
+
+class TestAssignedSettings:
+    """What is assigned after construction takes effect or is refused, but never ignored."""
+
+    @pytest.mark.parametrize("layer", LAYERS)
+    @pytest.mark.parametrize("option", NAMES)
+    def test_options_are_refused_and_the_message_helps(self, layer, option):
+        module = getattr(fastrnn, layer)(5, 4)
+        with pytest.raises(AttributeError, match=rf"{layer}: {option} .*dataclasses\.replace") as error:
+            setattr(module, option, 0.3)
+        assert not hasattr(module, option)
+        if (layer, option) == ("LSTM", "zoneout"):
+            exec(str(error.value).split(": ")[-1], {"layer": module, "dataclasses": dataclasses, "fastrnn": fastrnn})
+            assert module.options == fastrnn.Options(zoneout=0.3)
+
+    def test_subclasses_may_have_attributes_of_their_own(self):
+        class Mine(fastrnn.LSTM):
+            def __init__(self):
+                super().__init__(5, 4)
+                self.layer_norm = nn.LayerNorm(4)
+                self.zoneout = 0.5
+
+            def forward(self, value):
+                return self.layer_norm(super().forward(value)[0]) * self.zoneout
+
+        module, value = Mine(), torch.randn(9, 2, 5)
+        assert dict(module.named_modules())["layer_norm"] is module.layer_norm
+        assert torch.equal(module(value), module.layer_norm(fastrnn.LSTM.forward(module, value)[0]) * 0.5)
+
+    @pytest.mark.parametrize("layer", LAYERS)
+    @pytest.mark.parametrize(
+        ("setting", "value", "options"),
+        [("batch_first", True, {}), ("dropout", 0.5, {}), ("dropout", 0.0, {"dropout": 0.5})],
+        ids=str,
+    )
+    def test_settings_that_take_effect(self, layer, setting, value, options):
+        theirs = getattr(nn, layer)(5, 4, 2, **options)
+        ours = fastrnn.convert(copy.deepcopy(theirs))
+        results = []
+        for module in (theirs, ours):
+            setattr(module, setting, value)
+            torch.manual_seed(0)
+            results.append(module(torch.linspace(-1, 1, 90).view(9, 2, 5))[0])
+        torch.testing.assert_close(*results)
+
+    @pytest.mark.parametrize("layer", LAYERS)
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [("bidirectional", True), ("num_layers", 2), ("hidden_size", 3), ("input_size", 7), ("proj_size", 2)],
+    )
+    def test_settings_that_the_weights_do_not_fit(self, layer, setting, value):
+        module = getattr(fastrnn, layer)(5, 4)
+        setattr(module, setting, value)
+        with pytest.raises(RuntimeError):
+            module(torch.randn(9, 2, 5))
+
+    def test_settings_without_effect_are_refused(self):
+        with pytest.raises(AttributeError, match=r"bias is fixed at construction.*bias=False"):
+            fastrnn.LSTM(5, 4).bias = False
+        module = fastrnn.RNN(5, 4)
+        module.nonlinearity = "tanh"
+        with pytest.raises(AttributeError, match=r"nonlinearity is fixed at construction.*'relu'"):
+            module.nonlinearity = "relu"

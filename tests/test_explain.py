@@ -245,8 +245,15 @@ def test_does_not_run_the_module():
 
 
 def test_refuses_what_the_call_refuses():
-    with pytest.raises(TypeError, match="LSTM"):
+    with pytest.raises(TypeError, match=r"got torch\.nn\.LSTM.*fastrnn\.convert"):
         fastrnn.explain(nn.LSTM(4, 8), torch.randn(5, 2, 4))
+    with pytest.raises(TypeError, match=r"layer or cell itself, got torch\.nn\.Sequential$"):
+        fastrnn.explain(nn.Sequential(fastrnn.LSTM(4, 8)), torch.randn(5, 2, 4))
+    for name in (*LAYERS, *CELLS):
+        with pytest.raises(TypeError, match=r"explain\(module, input\): missing a required argument: 'input'"):
+            fastrnn.explain(getattr(fastrnn, name)(4, 8))
+        with pytest.raises(TypeError, match=r"explain\(module, input\): .*'lenths'"):
+            fastrnn.explain(getattr(fastrnn, name)(4, 8), torch.randn(5, 4), lenths=3)
     with pytest.raises(RuntimeError, match="input_size"):
         fastrnn.explain(fastrnn.LSTM(4, 8), torch.randn(5, 2, 7))
     with pytest.raises(NotImplementedError, match="float32"):

@@ -1,10 +1,10 @@
-"""torch.export, AOTInductor and torch.jit.trace: a layer that leaves Python behind."""
+"""torch.export, AOTInductor, torch.jit.trace and torch.fx: a layer that leaves Python behind."""
 
 import warnings
 
 import pytest
 import torch
-from cases import CELLS, KERNELS, LAYERS, randn
+from cases import CELLS, KERNELS, LAYERS, assert_same, flatten, randn
 from torch import nn
 from torch.export import Dim, export
 
@@ -171,3 +171,56 @@ def test_jit_trace(kernel, training, tmp_path):
         for steps, batch in SHAPES:
             value = randn(steps, batch, 3)
             torch.testing.assert_close(run(value), model(value))
+
+
+class Holder(nn.Module):
+    def __init__(self, name, **options):
+        super().__init__()
+        sizes = (4, 3, 3) if name == "JordanRNN" else (4, 3)
+        self.inner = getattr(fastrnn, name)(*sizes, **options)
+
+    def forward(self, value, hx):
+        return self.inner(torch.tanh(value), hx)
+
+
+class Sampler(nn.Module):
+    """A decoder that starts from a state alone, and asks for more than torch.nn gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = fastrnn.LSTM(4, 3)
+        self.register_buffer("start", torch.randn(5, 2, 4))
+
+    def forward(self, h, c, lengths):
+        _, states = self.lstm(self.start, (h, c))
+        output, (h, c), cells = self.lstm(self.start, states, lengths=lengths, return_states=True)
+        return output, h + c, cells
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated.*")
+class TestSymbolicTrace:
+    """torch.fx makes our modules nodes of its graph, as it does torch.nn's."""
+
+    @pytest.mark.parametrize("name", (*LAYERS, *CELLS, "JordanRNN"))
+    @pytest.mark.parametrize("has_hx", (False, True))
+    def test_modules_are_leaves(self, name, has_hx):
+        model = Holder(name)
+        traced = torch.fx.symbolic_trace(model, concrete_args=None if has_hx else {"hx": None})
+        nodes = [node for node in traced.graph.nodes if node.op == "call_module"]
+        assert [node.target for node in nodes] == ["inner"]
+        assert not [node for node in traced.graph.nodes if node.op == "get_attr"]
+        value, shape = (torch.randn(2, 4), (2, 3)) if name in CELLS else (torch.randn(5, 2, 4), (1, 2, 3))
+        hx = torch.randn(shape) if has_hx else None
+        hx = (hx, hx) if has_hx and name.startswith("LSTM") else hx
+        assert_same(flatten(model(value, hx)), flatten(traced(value, hx)), 0.0)
+
+    def test_states_alone_may_be_traced(self):
+        model = Sampler()
+        traced = torch.fx.symbolic_trace(model)
+        h, c, lengths = torch.randn(1, 2, 3), torch.randn(1, 2, 3), torch.tensor([2, 5])
+        for ours, expected in zip(traced(h, c, lengths), model(h, c, lengths), strict=True):
+            assert torch.equal(ours, expected)
+
+    def test_a_layer_by_itself_is_refused(self):
+        with pytest.raises(torch.fx.proxy.TraceError, match=r"cannot look into GRU.*Sequential"):
+            torch.fx.symbolic_trace(fastrnn.GRU(4, 3))

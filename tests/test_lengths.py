@@ -1,8 +1,20 @@
 """Ragged batches without packing: `lengths=` and jagged nested tensors give what a PackedSequence gives."""
 
+import numpy as np
 import pytest
 import torch
-from cases import LAYERS, Case, call, draw_upstream, flatten, make_leaves, option_product, outputs_and_gradients, randn
+from cases import (
+    LAYERS,
+    Case,
+    assert_same,
+    call,
+    draw_upstream,
+    flatten,
+    make_leaves,
+    option_product,
+    outputs_and_gradients,
+    randn,
+)
 from primals import assert_close_trees
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -227,6 +239,16 @@ class TestPaddingIsNeverRead:
         assert all(value.isfinite().all() for name, value in actual.items() if name.startswith("gradient"))
 
 
+@pytest.mark.parametrize("layer", (*LAYERS, "JordanRNN"))
+@pytest.mark.parametrize("form", (list, tuple, np.array, lambda values: [torch.tensor(v) for v in values]), ids=str)
+def test_lengths_that_are_no_tensor(layer, form):
+    options = {"output_size": 2, "recurrence": "hidden_to_hidden"} if layer == "JordanRNN" else {}
+    module, value = getattr(fastrnn, layer)(3, 5, **options), torch.randn(6, 5, 3)
+    expected, actual = module(value, lengths=LENGTHS), module(value, lengths=form(LENGTHS.tolist()))
+    assert_same(flatten(expected), flatten(actual), 0.0)
+    assert_same(flatten(module(value[:, 0], lengths=torch.tensor(4))), flatten(module(value[:, 0], lengths=4)), 0.0)
+
+
 class TestRefusals:
     @by_layer
     @pytest.mark.parametrize("bad", (-1, 7, 2**40))
@@ -240,18 +262,31 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("lengths", "error", "words"),
         [
-            ([2, 6, 1, 4, 3], TypeError, "Tensor of integers, got list"),
+            ("26143", TypeError, "Tensor or a list, got str"),
+            ([2, 6, [1, 4], 3, 3], TypeError, "Tensor or a list, got list"),
+            ([2.0, 6.0, 1.0, 4.0, 3.0], TypeError, "float32"),
             (LENGTHS.float(), TypeError, "float32.*long"),
-            (LENGTHS > 2, TypeError, "bool"),
-            (LENGTHS[:4], ValueError, r"\(5,\).*\(4,\)"),
+            (LENGTHS > 2, TypeError, r"bool.*mask\.sum\(dim\)"),
+            (torch.ones(6, 5, dtype=torch.bool), TypeError, r"bool.*mask\.sum\(0\)"),
+            (torch.ones(5, 6, dtype=torch.bool), TypeError, r"bool.*mask\.sum\(1\)"),
+            (LENGTHS[:4], ValueError, r"\(5,\).*\(4,\)$"),
+            (torch.ones(6, dtype=torch.int64), ValueError, r"\(5,\).*\(6,\).*number of steps.*set batch_first=True"),
             (LENGTHS.unsqueeze(1), ValueError, r"\(5, 1\)"),
             (LENGTHS[0], ValueError, r"\(\)"),
         ],
-        ids=("list", "float", "bool", "short", "2-D", "scalar"),
+        ids=(
+            *("text", "nested list", "list of floats", "float", "bool", "mask", "mask, batch first"),
+            *("short", "as many as steps", "2-D", "scalar"),
+        ),
     )
     def test_type_and_shape(self, layer, lengths, error, words):
         with pytest.raises(error, match=f"{layer}: lengths.*{words}"):
             getattr(fastrnn, layer)(3, 5)(torch.ones(6, 5, 3), lengths=lengths)
+
+    @by_layer
+    def test_as_many_as_steps_with_batch_first(self, layer):
+        with pytest.raises(ValueError, match=r"number of steps.*set batch_first=False"):
+            getattr(fastrnn, layer)(3, 5, batch_first=True)(torch.ones(6, 5, 3), lengths=torch.ones(5).long())
 
     @by_layer
     def test_unbatched_wants_a_scalar(self, layer):
@@ -272,6 +307,8 @@ class TestRefusals:
         strided = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])
         with pytest.raises(ValueError, match=r"torch\.jagged"):
             module(strided)
+        with pytest.raises(ValueError, match=r"T ragged, got its dimension 2 ragged.*transposed"):
+            module(jagged(LENGTHS).transpose(1, 2))
 
 
 def jagged(lengths, dtype=torch.float32):

@@ -179,6 +179,17 @@ def test_copies(name, how, used):
 
 
 @by_class
+def test_copies_of_a_compiled_module(name):
+    """As in torch.nn: what was compiled stays out of them."""
+    module = getattr(fastrnn, name)(4, 3)
+    module.compile(backend="eager")
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(forward_bits(module), forward_bits(twin))
+        assert twin._compiled_call_impl is None
+    assert module._compiled_call_impl is not None
+
+
+@by_class
 def test_subclass_may_override_reset_parameters(name):
     class Ones(getattr(fastrnn, name)):
         def reset_parameters(self):

@@ -353,3 +353,102 @@ def test_functional_call_differentiates_what_it_is_given(name):
         weights = {key: scale * parameter.detach() for key, parameter in module.named_parameters()}
         grads.append(torch.autograd.grad(loss_of(functional_call(module, weights, value)), scale))
     torch.testing.assert_close(*grads)
+
+
+class Recipes(nn.Module):
+    """Parameters may be set as functions that compute them."""
+
+    def __setattr__(self, key, value):
+        if callable(value) and key in self._parameters:
+            del self._parameters[key]
+            self.__dict__.setdefault("recipes", {})[key] = value
+        else:
+            super().__setattr__(key, value)
+
+
+class Computing(Recipes):
+    """What Pyro's modules do: looking up a parameter runs code of the class."""
+
+    def __getattr__(self, key):
+        recipes = self.__dict__.get("recipes", {})
+        value = recipes[key]() if key in recipes else super().__getattr__(key)
+        return 2 * value if key.startswith("bias_hh") else value
+
+
+class Intercepting(Recipes):
+    """The same by the other way in which Python lets a class answer for attributes."""
+
+    def __getattribute__(self, key):
+        recipes = super().__getattribute__("__dict__").get("recipes", {})
+        if key in recipes:
+            return recipes[key]()
+        if key.startswith("bias_hh") and key in self._parameters:
+            return 2 * self._parameters[key]
+        return super().__getattribute__(key)
+
+
+@by_name
+@pytest.mark.parametrize("order", ("before", "behind", "intercepting"))
+def test_classes_that_answer_for_attributes(name, order):
+    kind = getattr(fastrnn, name)
+    bases = {"before": (Computing, kind), "behind": (kind, Computing), "intercepting": (Intercepting, kind)}
+    theirs, ours = make(nn, name), type("Mixed", bases[order], {"__module__": __name__})
+    ours = ours(SIZE, SIZE, dtype=torch.float64, **({"num_layers": 2} if name in LAYERS else {}))
+    ours.load_state_dict(theirs.state_dict())
+    value, key = some_input(name), recurrent_weight(name)
+    weights = {k: 2 * p if k.startswith("bias_hh") else p for k, p in theirs.named_parameters()}
+    torch.testing.assert_close(flatten(ours(value)), flatten(functional_call(theirs, weights, value)))
+
+    recurrent = getattr(theirs, key).detach()
+    scale = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    setattr(ours, key, lambda: scale * recurrent)
+    assert key not in dict(ours.named_parameters())
+    expected = functional_call(theirs, weights | {key: scale * recurrent}, value)
+    actual = ours(value)
+    torch.testing.assert_close(flatten(actual), flatten(expected))
+    grads = [torch.autograd.grad(loss_of(result), scale) for result in (actual, expected)]
+    torch.testing.assert_close(*grads)
+
+
+@by_layer
+@pytest.mark.parametrize("deletes", (False, True), ids=("kept", "deleted"))
+def test_assigned_flat_weights(layer, deletes):
+    """Code that drops weights assigns torch.nn's list of them before each call."""
+    pair = twins(layer)
+    value = some_input(layer)
+    raw = [nn.Parameter(parameter.detach().clone()) for parameter in pair[0].parameters()]
+    if deletes:
+        for module in pair:
+            del module.weight_hh_l0
+    keys = list(pair[0].state_dict())
+    for _ in range(2):
+        grads = []
+        for module in pair:
+            torch.manual_seed(0)
+            module._flat_weights = [nn.functional.dropout(weight, 0.5) for weight in raw]
+            grads.append(torch.autograd.grad(loss_of(module(value)), raw))
+            assert list(module.state_dict()) == keys
+        torch.testing.assert_close(*grads)
+
+
+@by_layer
+@pytest.mark.parametrize("change", ("attribute", "to", "functional_call", "attributes assigned"))
+def test_assigned_flat_weights_end(layer, change):
+    """Both forget the list once a weight is another one."""
+    pair = twins(layer)
+    weight, value = torch.randn_like(pair[0].weight_hh_l1), some_input(layer)
+    results = []
+    for module in pair:
+        before = module(value)
+        module._flat_weights = [2 * parameter for parameter in module.parameters()]
+        assert not torch.equal(loss_of(module(value)), loss_of(before))
+        if change == "attribute":
+            module.weight_hh_l1 = nn.Parameter(weight)
+        elif change == "to":
+            module.to(torch.float32).to(torch.float64)
+        elif change == "functional_call":
+            functional_call(module, {"weight_hh_l1": weight}, value)
+        else:
+            module._flat_weights = [getattr(module, key) for key in module._flat_weights_names]
+        results.append(flatten(module(value)))
+    torch.testing.assert_close(*results)

@@ -320,3 +320,18 @@ class TestDropout:
     def test_different_for_each_sample(self, layer):
         output = self.run(layer, randomness="different")
         assert all(not torch.allclose(a, b) for a, b in itertools.combinations(output, 2))
+
+
+@pytest.mark.parametrize("layer", (*LAYERS, "JordanRNN"))
+@pytest.mark.parametrize("over", ("lengths", "resets"))
+def test_over_what_is_not_differentiated_is_refused(layer, over):
+    module, value = getattr(fastrnn, layer)(3, 5, *([2] if layer == "JordanRNN" else [])), randn(6, 2, 3)
+    given = torch.tensor([[2, 6], [1, 4]]) if over == "lengths" else torch.zeros(2, 6, 2, dtype=torch.bool)
+
+    def total(value, given):
+        return module(value, **{over: given})[0].sum()
+
+    for function in (total, grad(total)):
+        with pytest.raises(NotImplementedError, match=r"vmap over lengths, .*resets.*call once for each"):
+            vmap(function, in_dims=(None, 0))(value, given)
+        grad(total)(value, given[0])

@@ -6,20 +6,26 @@ those. The price: ``isinstance(layer, nn.LSTM)`` is False.
 
 from __future__ import annotations
 
+import inspect
+import operator
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.fx.proxy import TraceError
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
 
 from .. import _checks, reference
 from .._extended import Request
 from .._frozen import Frozen, why_not_frozen
-from .._options import DEFAULTS, Options
+from .._options import DEFAULTS, NAMES, Options
+from .._ragged import Lengths
 from .._stack import run_cell, run_stack
-from ..reference import States
+from ..reference import STATES, States
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,13 +69,43 @@ class Refusals:
         self.__dict__.pop("qconfig", None)
 
 
+# How a module looks attributes up whose class says nothing of it.
+_GETATTR, _GETATTRIBUTE = nn.Module.__getattr__, nn.Module.__getattribute__
+
+
 def current_weights(module: nn.Module, names: Sequence[str]) -> list[Tensor]:
     """The module's weights of those names as they are at this moment."""
-    parameters = module._parameters  # a third of getattr's time, and this runs at every call
-    try:
-        return [parameters[name] for name in names]  # type: ignore[misc]
-    except KeyError:  # some are not parameters any more: computed by a parametrization, or plain attributes
-        return [getattr(module, name) for name in names]
+    kind = type(module)
+    # Subclasses may compute weights where attributes are looked up, as Pyro's do: then they are asked for there.
+    if kind.__getattr__ is _GETATTR and kind.__getattribute__ is _GETATTRIBUTE:
+        parameters = module._parameters  # a third of getattr's time, and this runs at every call
+        try:
+            return [parameters[name] for name in names]  # type: ignore[misc]
+        except KeyError:  # some are not parameters any more: computed by a parametrization, or plain attributes
+            pass
+    return [getattr(module, name) for name in names]
+
+
+def is_traced(given: Any) -> bool:
+    """Whether torch.fx traces the call, so that an input or state is its proxy."""
+    return isinstance(given[0] if isinstance(given, (tuple, list)) and given else given, Proxy)
+
+
+def traced_call(module: nn.Module, input: Any, hx: Any, **others: Any) -> Any:
+    """The call as one node of a torch.fx graph, as calls of torch.nn's layers are.
+
+    fx takes modules for leaves whose class is in torch.nn, and calls all others to look inside. Ours answer for
+    themselves, so that no Tracer of one's own is needed.
+    """
+    tracer: Any = next(leaf for leaf in tree_leaves((input, hx)) if isinstance(leaf, Proxy)).tracer
+    path = tracer.path_of_module(module)
+    if not path:
+        raise TraceError(
+            f"torch.fx cannot look into {type(module).__name__}, a fastrnn module, only around it. Trace a module that "
+            "holds it, for instance torch.nn.Sequential"
+        )
+    given = {name: value for name, value in others.items() if value is not None and value is not False}
+    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), given)
 
 
 class Packing(nn.Module):
@@ -164,10 +200,20 @@ class Packing(nn.Module):
         return super()._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
+        return self._without_packed(super().__getstate__())
+
+    @staticmethod
+    def _without_packed(state: dict[str, Any]) -> dict[str, Any]:
         """How weights are packed depends on the processor, so they stay out of pickles, and thereby out of copies."""
-        state = self.__dict__.copy()
         state.pop("_frozen", None)
         return state
+
+
+# What torch.nn's constructor takes by name.
+_KEYWORDS = tuple(inspect.signature(nn.RNNBase.__init__).parameters)[2:]
+
+# Where our forwards are.
+_HOME = f"{__package__}.layers"
 
 
 class Layer(Refusals, Packing, nn.RNNBase):
@@ -183,9 +229,11 @@ class Layer(Refusals, Packing, nn.RNNBase):
 
     _options: Options | None = None
 
+    _assigned: tuple[list[Tensor], list[Tensor | None]] | None = None  # to _flat_weights, and the attributes then
+
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
         name = _checks.LAYER_NAMES[mode.lower()]
-        options = Options.take(kwargs)
+        options = Options.take(name, kwargs, _KEYWORDS)
         super().__init__(mode, *args, **kwargs)
         if not isinstance(self.bidirectional, bool):  # torch.nn finds out at the first call
             raise TypeError(f"bidirectional should be of type bool, got: {type(self.bidirectional).__name__}")
@@ -244,13 +292,35 @@ class Layer(Refusals, Packing, nn.RNNBase):
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", {self._options}" if self._options is not None else "")
 
-    @property
-    def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
+    def _current_weights(self) -> list[Tensor]:
         """The weights as they are now, in torch's order; never cached, or parametrizations would go stale."""
+        if self._assigned is not None:
+            assigned, attributes = self._assigned
+            now = self._named()
+            if all(weight is None or weight is then for weight, then in zip(now, attributes, strict=True)):
+                return assigned
+            self._assigned = None
         return current_weights(self, self._flat_weights_names)
 
+    def _named(self) -> list[Tensor | None]:
+        """What the names of the weights stand for; None where there is no such attribute."""
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @property
+    def _flat_weights(self) -> list[Any]:
+        """The weights of the next call. Code that drops weights assigns a list of its own, as torch.nn lets it: that is
+        computed with, for as long as the attributes stay what they were, and until to() and the like."""
+        return self._current_weights()
+
+    @_flat_weights.setter
+    def _flat_weights(self, weights: list[Any]) -> None:
+        assigned, attributes = list(weights), self._named()
+        same = len(assigned) == len(attributes) and all(map(operator.is_, assigned, attributes))
+        self._assigned = None if same else (assigned, attributes)
+
     def _init_flat_weights(self) -> None:
-        """Nothing to keep."""
+        """To the attributes again: at construction, and after to() and the like."""
+        self._assigned = None
 
     def _update_flat_weights(self) -> None:
         """Nothing to keep."""
@@ -258,26 +328,65 @@ class Layer(Refusals, Packing, nn.RNNBase):
     def flatten_parameters(self) -> None:
         """Does nothing: our kernels take each weight where it lies."""
 
-    # nn.RNNBase overrides these for its list of weights alone.
-    __setattr__ = nn.Module.__setattr__  # type: ignore[assignment]
-    __setstate__ = nn.Module.__setstate__
+    def __setattr__(self, attr: str, value: Any) -> None:
+        if attr in NAMES:
+            self._refuse_option(attr, value)
+        elif attr in ("bias", "nonlinearity") and "_flat_weights_names" in self.__dict__:
+            self._refuse_change(attr, value)
+        # Past nn.RNNBase, which sees to its list of weights; not to nn.Module, or classes between them are left out.
+        super(nn.RNNBase, self).__setattr__(attr, value)
 
-    __getstate__ = Packing.__getstate__
+    def _refuse_option(self, option: str, value: Any) -> None:
+        """An option that is assigned would be ignored: what runs is ``options``.
+
+        A subclass may have something of its own by that name, ``self.layer_norm = nn.LayerNorm(8)``: modules pass, and
+        where forward is the subclass's, who knows what it reads.
+        """
+        if isinstance(value, nn.Module) or getattr(type(self).forward, "__module__", None) != _HOME:
+            return
+        name = _checks.LAYER_NAMES[self.mode.lower()]
+        raise AttributeError(
+            f"{name}: {option} is one of the layer's options, which are changed together: "
+            f"layer.options = dataclasses.replace(layer.options or fastrnn.Options(), {option}={value!r})"
+        )
+
+    def _refuse_change(self, setting: str, value: Any) -> None:
+        """Of torch.nn's settings, these two are only read at construction. The others take effect, or the call raises
+        if the weights don't fit."""
+        old = self.__dict__.get(setting)
+        if isinstance(value, type(old)) and value != old:
+            name = _checks.LAYER_NAMES[self.mode.lower()]
+            raise AttributeError(f"{name}: {setting} is fixed at construction. Make a new layer: {setting}={value!r}")
+
+    # nn.RNNBase overrides these, too, for its list of weights alone.
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super(nn.RNNBase, self).__setstate__(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._without_packed(super(nn.RNNBase, self).__getstate__())
 
     def _replicate_for_data_parallel(self) -> Layer:
-        return nn.Module._replicate_for_data_parallel(self)
+        return super(nn.RNNBase, self)._replicate_for_data_parallel()
 
     def _run(
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | Sequence[Tensor] | None,
-        lengths: Tensor | None,
+        lengths: Lengths | None,
         resets: Tensor | None,
         reset_state: Tensor | Sequence[Tensor] | None,
         return_states: bool = False,
     ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
+        if isinstance(input, Proxy) or (hx is not None and is_traced(hx)):
+            others = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "return_states": return_states}
+            call = traced_call(self, input, hx, **others)
+            states = (call[1],) if self.mode != "LSTM" else (call[1][0], call[1][1])
+            return call[0], (*states, call[2]) if return_states else states
         # Not through the property: nn.Module would blame a missing weight's AttributeError on the property itself.
-        weights = current_weights(self, self._flat_weights_names)
+        weights = (
+            self._current_weights() if self._assigned is not None else current_weights(self, self._flat_weights_names)
+        )
         request = self._request(resets, reset_state, return_states)
         if request is None:
             return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
@@ -321,6 +430,9 @@ class Cell(Refusals, Packing, nn.RNNCellBase):
         """The weights as they are now, in the order of a layer's."""
         return current_weights(self, self._weight_names)
 
-    def _run(self, input: Tensor, hx: Tensor | Sequence[Tensor] | None) -> States:
+    def _run(self, input: Any, hx: Tensor | Sequence[Tensor] | None) -> States:
+        if isinstance(input, Proxy) or (hx is not None and is_traced(hx)):
+            call = traced_call(self, input, hx)
+            return (call[0], call[1]) if STATES[self._cell] > 1 else (call,)
         weights = self._current_weights()
         return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))

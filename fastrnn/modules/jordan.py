@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _checks
+from .. import _checks, _ragged
 from .._extended import Request
 from .._options import DEFAULTS
 from .._stack import run_stack
 from ..reference import ACTIVATIONS
-from .base import Refusals
+from .base import Refusals, is_traced, traced_call
 
 RECURRENCES = ("hidden_to_hidden", "output_to_hidden", "output_to_output")
 
@@ -181,11 +181,14 @@ class JordanRNN(Refusals, nn.Module):
         input: Any,
         hx: Tensor | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: _ragged.Lengths | None = None,
         resets: Tensor | None = None,
         reset_state: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """Run the sequence; see the class for shapes and errors."""
+        if is_traced(input) or is_traced(hx):
+            call = traced_call(self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state)
+            return call[0], call[1]
         stack = self._recurrence_of(input)
         request = stack.request(resets, reset_state)
         output, states = run_stack(stack, stack.input, hx, stack.weights, lengths, request=request)
@@ -193,6 +196,7 @@ class JordanRNN(Refusals, nn.Module):
             return output, states[0]
         output = _pointwise(output, self.weight_ho, self.bias_o if self.bias else None, self.output_nonlinearity)
         if lengths is not None:  # zero, which a bias and a nonlinearity do not keep
+            lengths = _ragged.as_tensor("JordanRNN", lengths)
             output = output * _running(output, lengths, self.batch_first)
         return output, states[0]
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .._checks import check_nonlinearity
+from .._ragged import Lengths
 from .base import Layer, refuse_proj_size
 
 Device = torch.device | str | int | None
@@ -40,9 +41,9 @@ class RNN(Layer):
         * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
           ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, H), or (L*D, H) for one sequence. Zeros by default.
-        * **lengths**: (B,) integers within 0..T, in any order: the valid steps of each sequence in a padded batch.
-          Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
-          is that of the last valid step, hx where the length is 0.
+        * **lengths**: (B,), a tensor or list of integers within 0..T, in any order: the valid steps of each sequence in
+          a padded batch. Output has T steps still, zero past each length; the reverse direction starts at the last
+          valid step; hy is that of the last valid step, hx where the length is 0.
         * **resets**: bool, (T, B), (B, T) with ``batch_first`` or for a nested tensor, (T,) for one sequence; for a
           ``PackedSequence`` as for a padded batch as long as its longest sequence, in the order of the input. True at t
           cuts the state between t-1 and t in every layer: the forward direction replaces it before step t (at t = 0,
@@ -126,7 +127,7 @@ class RNN(Layer):
         input: Tensor,
         hx: Tensor | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         reset_state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
@@ -146,7 +147,7 @@ class RNN(Layer):
         input: Any,
         hx: Any = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         reset_state: Tensor | None = None,
         return_states: bool = False,
@@ -190,9 +191,9 @@ class LSTM(Layer):
           ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, P), or (L*D, P) for one sequence. Zeros by default.
         * **cx**: (L*D, B, H), or (L*D, H) for one sequence. The pair may be a list, or the same tensor twice.
-        * **lengths**: (B,) integers within 0..T, in any order: the valid steps of each sequence in a padded batch.
-          Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
-          and cy are those of the last valid step, hx and cx where the length is 0.
+        * **lengths**: (B,), a tensor or list of integers within 0..T, in any order: the valid steps of each sequence in
+          a padded batch. Output has T steps still, zero past each length; the reverse direction starts at the last
+          valid step; hy and cy are those of the last valid step, hx and cx where the length is 0.
         * **resets**: bool, (T, B), (B, T) with ``batch_first`` or for a nested tensor, (T,) for one sequence; for a
           ``PackedSequence`` as for a padded batch as long as its longest sequence, in the order of the input. True at t
           cuts the state between t-1 and t in every layer: the forward direction replaces it before step t (at t = 0,
@@ -267,13 +268,18 @@ class LSTM(Layer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__("LSTM", *args, **kwargs)
 
+    # What nn.LSTM's forward calls, for subclasses that brought a copy of it.
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
+
     @overload
     def forward(
         self,
         input: Tensor,
         hx: tuple[Tensor, Tensor] | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         reset_state: tuple[Tensor, Tensor] | None = None,
         return_states: Literal[False] = False,
@@ -285,7 +291,7 @@ class LSTM(Layer):
         input: Tensor,
         hx: tuple[Tensor, Tensor] | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         reset_state: tuple[Tensor, Tensor] | None = None,
         return_states: Literal[True],
@@ -318,7 +324,7 @@ class LSTM(Layer):
         input: Any,
         hx: Any = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         reset_state: tuple[Tensor, Tensor] | None = None,
         return_states: bool = False,
@@ -359,9 +365,9 @@ class GRU(Layer):
         * **input**: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, a
           ``PackedSequence``, or a nested tensor (B, T, I) of layout torch.jagged.
         * **hx**: (L*D, B, H), or (L*D, H) for one sequence. Zeros by default.
-        * **lengths**: (B,) integers within 0..T, in any order: the valid steps of each sequence in a padded batch.
-          Output has T steps still, zero past each length; the reverse direction starts at the last valid step; hy
-          is that of the last valid step, hx where the length is 0.
+        * **lengths**: (B,), a tensor or list of integers within 0..T, in any order: the valid steps of each sequence in
+          a padded batch. Output has T steps still, zero past each length; the reverse direction starts at the last
+          valid step; hy is that of the last valid step, hx where the length is 0.
         * **resets**: bool, (T, B), (B, T) with ``batch_first`` or for a nested tensor, (T,) for one sequence; for a
           ``PackedSequence`` as for a padded batch as long as its longest sequence, in the order of the input. True at t
           cuts the state between t-1 and t in every layer: the forward direction replaces it before step t (at t = 0,
@@ -439,7 +445,7 @@ class GRU(Layer):
         input: Tensor,
         hx: Tensor | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         reset_state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
@@ -459,7 +465,7 @@ class GRU(Layer):
         input: Any,
         hx: Any = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         reset_state: Tensor | None = None,
         return_states: bool = False,
