@@ -14,7 +14,8 @@ from . import _checks, _precision
 from ._options import DEFAULTS
 from .autograd import run_step
 from .modules import GRU, LSTM, RNN
-from .modules.base import Layer, current_weights
+from .modules.base import Layer
+from .modules.weights import current_weights
 from .reference import STATES
 
 # By class, what its forward is unless someone has set another: on the class, or on a layer.

@@ -5,7 +5,7 @@ once in 1,000 runs, and knows that it does: a count has an exact tail (`critical
 tolerance says here how near it came (`note`), which `make test-draws` collects over many draws (`draws.py`).
 """
 
-from math import comb, inf, isnan
+from math import inf, isnan
 
 FALSE_ALARM = 1e-8  # of one count: the suite makes some thousands of them
 
@@ -26,11 +26,12 @@ def take():
     return share
 
 
-def tail(count, draws, share):
-    """The probability that at least `count` of `draws` independent events happen, each of probability `share`."""
-    return sum(comb(draws, k) * share**k * (1 - share) ** (draws - k) for k in range(count, draws + 1))
-
-
 def critical_count(draws, share):
     """How many of `draws` events, each of probability `share` at most, are more than chance can explain."""
-    return next(count for count in range(draws + 1) if tail(count, draws, share) <= FALSE_ALARM)
+    at_least, exactly = 1.0, (1 - share) ** draws  # the probabilities of so many
+    for count in range(draws + 1):
+        if at_least <= FALSE_ALARM:
+            return count
+        at_least -= exactly
+        exactly *= (draws - count) / (count + 1) * share / (1 - share)
+    return draws + 1

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import CELLS, LAYERS, randn
+from chance import critical_count
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._pytree import tree_leaves
@@ -50,8 +51,9 @@ def run(module, form, value):
 
 
 def assert_rounded_alike(ours, theirs):
-    """bfloat16 results of float32 sums in two orders: one in the middle of two numbers may be rounded to either."""
-    assert (ours != theirs).sum() <= 1
+    """bfloat16 results of float32 sums in two orders: those in the middle of two numbers may be rounded to either."""
+    # float32 differs by less than 2^-12 of what bfloat16 steps by.
+    assert (ours != theirs).sum() < critical_count(ours.numel(), 2**-12)
     torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=0)
 
 
@@ -103,7 +105,8 @@ class TestBfloat16Weights:
             expected = tree_leaves(exact(value.double()))
         torch.set_num_threads(before)
         for ours, reference in zip(results, expected, strict=True):
-            torch.testing.assert_close(ours.double(), reference, rtol=2**-8, atol=1e-5)
+            rounded = (ours.double() - reference).abs() - 2**-8 * reference.abs()  # which bfloat16 may take and does
+            torch.testing.assert_close(rounded.clamp(min=0), torch.zeros_like(reference), rtol=0, atol=1e-5)
 
     @by_layer
     def test_explain_says_so(self, layer):

@@ -167,6 +167,7 @@ class TestWhichWay:
             stream.state = state
 
     def test_compiled_call(self):
+        torch._dynamo.reset()
         module = build("GRU")
         graphs = []
         module.compile(backend=lambda graph, _: (graphs.append(1), graph.forward)[1])
