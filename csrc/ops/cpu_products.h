@@ -40,12 +40,11 @@ inline bool is_multiplied_by_panels(int64_t rows, int64_t weight_bytes) {
 
 // MKL adds up a result of fewer columns term by term, which is slow and loses a digit in long sums: of 6,000 terms its
 // RMS error was 8.6-13.5 ulp of the result's scale, and 2.3 from 16 columns on. So such a result is computed transposed
-// if it is wide then, and if not, in sums of so many terms; and large operands piece by piece, of so many values for each
-// thread.
-// torch.mm, one thread, an AMD with AVX-512 (Zen 4), 2026-11-28, microseconds as it is and transposed, the copy into
-// place included: (24, 6000) x (6000, 4) 166, 31; (128, 1000) x (1000, 4) 149, 25; (1000, 512) x (512, 5) 666, 166;
-// (100, 32) x (32, 4) 4, 6; (512, 6000) x (6000, 15) 17275, 14326, and 1620 in pieces. Training with 3 to 10 features,
-// forward and backward: 1.12-1.48 times as fast on one thread, 0.92-1.18 on two.
+// if it is wide then, and if not, in sums of so many terms; and large operands piece by piece, of so many values for
+// each thread. torch.mm, one thread, an AMD with AVX-512 (Zen 4), 2026-11-28, microseconds as it is and transposed, the
+// copy into place included: (24, 6000) x (6000, 4) 166, 31; (128, 1000) x (1000, 4) 149, 25; (1000, 512) x (512, 5)
+// 666, 166; (100, 32) x (32, 4) 4, 6; (512, 6000) x (6000, 15) 17275, 14326, and 1620 in pieces. Training with 3 to 10
+// features, forward and backward: 1.12-1.48 times as fast on one thread, 0.92-1.18 on two.
 constexpr int64_t kNarrow = 16, kNarrowProduct = 16 * 1024, kShortSum = 512, kNarrowOperand = 512 * 1024;
 
 // Multiply-adds of a product that is interrupted by Ctrl-C before or after, never within: a fifth of a second on a
