@@ -33,9 +33,9 @@ class Shape(NamedTuple):
     input_size: int
     hidden_size: int
     draws: int = 21
-    # In this share of the draws, at most, right kernels exceed what is allowed. Of 100 draws (of the two with a share of
-    # their own, 400 and 100) of every kernel, gain and instruction set, on an AMD with AVX-512 (Zen 4), the largest share
-    # of any tensor was 0.03, of the two 0.24 and 0.14.
+    # In this share of the draws, at most, right kernels exceed what is allowed. Of 100 draws of every kernel, gain and
+    # instruction set, on an AMD with AVX-512 (Zen 4), the largest share of any tensor was 0.03; of the two shapes with
+    # shares of their own 0.24, in 400 draws, and 0.14.
     share: float = 0.05
 
     def __str__(self):
