@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, overload
 from torch import nn
 from torch.nn.utils import parametrize
 
-from . import _checks
+from . import _checks, adopted
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
@@ -25,7 +25,9 @@ OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTMCell: LSTMCell,
     nn.GRUCell: GRUCell,
 }
-TORCHS = {ours: torchs for torchs, ours in OURS.items()}
+# By torch.nn's, the classes that are both.
+BOTH: dict[type[nn.Module], type[nn.Module]] = {theirs: getattr(adopted, theirs.__name__) for theirs in OURS}
+TORCHS = {ours: theirs for table in (OURS, BOTH) for theirs, ours in table.items()}
 
 # What only one of the two keeps beside parameters and settings.
 _TORCHS_OWN = ("_flat_weights", "_flat_weight_refs")
@@ -51,14 +53,14 @@ class Report:
 
 
 @overload
-def convert(model: Model, report: Literal[False] = False) -> Model: ...
+def convert(model: Model, report: Literal[False] = False, fullgraph: bool = False) -> Model: ...
 
 
 @overload
-def convert(model: Model, report: Literal[True]) -> tuple[Model, Report]: ...
+def convert(model: Model, report: Literal[True], fullgraph: bool = False) -> tuple[Model, Report]: ...
 
 
-def convert(model: Model, report: bool = False) -> Model | tuple[Model, Report]:
+def convert(model: Model, report: bool = False, fullgraph: bool = False) -> Model | tuple[Model, Report]:
     """Make every ``nn.RNN``, ``LSTM``, ``GRU`` and cell in a model fastrnn's, in place.
 
     The modules stay the same objects with the same parameters, parametrizations and hooks, so optimizers, state_dicts,
@@ -67,9 +69,14 @@ def convert(model: Model, report: bool = False) -> Model | tuple[Model, Report]:
     hooks do, and modules whose calls fastrnn would refuse: of a dtype, or on a device, for which this build has no
     kernels. A second call finds nothing to do.
 
+    What was an ``nn.LSTM`` is one still, to those who ask ``isinstance``: its class is both (``fastrnn.adopted``). Such
+    RNN, LSTM and GRU layers torch.compile leaves out of its graphs, as it does torch.nn's.
+
     Args:
         model: any module; a recurrent layer by itself will do.
         report: whether to tell what was done. Default False.
+        fullgraph: whether to make them fastrnn's alone, which torch.compile takes into its graphs, and of which
+            ``isinstance(layer, nn.LSTM)`` is False; those that an earlier call has made both, too. Default False.
 
     Returns:
         The model, or with ``report`` the model and a :class:`Report`.
@@ -77,16 +84,16 @@ def convert(model: Model, report: bool = False) -> Model | tuple[Model, Report]:
     Raises:
         TypeError: if model is not a module.
     """
-    found = Report({}, {})
+    found, table = Report({}, {}), _table(fullgraph)
     for name, module in _modules_of(model, "convert"):
         kind = _class_of(module)
-        if kind in OURS:
+        if kind in table:
             reason = _why_left(module)
             if reason:
                 found.left[name] = reason
                 continue
-            _become(module, OURS[kind], _TORCHS_OWN)
-            found.converted[name] = f"fastrnn.{OURS[kind].__name__}"
+            _become(module, table[kind], _TORCHS_OWN if kind in OURS else ())
+            found.converted[name] = f"fastrnn.{table[kind].__name__}"
         elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and not isinstance(module, (Layer, Cell)):
             found.left[name] = f"{kind.__module__}.{kind.__qualname__} is a class of its own"
     return (model, found) if report else model
@@ -126,24 +133,37 @@ def to_torch(model: Model) -> Model:
 
 
 @contextmanager
-def patched() -> Iterator[None]:
+def patched(fullgraph: bool = False) -> Iterator[None]:
     """Within ``with fastrnn.patched():``, ``torch.nn.RNN``, ``LSTM``, ``GRU`` and the cells are fastrnn's.
 
-    For code that builds its own layers, as long as it looks the classes up in ``torch.nn`` then: a name bound earlier
-    by ``from torch.nn import LSTM`` is not changed, nor are layers that exist. What was built within stays fastrnn's.
-    ``isinstance(layer, nn.LSTM)`` within is about fastrnn's class. The classes change for all threads.
+    For code that builds its own layers, as long as it looks the classes up in ``torch.nn`` or ``torch.nn.modules``
+    then: a name bound earlier by ``from torch.nn import LSTM`` is not changed, nor are layers that exist. What was
+    built within stays fastrnn's, and is torch.nn's, too, like what :func:`convert` makes; within, ``isinstance(layer,
+    nn.LSTM)`` is about these. The classes change for all threads.
 
-    torch.compile leaves what ``torch.nn.RNN``, ``LSTM`` and ``GRU`` name out of its graphs, and within the block they
-    name fastrnn's layers: compile after it.
+    Args:
+        fullgraph: whether they are fastrnn's alone, as :func:`convert` says. Even so torch.compile leaves what
+            ``torch.nn.RNN``, ``LSTM`` and ``GRU`` name out of its graphs, and within the block they name these: compile
+            after it. Default False.
     """
-    before = {kind.__name__: getattr(nn, kind.__name__) for kind in OURS}
+    homes = (nn, nn.modules, nn.modules.rnn)
+    before = [(home, kind.__name__, getattr(home, kind.__name__)) for home in homes for kind in OURS]
+    table = OURS if fullgraph else BOTH
     try:
-        for kind, ours in OURS.items():
-            setattr(nn, kind.__name__, ours)
+        for home in homes:
+            for kind in OURS:
+                setattr(home, kind.__name__, table[kind])
         yield
     finally:
-        for name, kind in before.items():
-            setattr(nn, name, kind)
+        for home, name, theirs in before:
+            setattr(home, name, theirs)
+
+
+def _table(fullgraph: bool) -> dict[type[nn.Module], type[nn.Module]]:
+    """What :func:`convert` makes of each class."""
+    if not fullgraph:
+        return BOTH
+    return OURS | {both: OURS[theirs] for theirs, both in BOTH.items()}
 
 
 def _modules_of(model: nn.Module, caller: str) -> Iterator[tuple[str, nn.Module]]:

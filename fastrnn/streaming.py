@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from . import _checks, _precision
+from . import _checks, _precision, adopted
 from ._options import DEFAULTS
 from .autograd import run_step
 from .modules import GRU, LSTM, RNN
@@ -19,7 +19,7 @@ from .modules.weights import current_weights
 from .reference import STATES
 
 # By class, what its forward is unless someone has set another: on the class, or on a layer.
-_FORWARDS = {kind: kind.forward for kind in (RNN, LSTM, GRU)}
+_FORWARDS = {kind: kind.forward for kind in (RNN, LSTM, GRU, adopted.RNN, adopted.LSTM, adopted.GRU)}
 
 
 class Stream:

@@ -1,7 +1,7 @@
 """What RNN, LSTM and GRU share, and what their cells share: torch.nn's constructors and parameters, our forward.
 
 The bases are nn.RNNBase and nn.RNNCellBase, not nn.RNN, nn.LSTM or nn.GRU: Dynamo breaks the graph at instances of
-those. The price: ``isinstance(layer, nn.LSTM)`` is False.
+those. The price: ``isinstance(layer, nn.LSTM)`` is False. For code that asks, ``fastrnn.adopted`` has what is both.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Layer(Refusals, Packing, nn.RNNBase):
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
         name = _checks.LAYER_NAMES[mode.lower()]
         options = Options.take(name, kwargs, _KEYWORDS)
-        super().__init__(mode, *args, **kwargs)
+        nn.RNNBase.__init__(self, mode, *args, **kwargs)  # by name: behind us may be nn.LSTM, too (fastrnn.adopted)
         if not isinstance(self.bidirectional, bool):  # torch.nn finds out at the first call
             raise TypeError(f"bidirectional should be of type bool, got: {type(self.bidirectional).__name__}")
         if options is not None:
