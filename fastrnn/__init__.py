@@ -11,7 +11,7 @@ import torch  # noqa: F401  (first: the extension links against libraries that t
 
 from . import _public_ops, functional  # noqa: F401  (the first gives the ops their gradients)
 from ._options import Options
-from .adopt import Report, convert, patched, to_torch
+from .adopt import Patched, Report, convert, patched, to_torch
 from .explain import Explanation, explain
 from .modules import GRU, LSTM, RNN, GRUCell, JordanRNN, LSTMCell, RNNCell
 from .streaming import Stream
@@ -27,6 +27,7 @@ __all__ = [
     "JordanRNN",
     "LSTMCell",
     "Options",
+    "Patched",
     "RNNCell",
     "Report",
     "Stream",

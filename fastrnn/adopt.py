@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal, TypeVar, overload
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -28,6 +31,8 @@ OURS: dict[type[nn.Module], type[nn.Module]] = {
 # By torch.nn's, the classes that are both.
 BOTH: dict[type[nn.Module], type[nn.Module]] = {theirs: getattr(adopted, theirs.__name__) for theirs in OURS}
 TORCHS = {ours: theirs for table in (OURS, BOTH) for theirs, ours in table.items()}
+
+_NAMES = {theirs.__name__ for theirs in OURS}
 
 # What only one of the two keeps beside parameters and settings.
 _TORCHS_OWN = ("_flat_weights", "_flat_weight_refs")
@@ -96,6 +101,8 @@ def convert(model: Model, report: bool = False, fullgraph: bool = False) -> Mode
             found.converted[name] = f"fastrnn.{table[kind].__name__}"
         elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and not isinstance(module, (Layer, Cell)):
             found.left[name] = f"{kind.__module__}.{kind.__qualname__} is a class of its own"
+        elif isinstance(module, torch.jit.ScriptModule) and module.original_name in _NAMES:
+            found.left[name] = f"torch.jit has compiled this {module.original_name}. Convert before scripting"
     return (model, found) if report else model
 
 
@@ -132,31 +139,84 @@ def to_torch(model: Model) -> Model:
     return model
 
 
+@dataclass(frozen=True)
+class Patched:
+    """Where :func:`patched` put fastrnn's classes, and where it left torch.nn's: names of modules, each with the names
+    that stand for torch.nn's classes there. ``str()`` is a line for each.
+    """
+
+    patched: dict[str, list[str]]
+    missed: dict[str, list[str]]  # code in these modules builds torch.nn's layers still
+
+    def __str__(self) -> str:
+        lines = [f"{module}: {', '.join(names)} patched" for module, names in self.patched.items()]
+        lines += [f"{module}: {', '.join(names)} torch.nn's still" for module, names in self.missed.items()]
+        return "\n".join(lines)
+
+
 @contextmanager
-def patched(fullgraph: bool = False) -> Iterator[None]:
+def patched(*packages: str, fullgraph: bool = False) -> Iterator[Patched]:
     """Within ``with fastrnn.patched():``, ``torch.nn.RNN``, ``LSTM``, ``GRU`` and the cells are fastrnn's.
 
-    For code that builds its own layers, as long as it looks the classes up in ``torch.nn`` or ``torch.nn.modules``
-    then: a name bound earlier by ``from torch.nn import LSTM`` is not changed, nor are layers that exist. What was
-    built within stays fastrnn's, and is torch.nn's, too, like what :func:`convert` makes; within, ``isinstance(layer,
-    nn.LSTM)`` is about these. The classes change for all threads.
+    For code that builds its own layers and looks the classes up in ``torch.nn`` or ``torch.nn.modules`` then. A module
+    that bound one earlier by ``from torch.nn import LSTM`` goes on with torch.nn's, unless its package is named; so do
+    layers that exist. What was built within stays fastrnn's, and is torch.nn's, too, like what :func:`convert` makes;
+    within, ``isinstance(layer, nn.LSTM)`` is about these. The classes change for all threads.
 
     Args:
+        packages: whose modules, as far as they are imported, are patched as well: ``patched("torch_geometric")``.
         fullgraph: whether they are fastrnn's alone, as :func:`convert` says. Even so torch.compile leaves what
             ``torch.nn.RNN``, ``LSTM`` and ``GRU`` name out of its graphs, and within the block they name these: compile
             after it. Default False.
+
+    Yields:
+        A :class:`Patched`, which tells what other modules hold torch.nn's classes.
+
+    Raises:
+        ValueError: for a package of which nothing is imported.
     """
-    homes = (nn, nn.modules, nn.modules.rnn)
-    before = [(home, kind.__name__, getattr(home, kind.__name__)) for home in homes for kind in OURS]
     table = OURS if fullgraph else BOTH
+    bound, missed = _bindings(packages)
+    for package in packages:
+        if not any(_is_of(name, package) for name in sys.modules):
+            raise ValueError(f"patched: nothing of {package!r} is imported. Import it before the block")
     try:
-        for home in homes:
-            for kind in OURS:
-                setattr(home, kind.__name__, table[kind])
-        yield
+        for module, name, theirs in bound:
+            setattr(module, name, table[theirs])
+        yield Patched(_by_module(bound), _by_module(missed))
     finally:
-        for home, name, theirs in before:
-            setattr(home, name, theirs)
+        for module, name, theirs in bound:
+            setattr(module, name, theirs)
+
+
+_Binding = tuple[ModuleType, str, type[nn.Module]]
+
+
+def _bindings(packages: tuple[str, ...]) -> tuple[list[_Binding], list[_Binding]]:
+    """Global names of modules that stand for torch.nn's classes: those to patch, and those of others."""
+    homes = {nn.__name__, nn.modules.__name__, nn.modules.rnn.__name__}
+    classes = {id(theirs) for theirs in OURS}  # other values need not be hashable
+    ours, others = [], []
+    for name, module in list(sys.modules.items()):
+        if not isinstance(module, ModuleType) or _is_of(name, __package__):
+            continue
+        found = [(module, key, value) for key, value in list(vars(module).items()) if id(value) in classes]
+        if name in homes or any(_is_of(name, package) for package in packages):
+            ours += found
+        elif not _is_of(name, "torch"):
+            others += found
+    return ours, others
+
+
+def _is_of(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def _by_module(bindings: list[_Binding]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for module, name, _ in bindings:
+        found.setdefault(module.__name__, []).append(name)
+    return found
 
 
 def _table(fullgraph: bool) -> dict[type[nn.Module], type[nn.Module]]:

@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+import sys
+import types
 
 import pytest
 import torch
@@ -181,6 +183,11 @@ class TestConvert:
         assert list(report.converted) == ["2"]
         assert list(report.left) == ["0"]
         assert "Mine" in str(report)
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit")
+    def test_what_is_scripted_is_left(self):
+        _, report = fastrnn.convert(torch.jit.script(nn.Sequential(nn.LSTM(3, 4))), report=True)
+        assert report.left == {"0": "torch.jit has compiled this LSTM. Convert before scripting"}
 
     def test_what_has_no_kernels_is_left(self):
         layer = build("LSTM", device="meta")
@@ -445,6 +452,23 @@ class TestPatched:
         with fastrnn.patched():
             assert nn.modules.LSTM is nn.modules.rnn.LSTM is nn.LSTM is adopted.LSTM
         assert nn.modules.LSTM is nn.modules.rnn.LSTM is nn.LSTM
+        assert nn.LSTM.__module__ == "torch.nn.modules.rnn"
+
+    def test_names_bound_before(self, monkeypatch):
+        """As torch-geometric, tsai, openunmix and flair bind them."""
+        package, module, other = (types.ModuleType(name) for name in ("its", "its.layers", "another"))
+        module.LSTM, module.Gate, other.GRU = nn.LSTM, nn.GRUCell, nn.GRU
+        for each in (package, module, other):
+            monkeypatch.setitem(sys.modules, each.__name__, each)
+        with fastrnn.patched("its") as found:
+            assert (module.LSTM, module.Gate) == (adopted.LSTM, adopted.GRUCell)
+            assert other.GRU.__module__ == "torch.nn.modules.rnn"
+        assert (module.LSTM, module.Gate) == (nn.LSTM, nn.GRUCell)
+        assert found.patched["its.layers"] == ["LSTM", "Gate"]
+        assert found.missed["another"] == ["GRU"]
+        assert "another: GRU torch.nn's still" in str(found)
+        with pytest.raises(ValueError, match="nothing of 'nobodys' is imported"), fastrnn.patched("nobodys"):
+            pass
         assert nn.LSTM.__module__ == "torch.nn.modules.rnn"
 
     def test_fullgraph(self):
