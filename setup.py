@@ -31,6 +31,7 @@ SOURCES = [
     "csrc/ops/register.cpp",
     "csrc/ops/layer_cpu.cpp",
     "csrc/ops/shape.cpp",
+    "csrc/cpu/cores.cpp",
     "csrc/cpu/dispatch.cpp",
     "csrc/cpu/team.cpp",
     "csrc/cpu/kernels_baseline.cpp",

@@ -92,6 +92,7 @@ PYBIND11_MODULE(_C, m) {
   cpu::interrupt_requested = &python_signal_arrived;
   m.def("take_interruption", &take_interruption);
   m.def("force_stretch_rows", [](int64_t rows) { ops::forced_stretch_rows = rows; });
+  m.def("force_usable_cores", [](int cores) { cpu::forced_usable_cores = cores; });
   m.def("force_input_steps", [](int64_t steps) { cpu::forced_input_steps = steps; });
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
   m.def(

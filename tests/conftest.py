@@ -14,6 +14,9 @@ from fastrnn import _native
 
 pytest_plugins = ("draws",)
 
+# Teams of three threads are tested on two cores, too.
+_native._C.force_usable_cores(1024)
+
 BUILDER = pytest.StashKey()
 
 

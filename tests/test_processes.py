@@ -71,6 +71,29 @@ def test_a_small_call_wakes_no_other_thread():
     assert done.stdout == "0\n"
 
 
+THREADS_ON_SOME_CORES = """
+import os, sys, torch, fastrnn
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+torch.set_num_threads(16)
+layer, value = fastrnn.GRU(256, 256), torch.randn(50, 1, 256)
+rows = fastrnn.explain(layer, value).rows
+print({row.threads for row in rows}, {row.reason for row in rows})
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+@pytest.mark.parametrize("cores", (1, 2))
+def test_no_team_is_larger_than_the_cores_it_may_run_on(cores):
+    """16 threads on two cores were 8 times as slow as two."""
+    if cores > len(os.sched_getaffinity(0)):
+        pytest.skip("this machine has one core")
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS_ON_SOME_CORES, str(cores)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"{{{cores}}}")
+    assert ("one core alone" in done.stdout) == (cores == 1)
+
+
 @pytest.mark.parametrize("threads_set", (1, 2))
 def test_a_new_thread_keeps_to_the_thread_count(threads_set):
     """The kernels ask how many threads they may use: in a Python thread that never asked torch, too."""

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
+#include "../cpu/cores.h"
 #include "../cpu/dispatch.h"
 #include "../cpu/interrupt.h"
 #include "cpu_memory.h"
@@ -132,8 +133,8 @@ class CpuProducts : public CpuMemory {
       return;
     }
     const int64_t panel = cpu::kMaxPanelVectors * cpu::kernels().vector_bytes / static_cast<int64_t>(sizeof(T));
-    const cpu::ProductPlan plan = cpu::choose_product_plan(static_cast<int>(torch::stable::get_num_threads()), out.rows,
-                                                           macs, cpu::ceil_div(out.columns, panel));
+    const int threads = cpu::smaller(static_cast<int>(torch::stable::get_num_threads()), cpu::usable_cores());
+    const cpu::ProductPlan plan = cpu::choose_product_plan(threads, out.rows, macs, cpu::ceil_div(out.columns, panel));
     const Tensor scratch = empty({plan.threads * panel * b.rows}, scalar_type_of<T>);
     kernels.multiply_panels(
         {out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows, data<T>(scratch)},

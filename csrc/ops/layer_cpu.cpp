@@ -63,12 +63,19 @@ cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool
   const int64_t panel_vectors = backward ? cpu::kMaxPanelVectors : cpu::kMaxPanelVectors / gates;
   const int64_t panels = cpu::ceil_div(backward ? dims.recurrent_size : dims.hidden_size, panel_vectors * lanes);
   const int64_t rows_a_step = shape.steps > 0 ? cpu::ceil_div(shape.rows, shape.steps) : 0;
+  const auto choose = [&](int threads) {
+    return cpu::choose_plan({threads, shape.layers, shape.directions, shape.steps, shape.batch, rows_a_step * weights,
+                             rows_a_step * gates * dims.hidden_size * shape.first_input_size, weights * weight_size,
+                             panels, gates * dims.hidden_size * shape.largest_input_size() * weight_size,
+                             gates * dims.hidden_size * element_size, backward, shape.frozen});
+  };
   // torch's count, not OpenMP's: in a new Python thread OpenMP does not know of torch.set_num_threads yet.
-  const int threads = static_cast<int>(torch::stable::get_num_threads());
-  return cpu::choose_plan({threads, shape.layers, shape.directions, shape.steps, shape.batch, rows_a_step * weights,
-                           rows_a_step * gates * dims.hidden_size * shape.first_input_size, weights * weight_size,
-                           panels, gates * dims.hidden_size * shape.largest_input_size() * weight_size,
-                           gates * dims.hidden_size * element_size, backward, shape.frozen});
+  const cpu::Choice choice = choose(static_cast<int>(torch::stable::get_num_threads()));
+  if (choice.plan.threads == 1) return choice;  // which no core can be missing for, and asking takes its time
+  const int cores = cpu::usable_cores();
+  if (choice.plan.threads <= cores) return choice;
+  if (cores > 1) return choose(cores);
+  return {choose(1).plan, "this process may run on one core alone"};
 }
 
 Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional) {
