@@ -122,13 +122,18 @@ def exact_for_relu_(module):
 
     relu's derivative jumps at 0, so two right f32 results whose rounding differs there have quite different gradients;
     with some 1e5 activations in a run that does happen. A few weights of +-1/2 a row, and inputs on a grid of 1/4 (see
-    make_leaves), keep every sum exact in any order, so the sign at the jump is the same for everybody. Dense f32 relu
+    make_leaves), keep every sum exact in any order, so the sign at the jump is the same for everybody. Of w_hh a row
+    has one weight, of +-1: halves would need another bit at every step, and several could double h. Dense f32 relu
     weights are left to the f64 cases, where the jump is hit 1e-9 times as often, and to test_accuracy.py.
     """
     with torch.no_grad():
-        for weight in module.parameters():
-            kept = torch.rand(weight.shape) < min(1.0, 4 / weight.shape[-1])
-            weight.copy_(kept * (torch.randint(0, 2, weight.shape) - 0.5))
+        for name, weight in module.named_parameters():
+            signs = torch.randint(0, 2, weight.shape) - 0.5
+            if name.startswith("weight_hh"):
+                chosen = torch.randint(weight.shape[1], (len(weight), 1))
+                weight.copy_(2 * signs * torch.zeros(weight.shape).scatter(1, chosen, 1.0))
+            else:
+                weight.copy_(signs * (torch.rand(weight.shape) < min(1.0, 4 / weight.shape[-1])))
 
 
 def make_leaves(case, dtype):

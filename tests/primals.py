@@ -103,8 +103,11 @@ class LayerCase:
 
 
 def loss_of(function):
-    """A scalar in which every output has its own weight, and no derivative vanishes; of order 1, so that gradients which
-    are clipped were not a thousand times as large, and their rounding with them."""
+    """A scalar in which every output has its own weight, and no derivative vanishes.
+
+    Weights are of order 1, so that gradients which are clipped were not a thousand times as large, and their rounding
+    with them.
+    """
 
     def loss(*primals):
         outputs = function(*primals)
