@@ -1,9 +1,8 @@
 """Compiles what the last tests of a session want while its first ones run: python build_ahead.py [--quick] MODULE...
 
 A module whose tests wait for minutes of compilation has a function build_ahead(quick), which `make test` asks for what
-its own tests want. Tests of one process use one core of
-two; what is built here takes what they leave, by the lowest priority. The tests' own fixtures then find it up to date,
-or wait for it; they also say what went wrong.
+its own tests want. Tests of one process use one core of two; what is built here takes what they leave, by the lowest
+priority. The tests' own fixtures then find it up to date, or wait for it; they also say what went wrong.
 """
 
 import contextlib

@@ -154,6 +154,7 @@ class CpuProducts : public CpuMemory {
     }
   }
 
+  // A result of fewer than kNarrow columns, transposed or in short sums: see there.
   template <class T>
   void multiply_narrow(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b,
                        bool accumulate) const {
