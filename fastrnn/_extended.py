@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _checks, _random, autograd
+from . import _checks, _ragged, _random, autograd
 from ._options import Options
 from .reference import (
     CUT_GRADIENT,
@@ -75,10 +75,7 @@ class Data(NamedTuple):
         if input.dim() == 3:
             return cls(input.shape[0], batch, batch_sizes, None)
         assert batch_sizes is not None
-        ends = batch_sizes.cumsum(0)
-        rows = torch.arange(input.shape[0], device=ends.device)
-        step = torch.searchsorted(ends, rows, right=True)
-        row = rows - (ends - batch_sizes).index_select(0, step)
+        step, row = _ragged.places(batch_sizes, input.shape[0])
         place = step.to(input.device, non_blocking=True), row.to(input.device, non_blocking=True)
         return cls(batch_sizes.shape[0], batch, batch_sizes, place)
 

@@ -1,4 +1,4 @@
-"""Sequences of different lengths in one padded batch: `lengths=`, and jagged nested tensors.
+"""Sequences of different lengths in one batch: `lengths=`, and jagged nested tensors.
 
 Rows are sorted by length, so that the rows which run at a step are always the first: the mechanism of PackedSequence,
 without packing. Nothing here looks at a length except to refuse it, so a compiled graph does not break, and lengths on
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from ._calls import unwrapped
 
@@ -92,8 +93,8 @@ def _refuse_capture() -> None:
         raise RuntimeError("lengths on the CPU can't be captured in a CUDA graph. Move them: lengths.to(input.device)")
 
 
-def jagged_to_padded(name: str, input: Any) -> tuple[Tensor, Tensor]:
-    """(B, T, I) zero-padded to the longest, and lengths (B,), of a nested tensor of layout torch.jagged."""
+def check_jagged(name: str, input: Any) -> None:
+    """Raise unless a nested tensor is (B, T, I) of layout torch.jagged, T ragged and without holes."""
     if input.layout != torch.jagged or input.dim() != 3 or input._ragged_idx != 1:
         got = ""
         if input.layout == torch.jagged and input.dim() == 3:
@@ -102,6 +103,19 @@ def jagged_to_padded(name: str, input: Any) -> tuple[Tensor, Tensor]:
             f"{name}: a nested input must be (B, T, I) of layout torch.jagged, with T ragged{got}. Make it with "
             "torch.nested.nested_tensor(sequences, layout=torch.jagged)"
         )
+    if input.lengths() is not None:
+        raise RuntimeError(f"{name}: the nested input has holes between its sequences. Close them: input.contiguous()")
+
+
+def packs_jagged(input: Any) -> bool:
+    """Whether a jagged tensor is better packed than padded: in a graph that does not know the longest sequence, where
+    padding can only be to the sum of all lengths. Not on a GPU, whose kernels want packed sizes on the host.
+    """
+    return torch.compiler.is_compiling() and input._maybe_max_seqlen is None and input.is_cpu
+
+
+def jagged_to_padded(input: Any) -> tuple[Tensor, Tensor]:
+    """(B, T, I) zero-padded to the longest, and lengths (B,), of a nested tensor that :func:`check_jagged` accepts."""
     lengths = input.offsets().diff()
     if torch.compiler.is_compiling() or not lengths.numel():
         return torch.nested.to_padded_tensor(input, 0.0), lengths
@@ -120,3 +134,31 @@ def padded_to_jagged(output: Tensor, like: Any) -> Tensor:
     # Not output[valid]: how many there are is known, and a mask would make the host wait for their number.
     values = output.flatten(0, 1).index_select(0, step * batch + sequence)
     return torch.nested.nested_tensor_from_jagged(values, offsets, max_seqlen=steps)
+
+
+def jagged_to_packed(input: Any) -> tuple[PackedSequence, Tensor]:
+    """A nested tensor that :func:`check_jagged` accepts, packed, and (N,) the jagged row of each packed one.
+
+    It has as many steps as there are rows, the last ones empty: the longest length would be a value to ask for.
+    """
+    offsets, values = input.offsets(), input.values()
+    rows = values.shape[0]
+    lengths, order = torch.sort(offsets.diff(), descending=True, stable=True)
+    ended = torch.searchsorted(lengths.flip(0), torch.arange(rows, device=offsets.device), right=True)
+    batch_sizes = lengths.shape[0] - ended
+    step, rank = places(batch_sizes, rows)
+    source = offsets.index_select(0, order.index_select(0, rank)) + step
+    return PackedSequence(values.index_select(0, source), batch_sizes, order, torch.argsort(order)), source
+
+
+def places(batch_sizes: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """(N,) step and batch row of each row of packed data."""
+    ends = batch_sizes.cumsum(0)
+    positions = torch.arange(rows, device=ends.device)
+    step = torch.searchsorted(ends, positions, right=True)
+    return step, positions - (ends - batch_sizes).index_select(0, step)
+
+
+def packed_to_jagged(output: Tensor, source: Tensor, like: Any) -> Tensor:
+    """Packed output (N, F) as a nested tensor with the lengths of `like`; source as :func:`jagged_to_packed` has it."""
+    return torch.nested.nested_tensor_from_jagged(output.index_select(0, torch.argsort(source)), like.offsets())

@@ -132,7 +132,16 @@ def _run_jagged(
     name = _checks.LAYER_NAMES[stack.mode.lower()]
     if lengths is not None:
         _checks.refuse_lengths(name, "nested tensor")
-    padded, lengths = _ragged.jagged_to_padded(name, input)
+    _ragged.check_jagged(name, input)
+    if _ragged.packs_jagged(input) and (request is None or request.resets is None):  # resets are padded
+        sequence, source = _ragged.jagged_to_packed(input)
+        output, results = run_stack(stack, sequence, hx, weights, None, frozen, request)
+        jagged = [
+            _ragged.packed_to_jagged(result.data, source, input) if isinstance(result, PackedSequence) else result
+            for result in (output, *results)
+        ]
+        return jagged[0], tuple(jagged[1:])
+    padded, lengths = _ragged.jagged_to_padded(input)
     arguments = padded_arguments(stack, padded, hx, weights, lengths, batch_first=True)
     if request is not None:
         arguments = _add(stack, arguments, request, batch_first=True)

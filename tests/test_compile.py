@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import CELLS, KERNELS, LAYERS, randn
 from torch import nn
+from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves
@@ -202,6 +204,41 @@ def test_lengths_out_of_range_are_clamped(layer):
     value = randn(4, 3, 3)
     actual, expected = function(value, lengths=torch.tensor([-3, 2, 9])), module(value, lengths=torch.tensor([0, 2, 4]))
     torch.testing.assert_close(tensors(actual), tensors(expected))
+
+
+class Jagged(nn.Module):
+    """A layer of sequences that lie one behind another."""
+
+    def __init__(self, layer, longest, **options):
+        super().__init__()
+        self.rnn = getattr(fastrnn, layer)(3, 8, 2, bidirectional=True, **options)
+        self.longest = longest
+
+    def forward(self, values, offsets):
+        value = torch.nested.nested_tensor_from_jagged(values, offsets, max_seqlen=self.longest)
+        output, finals = self.rnn(value)
+        return output.values(), finals
+
+
+@by_layer
+@pytest.mark.parametrize("longest", (None, 5))
+@pytest.mark.parametrize("options", ({}, {"zoneout": 0.3}), ids=str)
+def test_jagged(layer, longest, options):
+    """Also where the graph has no means to know the longest sequence: padded to the sum of all lengths, a call would do
+    many times the work."""
+    sizes = []
+
+    def backend(graph, inputs):
+        values = tree_leaves([node.meta.get("example_value") for node in graph.graph.nodes])
+        sizes.extend(value.numel() for value in values if torch.is_tensor(value))
+        return aot_eager(graph, inputs)
+
+    module = Jagged(layer, longest, **options).eval()
+    function = torch.compile(module, fullgraph=True, backend=backend, dynamic=False)
+    lengths = torch.tensor([0, 3, *[1] * 100, 5, 2])
+    values = randn(int(lengths.sum()), 3).requires_grad_()
+    assert_equal_to_eager(module, function, (values, F.pad(lengths.cumsum(0), (1, 0))), (values,))
+    assert max(sizes) < len(lengths) * len(values) * 16, "as large as an output padded to the sum of all lengths"
 
 
 @by_layer

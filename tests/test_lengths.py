@@ -367,3 +367,13 @@ class TestJagged:
         module = getattr(fastrnn, layer)(3, 5, bidirectional=True)
         output, _ = module(jagged([3, 0, 5]))
         assert [row.shape[0] for row in output.unbind()] == [3, 0, 5]
+
+    def test_with_holes(self):
+        """Narrowed from a padded batch it keeps the padding between its sequences."""
+        module, lengths = fastrnn.GRU(3, 5), torch.tensor([2, 4, 3])
+        start = torch.zeros_like(lengths)
+        holes = torch.nested.narrow(randn(3, 6, 3), dim=1, start=start, length=lengths, layout=torch.jagged)
+        with pytest.raises(RuntimeError, match=r"GRU: .*holes.*input\.contiguous\(\)"):
+            module(holes)
+        output, _ = module(holes.contiguous())
+        assert [row.shape[0] for row in output.unbind()] == lengths.tolist()
