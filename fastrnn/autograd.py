@@ -7,6 +7,7 @@ on the same kernels but for forward-mode AD.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -188,17 +189,28 @@ def _backward_on_kernels(
     return _on_kernels(call.backward, request, grads, primals, output, reserve, True)
 
 
+_NOTHING = torch.empty(0)
+
+
+def _version_of(tensor: Tensor) -> Tensor:
+    """A tensor that holds no memory, and whose `_version` is that of another one from now on."""
+    version = tensor.detach()
+    version.data = _NOTHING
+    return version
+
+
 class LayerFunction(torch.autograd.Function):
     """A call's layers in eager mode. Old style, ctx first: a new-style apply spends 22 us inspecting signatures."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
-        output = reserve = None
+        output = reserve = ctx.watched = None
         if call.recompute:
             outputs = _on_kernels(call.infer, primals)
         else:
             *outputs, reserve = _raw_forward(call, primals)
-            output = outputs[0]
+            # Apart from its version, which torch would refuse once the output was changed in place.
+            output, ctx.watched = outputs[0].data, _version_of(outputs[0])
         # All in save_for_backward: what else sits on ctx outlives backward, and an output there never dies.
         ctx.save_for_backward(*primals, output, reserve, *call.masks())
         ctx.call = call.without_masks()
@@ -209,6 +221,13 @@ class LayerFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needs, saved = ctx.needs_input_grad[1:], ctx.saved_tensors
         primals, (output, reserve, *masks) = saved[: len(needs)], saved[len(needs) :]
+        if ctx.watched is not None and ctx.watched._version > 0:
+            warnings.warn(
+                "The output of a fastrnn layer was changed in place before backward, which needs it and runs forward "
+                "again. Change a copy: nn.ReLU() in place of nn.ReLU(inplace=True)",
+                stacklevel=1,
+            )
+            output = reserve = None
         return None, *_pull_back(ctx.call.with_masks(masks), needs, grads, primals, output, reserve)
 
 

@@ -1,5 +1,7 @@
 """Backward as people use it: hooks, retained graphs, accumulation, anomaly mode, tensors changed in between."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from cases import LAYERS, flatten
@@ -8,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fastrnn
+from fastrnn import autograd
 
 by_layer = pytest.mark.parametrize("layer", LAYERS)
 
@@ -216,29 +219,60 @@ def test_changed_without_effect(name):
     assert torch.equal(loss_of(module(value)), expected)
 
 
-@by_name
-def test_output_changed_in_place(name):
-    """An output that backward reads: either the right gradient or torch's error, as with nn.ReLU(inplace=True)."""
-    pair = twins(name)
-    value = some_input(name)
-    for module in pair:
-        output, *_ = flatten(module(value)).values()
-        output.relu().sum().backward()
-    expected = [parameter.grad.clone() for parameter in pair[1].parameters()]
-    assert_grads_match(*pair)
+class TestOutputChangedInPlace:
+    """An output that backward reads: the right gradient nevertheless, as of nn.GRU before an nn.ReLU(inplace=True)."""
 
-    pair[1].zero_grad()
-    output, *_ = flatten(pair[1](value)).values()
-    loss = output.relu_().sum()
-    message = None
-    try:
-        loss.backward()
-    except RuntimeError as error:
-        message = str(error)
-    if message is None:
-        assert all(torch.equal(p.grad, grad) for p, grad in zip(pair[1].parameters(), expected, strict=True))
-    else:
-        assert "modified by an inplace operation" in message
+    CHANGES = {
+        "relu": lambda output: output.relu_(),
+        "part": lambda output: [output[1:].mul_(2), output][1],
+        "twice": lambda output: output.sin_().mul_(3),
+        "view of a view": lambda output: output.transpose(0, 1).unsqueeze(0).exp_(),
+    }
+
+    @by_name
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_gradients(self, name, change):
+        module, change = make(fastrnn, name), self.CHANGES[change]
+        value = some_input(name).requires_grad_()
+        wanted = [value, *module.parameters()]
+
+        def output():
+            return next(iter(flatten(module(value)).values()))
+
+        expected = torch.autograd.grad(change(output().clone()).square().sum(), wanted)
+        changed = change(output())
+        if name in LAYERS:
+            with pytest.warns(UserWarning, match="changed in place before backward, which needs it and runs forward"):
+                actual = torch.autograd.grad(changed.square().sum(), wanted, create_graph=True)
+        else:  # no backward reads what a cell returns
+            actual = torch.autograd.grad(changed.square().sum(), wanted, create_graph=True)
+        torch.testing.assert_close(actual, expected)
+        assert all(gradient.requires_grad for gradient in actual)
+
+    @pytest.mark.parametrize("options", ({"batch_first": True}, {"dropout": 0.5}, {"zoneout": 0.5}), ids=str)
+    def test_options(self, options):
+        """What was drawn stays as it was drawn."""
+        module, value = fastrnn.LSTM(SIZE, SIZE, 2, **options), torch.randn(4, 3, SIZE)
+        gradients = []
+        for change in (torch.sigmoid, torch.sigmoid_):
+            torch.manual_seed(5)
+            output, _ = module(value)
+            loss = change(output).sum()
+            with nullcontext() if change is torch.sigmoid else pytest.warns(UserWarning, match="changed in place"):
+                gradients.append(torch.autograd.grad(loss, list(module.parameters())))
+        torch.testing.assert_close(*gradients)
+
+    def test_unchanged(self, monkeypatch):
+        """Changes of other results, and of the output in backward's wake, run nothing again; and nothing that watches
+        for changes holds memory."""
+        module, value, calls, run = fastrnn.GRU(SIZE, SIZE), torch.randn(4, 3, SIZE), [], autograd._raw_forward
+        monkeypatch.setattr(autograd, "_raw_forward", lambda *given: [calls.append(1), run(*given)][1])
+        output, hy = module(value)
+        (output.sum() + hy.relu_().sum()).backward()
+        assert output.grad_fn.watched.untyped_storage().nbytes() == 0
+        with torch.no_grad():
+            output.zero_()
+        assert len(calls) == 1
 
 
 @by_name
