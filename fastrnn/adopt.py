@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal, TypeVar, overload
 
@@ -141,17 +141,28 @@ def to_torch(model: Model) -> Model:
 
 @dataclass(frozen=True)
 class Patched:
-    """Where :func:`patched` put fastrnn's classes, and where it left torch.nn's: names of modules, each with the names
-    that stand for torch.nn's classes there. ``str()`` is a line for each.
+    """Where :func:`patched` put fastrnn's classes, and where it left torch.nn's: names of Python's modules, each with
+    the names that stand for torch.nn's classes there. And what was built since. ``str()`` is a line for each.
     """
 
     patched: dict[str, list[str]]
     missed: dict[str, list[str]]  # code in these modules builds torch.nn's layers still
+    # Recurrent layers and cells that became part of another nn.Module within the block, also those of torch.nn and of
+    # its subclasses: by the class and attribute that hold them, "Encoder.lstm", their class.
+    built: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [f"{module}: {', '.join(names)} patched" for module, names in self.patched.items()]
         lines += [f"{module}: {', '.join(names)} torch.nn's still" for module, names in self.missed.items()]
+        lines += [f"{place}: built as {kind}" for place, kind in self.built.items()]
         return "\n".join(lines)
+
+    def _note(self, holder: nn.Module, name: str, module: nn.Module | None) -> None:
+        """What torch calls when a module is made part of another."""
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            kind = type(module)
+            home = __package__ if kind in TORCHS else kind.__module__
+            self.built[f"{type(holder).__qualname__}.{name}"] = f"{home}.{kind.__qualname__}"
 
 
 @contextmanager
@@ -161,7 +172,9 @@ def patched(*packages: str, fullgraph: bool = False) -> Iterator[Patched]:
     For code that builds its own layers and looks the classes up in ``torch.nn`` or ``torch.nn.modules`` then. A module
     that bound one earlier by ``from torch.nn import LSTM`` goes on with torch.nn's, unless its package is named; so do
     layers that exist. What was built within stays fastrnn's, and is torch.nn's, too, like what :func:`convert` makes;
-    within, ``isinstance(layer, nn.LSTM)`` is about these. The classes change for all threads.
+    within, ``isinstance(layer, nn.LSTM)`` is about these. The classes change for all threads. A module imported within
+    for the first time gets torch.nn's classes back, but not where it keeps them in a table or derived classes from
+    them: import before the block.
 
     Args:
         packages: whose modules, as far as they are imported, are patched as well: ``patched("torch_geometric")``.
@@ -170,23 +183,31 @@ def patched(*packages: str, fullgraph: bool = False) -> Iterator[Patched]:
             after it. Default False.
 
     Yields:
-        A :class:`Patched`, which tells what other modules hold torch.nn's classes.
+        A :class:`Patched`, which tells what other modules hold torch.nn's classes, and what is built.
 
     Raises:
         ValueError: for a package of which nothing is imported.
     """
     table = OURS if fullgraph else BOTH
-    bound, missed = _bindings(packages)
+    before, (bound, missed) = _globals_among(BOTH.values()), _bindings(packages)
     for package in packages:
         if not any(_is_of(name, package) for name in sys.modules):
             raise ValueError(f"patched: nothing of {package!r} is imported. Import it before the block")
+    found = Patched(_by_module(bound), _by_module(missed))
+    watch = nn.modules.module.register_module_module_registration_hook(found._note)
     try:
         for module, name, theirs in bound:
             setattr(module, name, table[theirs])
-        yield Patched(_by_module(bound), _by_module(missed))
+        yield found
     finally:
+        watch.remove()
         for module, name, theirs in bound:
             setattr(module, name, theirs)
+        # What a module has bound meanwhile: one that was imported for the first time, say. Not of fastrnn's own
+        # classes, which it may have from here.
+        for module, name, both in _globals_among(BOTH.values()):
+            if (module, name, both) not in before:
+                setattr(module, name, TORCHS[both])
 
 
 _Binding = tuple[ModuleType, str, type[nn.Module]]
@@ -195,17 +216,26 @@ _Binding = tuple[ModuleType, str, type[nn.Module]]
 def _bindings(packages: tuple[str, ...]) -> tuple[list[_Binding], list[_Binding]]:
     """Global names of modules that stand for torch.nn's classes: those to patch, and those of others."""
     homes = {nn.__name__, nn.modules.__name__, nn.modules.rnn.__name__}
-    classes = {id(theirs) for theirs in OURS}  # other values need not be hashable
     ours, others = [], []
-    for name, module in list(sys.modules.items()):
-        if not isinstance(module, ModuleType) or _is_of(name, __package__):
-            continue
-        found = [(module, key, value) for key, value in list(vars(module).items()) if id(value) in classes]
+    for binding in _globals_among(OURS):
+        name = binding[0].__name__
         if name in homes or any(_is_of(name, package) for package in packages):
-            ours += found
+            ours.append(binding)
         elif not _is_of(name, "torch"):
-            others += found
+            others.append(binding)
     return ours, others
+
+
+def _globals_among(classes: Iterable[type[nn.Module]]) -> list[_Binding]:
+    """The global names of modules, but for fastrnn's own, that stand for one of these classes."""
+    wanted = set(map(id, classes))  # other values need not be hashable
+    return [
+        (module, key, value)
+        for name, module in list(sys.modules.items())
+        if isinstance(module, ModuleType) and not _is_of(name, __package__)
+        for key, value in list(vars(module).items())
+        if id(value) in wanted
+    ]
 
 
 def _is_of(module: str, package: str) -> bool:

@@ -1,6 +1,7 @@
 """Backward as people use it: hooks, retained graphs, accumulation, anomaly mode, tensors changed in between."""
 
 from contextlib import nullcontext
+from typing import ClassVar
 
 import pytest
 import torch
@@ -222,7 +223,7 @@ def test_changed_without_effect(name):
 class TestOutputChangedInPlace:
     """An output that backward reads: the right gradient nevertheless, as of nn.GRU before an nn.ReLU(inplace=True)."""
 
-    CHANGES = {
+    CHANGES: ClassVar = {
         "relu": lambda output: output.relu_(),
         "part": lambda output: [output[1:].mul_(2), output][1],
         "twice": lambda output: output.sin_().mul_(3),

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.fx.proxy import TraceError
@@ -312,5 +313,18 @@ class Cell(Refusals, Packing, nn.RNNCellBase):
         if isinstance(input, Proxy) or (hx is not None and is_traced(hx)):
             call = traced_call(self, input, hx)
             return (call[0], call[1]) if STATES[self._cell] > 1 else (call,)
+        if hx is not None and self._forward_hooks:
+            self._refuse_opacus()
         weights = self._current_weights()
         return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))
+
+    def _refuse_opacus(self) -> None:
+        """opacus takes a cell's per-sample gradients from a second forward with the input alone: as if hx were zero."""
+        if not (self.training and torch.is_grad_enabled()):  # then its hooks record nothing
+            return
+        owners = [type(getattr(hook, "__self__", None)) for hook in self._forward_hooks.values()]
+        if any(owner.__module__.split(".")[0] == "opacus" for owner in owners):
+            raise NotImplementedError(
+                f"{type(self).__name__}: opacus would compute the per-sample gradients without hx. "
+                "Use its DPRNN, DPLSTM or DPGRU"
+            )
