@@ -71,8 +71,8 @@ def convert(model: Model, report: bool = False, fullgraph: bool = False) -> Mode
     The modules stay the same objects with the same parameters, parametrizations and hooks, so optimizers, state_dicts,
     tied weights and references from elsewhere go on working; their class alone changes. Subclasses are left alone, for
     nobody knows what they rely on, and so are modules whose ``forward`` was replaced on the object, as accelerate's
-    hooks do, and modules whose calls fastrnn would refuse: of a dtype, or on a device, for which this build has no
-    kernels. A second call finds nothing to do.
+    hooks do, modules with a ``qconfig``, which are to be quantized, and modules whose calls fastrnn would refuse: of a
+    dtype, or on a device, for which this build has no kernels. A second call finds nothing to do.
 
     What was an ``nn.LSTM`` is one still, to those who ask ``isinstance``: its class is both (``fastrnn.adopted``). Such
     RNN, LSTM and GRU layers torch.compile leaves out of its graphs, as it does torch.nn's.
@@ -272,6 +272,8 @@ def _why_left(module: nn.Module) -> str:
     """What speaks against our forward in a module's place of torch.nn's; "" if nothing does."""
     if "forward" in vars(module):
         return _OWN_FORWARD
+    if vars(module).get("qconfig") is not None:
+        return "its qconfig says that torch.ao.quantization is to quantize it"
     if len({(weight.dtype, weight.device) for weight in module.parameters(recurse=False)}) > 1:
         return "its weights differ in dtype or device"
     for parameter in module.parameters():

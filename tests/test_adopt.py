@@ -186,6 +186,13 @@ class TestConvert:
         _, report = fastrnn.convert(torch.jit.script(nn.Sequential(nn.LSTM(3, 4))), report=True)
         assert report.left == {"0": "torch.jit has compiled this LSTM. Convert before scripting"}
 
+    def test_what_is_to_be_quantized_is_left(self):
+        layer = build("LSTM")
+        layer.qconfig = torch.ao.quantization.default_dynamic_qconfig
+        _, report = fastrnn.convert(layer, report=True)
+        assert type(layer) is nn.LSTM
+        assert "quantize" in report.left[""]
+
     def test_what_has_no_kernels_is_left(self):
         layer = build("LSTM", device="meta")
         fastrnn.convert(layer)  # meta tensors have shapes, which is all they need

@@ -218,7 +218,7 @@ def test_dtype_without_kernels(name, dtype):
 def test_script_is_refused(name):
     module = getattr(fastrnn, name)(4, 3)
     for wrapped in (module, nn.Sequential(module)):
-        with pytest.raises(NotImplementedError, match=rf"torch\.jit\.script.*{name}.*torch\.compile"):
+        with pytest.raises(NotImplementedError, match=rf"torch\.jit\.script.*{name}.*torch\.compile.*to_torch"):
             torch.jit.script(wrapped)
 
 
@@ -232,9 +232,12 @@ def test_quantize_dynamic_is_refused(name):
 
 @pytest.mark.filterwarnings("ignore:.*deprecated.*")
 def test_quantize_dynamic_of_a_whole_model_says_what_it_leaves_alone():
-    model = nn.ModuleList([fastrnn.LSTM(4, 3), nn.Linear(3, 2)])
-    with pytest.warns(UserWarning, match="LSTM.* stays in floating point"):
+    model = nn.ModuleList([fastrnn.LSTM(4, 3), nn.Linear(3, 2), fastrnn.GRUCell(4, 3)])
+    with pytest.warns(UserWarning, match=r"stays in floating point.*fastrnn\.to_torch\(model\)") as caught:
         quantized = torch.ao.quantization.quantize_dynamic(model, dtype=torch.qint8)
+    ours = [warning for warning in caught if "stays in floating point" in str(warning.message)]
+    assert [str(warning.message)[:4] for warning in ours] == ["LSTM", "GRUC"]
+    assert all("quantization" in warning.filename for warning in ours), "they blame what did not ask"
     value = torch.randn(5, 2, 4)
     assert torch.equal(quantized[0](value)[0], model[0](value)[0])
     assert type(quantized[1]) is not nn.Linear

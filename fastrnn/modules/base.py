@@ -35,8 +35,8 @@ class Refusals:
         """torch.jit.script calls this hook on every module before it reads any source."""
         name = type(self).__name__
         raise NotImplementedError(
-            f"torch.jit.script cannot compile {name}, a fastrnn module. Use torch.compile or torch.export; or load its "
-            "state_dict into the torch.nn module of the same kind and script that"
+            f"torch.jit.script cannot compile {name}, a fastrnn module. Use torch.compile or torch.export; or make the "
+            "model torch.nn's: fastrnn.to_torch(model)"
         )
 
     # torch.ao.quantization assigns ``qconfig`` to every module: a setting where the caller's settings name the module,
@@ -51,14 +51,16 @@ class Refusals:
     @qconfig.setter
     def qconfig(self, value: object) -> None:
         name = type(self).__name__
-        remedy = "To quantize it, load its state_dict into the torch.nn module of the same kind first"
+        remedy = "To quantize it, make it torch.nn's first: fastrnn.to_torch(model)"
         if value is not None:
             raise NotImplementedError(
                 f"{name}, a fastrnn module, cannot be quantized by torch.ao.quantization. {remedy}; to leave it in "
                 "floating point, set its qconfig to None"
             )
         if "qconfig" not in self.__dict__:
-            warnings.warn(f"{name}, a fastrnn module, stays in floating point. {remedy}", stacklevel=3)
+            # Past nn.Module's __setattr__, and that of layers.
+            level = 4 if isinstance(self, Layer) else 3
+            warnings.warn(f"{name}, a fastrnn module, stays in floating point. {remedy}", stacklevel=level)
         self.__dict__["qconfig"] = None
 
     @qconfig.deleter
