@@ -14,27 +14,8 @@
 
 namespace fastrnn {
 
-enum class CellKind {
-  kRnnTanh,
-  kRnnRelu,
-  kLstm,
-  kGru,
-  kLstmPeephole,
-  kLstmCoupled,
-  kLstmCoupledPeephole,
-  kGruResetBefore,
-  kJordan,
-  kRnnTanhNorm,
-  kRnnReluNorm,
-  kLstmNorm,
-  kLstmPeepholeNorm,
-  kLstmCoupledNorm,
-  kLstmCoupledPeepholeNorm,
-  kGruNorm
-};
-constexpr int kCellKinds = 16;
-// The first of them, which torch.nn has, too. The others run in the loops for extras alone.
-constexpr int kPlainCellKinds = 4;
+// A cell's place among PlainCells, and behind them ExtendedCells, of cells/list.h.
+enum class CellKind : int {};
 
 // Which batch rows run at which step, and where they lie. One direction of one layer counts its steps s = 0, 1, ... in
 // the order in which it runs them. Rows are sorted so that those running at a step are the first rows(s): that serves

@@ -9,10 +9,9 @@
 namespace fastrnn {
 
 CellKind cell_named(const std::string& name) {
-  for (int kind = 0; kind < kCellKinds; ++kind) {
-    if (name == kCellNames[kind]) return static_cast<CellKind>(kind);
-  }
-  throw std::invalid_argument("unknown cell '" + name + "'");
+  const std::optional<CellKind> cell = find_cell(name);
+  if (!cell) throw std::invalid_argument("unknown cell '" + name + "'");
+  return *cell;
 }
 
 namespace {
@@ -72,6 +71,22 @@ py::object take_interruption() {
   return py::reinterpret_steal<py::object>(std::exchange(interruption, nullptr));
 }
 
+// What Python knows of every cell, by name and in the order of the list.
+py::dict describe_cells() {
+  py::dict cells;
+  for (const CellFacts& facts : kCellFacts.facts) {
+    py::dict cell;
+    cell["inner"] = facts.inner_name.text;
+    cell["gates"] = facts.gates;
+    cell["states"] = facts.states();
+    cell["plain"] = facts.plain;
+    cell["peepholes"] = facts.inner_unit_weights;
+    cell["norm_weights"] = facts.unit_weights - facts.inner_unit_weights;
+    cells[facts.name.text] = cell;
+  }
+  return cells;
+}
+
 // Values that forward keeps for backward, per row and hidden unit. Half types keep c in float32.
 int64_t reserve_width(const std::string& name, bool half) {
   ops::LayerShape shape{};
@@ -89,6 +104,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Build facts and plans of fastrnn's kernels.";
   m.attr("isa") = cpu::kernels().isa;
   m.attr("compiler") = __VERSION__;
+  m.attr("cells") = describe_cells();
   cpu::interrupt_requested = &python_signal_arrived;
   m.def("take_interruption", &take_interruption);
   m.def("force_stretch_rows", [](int64_t rows) { ops::forced_stretch_rows = rows; });

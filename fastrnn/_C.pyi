@@ -1,6 +1,7 @@
 from typing import Any
 
 isa: str
+cells: dict[str, dict[str, Any]]
 compiler: str
 cuda_built: bool
 cuda_architectures: str  # that the kernels were compiled for; empty without CUDA

@@ -1,8 +1,4 @@
-"""A call as the derivatives see it, and as the ops take it: here alone the order of their arguments is known.
-
-Every pair of ops `<cell>_forward`, `<cell>_backward` (see :mod:`fastrnn.ops`) has a twin `<cell>_extended_forward`,
-`<cell>_extended_backward` that takes :class:`fastrnn.reference.Extras` too.
-"""
+"""A call as the derivatives see it, and as the ops take it: here alone the order of the ops' arguments is known."""
 
 from __future__ import annotations
 
@@ -13,24 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops import Cell, Request
+from . import ops
+from ._cells import CELLS
+from .ops import Request
 from .reference import ACTIVATIONS, Extras
 
 MaybeTensors = Sequence[Tensor | None]
 
-# The tensors among the extras, which are not differentiated. In all of them rows are the second dimension.
 _ACTIVATIONS = tuple(ACTIVATIONS)
-_MASKS = ("cuts", "h_mask", "kept_h", "kept_c")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Call:
     """What of a call of one layer or several is not differentiated. Not a pytree, so that torch.func leaves it whole.
 
-    What is differentiated are the primals, in one row: input, states, with `resets` the reset states, weights.
+    What is differentiated are the primals, in one row: input, states, with `resets` the reset states, weights. Nobody
+    changes a Call; it is not frozen, since that takes 0.8 us of every call.
     """
 
-    cell: Cell
+    cell: str
     bidirectional: bool
     batch_sizes: Tensor | None
     allow_tf32: bool  # backward computes as forward did, whatever torch's switch says by then
@@ -39,39 +36,43 @@ class Call:
     recompute: bool = False  # keep nothing for backward but the primals, and run forward again then
 
     @property
+    def states(self) -> int:
+        return CELLS[self.cell].states
+
+    @property
     def data(self) -> int:
         """How many of the primals have a batch; the weights are behind them."""
-        return 1 + self.cell.states * (2 if self.resets else 1)
+        return 1 + self.states * (2 if self.resets else 1)
 
     @property
     def outputs(self) -> int:
         """How many tensors come out: output, final states, perhaps every step's c."""
-        return 1 + self.cell.states + (1 if self.returns_cells else 0)
+        return 1 + self.states + (1 if self.returns_cells else 0)
 
     @property
     def returns_cells(self) -> bool:
         return self.extras is not None and self.extras.return_cells
 
-    def split(self, primals: Sequence[Any]) -> tuple[Any, Sequence[Any], Sequence[Any], Sequence[Any]]:
+    def split(self, primals: Sequence[Any]) -> tuple[Any, list[Any], list[Any], list[Any]]:
         """Input, states, reset states, weights."""
-        behind_states = 1 + self.cell.states
-        return primals[0], primals[1:behind_states], primals[behind_states : self.data], primals[self.data :]
+        behind_states, data = 1 + self.states, self.data
+        return primals[0], [*primals[1:behind_states]], [*primals[behind_states:data]], [*primals[data:]]
 
     # The ops.
 
-    def infer(self, primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def infer(self, primals: Sequence[Tensor]) -> Sequence[Tensor]:
         """The outputs, with nothing kept for backward."""
         if self.extras is None:
-            return self.cell.infer(*self._arguments(primals))
-        return tuple(self.flat_outputs(self.cell.extended_infer(*self._arguments(primals))))
+            return ops.plain_infer(self.cell, primals, *self._settings(), None)
+        return self._outputs(*ops.infer(*self._arguments(primals)))
 
-    def forward(self, primals: Sequence[Tensor], raw: bool) -> tuple[Tensor, ...]:
+    def forward(self, primals: Sequence[Tensor], raw: bool) -> Sequence[Tensor]:
         """The outputs and behind them the reserve for backward; by the bare op or the public one."""
-        cell = self.cell
-        if self.extras is None:
-            return (cell.raw_forward if raw else cell.forward)(*self._arguments(primals))
-        *results, reserve = (cell.raw_extended_forward if raw else cell.extended_forward)(*self._arguments(primals))
-        return *self.flat_outputs(results), reserve
+        if raw and self.extras is None:
+            return ops.plain_forward(self.cell, primals, self.batch_sizes, self.bidirectional, self.allow_tf32)
+        op = ops.raw_forward if raw else ops.forward
+        *results, reserve = op(*self._arguments(primals))
+        return *self._outputs(*results), reserve
 
     def backward(
         self,
@@ -81,74 +82,99 @@ class Call:
         output: Tensor,
         reserve: Tensor,
         raw: bool,
-    ) -> tuple[Tensor, ...]:
+    ) -> Sequence[Tensor]:
         """The requested gradients of the primals, given those of the outputs; by the bare op or the public one."""
-        cell = self.cell
-        arguments, settings = self.primal_arguments(primals), self.settings()
-        if self.extras is None:
-            op = cell.raw_backward if raw else cell.backward
+        if raw and self.extras is None:
+            settings = self._settings()
+            results = ops.plain_backward(self.cell, primals, *settings, grads, output, reserve, *request)
         else:
-            op = cell.raw_extended_backward if raw else cell.extended_backward
-        results = op(*self.grad_arguments(grads), *arguments, output, reserve, *settings, *request)
-        input_grad, *rest = self.flat_primals(results)
-        return (input_grad, *rest) if request.input else tuple(rest)
+            op = ops.raw_backward if raw else ops.backward
+            cell, *arguments = self._arguments(primals)
+            of_input, of_states, of_weights, of_resets = op(
+                cell, *self.split_outputs(grads), output, reserve, *request, *arguments
+            )
+            results = [of_input, *of_states, *of_resets, *of_weights]
+        return results if request.input else results[1:]
 
-    def _arguments(self, primals: Sequence[Any]) -> tuple[Any, ...]:
-        return *self.primal_arguments(primals), *self.settings()
+    def _settings(self) -> tuple[Any, ...]:
+        return self.batch_sizes, self.bidirectional, self.allow_tf32
 
-    def primal_arguments(self, primals: Sequence[Any]) -> tuple[Any, ...]:
-        """The primals, or what there is one of for each, as an op's arguments lie."""
-        if self.extras is None:
-            data = 1 + self.cell.states
-            return *primals[:data], list(primals[data:])
-        input, *lists = self.split(primals)
-        return input, *map(list, lists)
+    def _arguments(self, primals: Sequence[Tensor]) -> tuple[Any, ...]:
+        """The arguments of a forward op that is not plain."""
+        input, states, resets, weights = self.split(primals)
+        return self.cell, input, states, weights, *self._settings(), resets, *self._extra_arguments()
 
-    def settings(self) -> tuple[Any, ...]:
-        """What else the op takes, from batch_sizes on."""
+    def _extra_arguments(self) -> tuple[Any, ...]:
+        """What the ops take behind the reset states."""
         e = self.extras
         if e is None:
-            return self.batch_sizes, self.bidirectional, self.allow_tf32
-        how = self.bidirectional, self.allow_tf32, e.state_grad_clip, e.return_cells
-        activations = [_ACTIVATIONS.index(name) for name in (e.activation, e.output_activation)]
-        return self.batch_sizes, *self.masks(), e.share_h, e.share_c, *how, *activations
+            return None, None, [], [], None, False, []
+        activations = [_ACTIVATIONS.index(name) for name in e.activations]
+        kept = [mask for mask in e.kept if mask is not None]
+        if len(kept) < len(e.kept):  # torch.jit.trace knows no list of optional tensors: (0,) stands for None
+            kept = [kept[0].new_empty(0) if mask is None else mask for mask in e.kept] if kept else []
+        return e.cuts, e.h_mask, kept, list(e.shares), e.state_grad_clip, e.return_cells, activations
 
-    def grad_arguments(self, grads: Sequence[Any]) -> tuple[Any, ...]:
-        """The outputs' gradients, or what there is one of for each, as a backward op's arguments lie."""
-        if self.extras is None:
-            return tuple(grads)
-        of_cells = grads[-1] if self.returns_cells else None
-        return grads[0], grads[1], grads[2] if self.cell.states > 1 else None, of_cells
+    def _outputs(self, output: Tensor, finals: Sequence[Tensor], cells: Tensor) -> tuple[Tensor, ...]:
+        return (output, *finals, cells) if self.returns_cells else (output, *finals)
 
-    def flat_primals(self, arguments: Sequence[Any]) -> list[Any]:
-        """What a backward op returns, or a forward op's arguments, in the order of the primals."""
-        if self.extras is None:
-            data = 1 + self.cell.states
-            return [*arguments[:data], *arguments[data]]
-        input, states, resets, weights = arguments[:4]
-        return [input, *states, *resets, *weights]
+    def split_outputs(self, outputs: Sequence[Any]) -> tuple[Any, list[Any], Any]:
+        """Of the outputs, or their gradients: output, final states, every step's c or None."""
+        of_cells = outputs[-1] if self.returns_cells else None
+        return outputs[0], list(outputs[1 : 1 + self.states]), of_cells
 
-    def flat_outputs(self, results: Sequence[Any]) -> list[Any]:
-        """What a forward op returns, less the reserve, or gradients of that, in the order of the outputs."""
-        if self.extras is None:
-            return list(results)
-        output, finals, cells = results
-        return [output, *finals, cells] if self.returns_cells else [output, *finals]
+    # The public ops' arguments, as torch hands them to what differentiates these.
+
+    @classmethod
+    def of_forward(cls, arguments: Sequence[Any]) -> tuple[Call, list[Tensor]]:
+        """The call and its primals from the arguments of the public forward op."""
+        cell, input, states, weights, batch_sizes, bidirectional, allow_tf32, resets, *others = arguments
+        cuts, h_mask, kept, shares, clip, return_cells, activations = others
+        given = resets or cuts is not None or h_mask is not None or kept or any(shares) or clip is not None
+        extras = None
+        if given or return_cells or activations or not CELLS[cell].plain:
+            names = tuple(_ACTIVATIONS[activation] for activation in activations)
+            masks = tuple(None if mask.dim() == 1 else mask for mask in kept)
+            extras = Extras(cuts, h_mask, masks, tuple(shares), clip, return_cells, names)
+        call = cls(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(resets))
+        return call, [input, *states, *resets, *weights]
+
+    @classmethod
+    def of_backward(cls, arguments: Sequence[Any]) -> tuple[Call, Request, MaybeTensors, list[Tensor]]:
+        """The same of the public backward op: call, request, gradients of the outputs, primals."""
+        cell, of_output, of_finals, of_cells, _output, _reserve, *others = arguments
+        request, others = Request(*others[: len(Request._fields)]), others[len(Request._fields) :]
+        call, primals = cls.of_forward((cell, *others))
+        return call, request, call._outputs(of_output, of_finals, of_cells), primals
+
+    def as_forward_arguments(self, of_primals: Sequence[Tensor | None]) -> tuple[Any, ...]:
+        """Gradients of the primals where the public forward op has these; its other arguments have none."""
+        input, states, resets, weights = self.split(of_primals)
+        return None, input, states, weights, None, None, None, resets, *map(_nothing_for, self._extra_arguments())
+
+    def as_backward_arguments(
+        self, of_grads: Sequence[Tensor | None], of_primals: Sequence[Tensor | None]
+    ) -> tuple[Any, ...]:
+        """The same for the public backward op, which has the outputs' gradients, too."""
+        cell, *others = self.as_forward_arguments(of_primals)
+        return cell, *self.split_outputs(of_grads), None, None, *(None,) * len(Request._fields), *others
 
     # The tensors that are not differentiated.
 
     def masks(self) -> tuple[Tensor | None, ...]:
         e = self.extras
-        return () if e is None else (e.cuts, e.h_mask, e.kept_h, e.kept_c)
+        return () if e is None else (e.cuts, e.h_mask, *e.kept)
 
     def without_masks(self) -> Call:
-        return self if _no_tensor(self.masks()) else self._with((None,) * len(_MASKS))
+        masks = self.masks()
+        return self if _no_tensor(masks) else self._with((None,) * len(masks))
 
     def with_masks(self, masks: MaybeTensors) -> Call:
         return self if _no_tensor(masks) else self._with(masks)
 
     def _with(self, masks: MaybeTensors) -> Call:
-        return _replaced(self, extras=_replaced(self.extras, **dict(zip(_MASKS, masks, strict=True))))
+        cuts, h_mask, *kept = masks
+        return _replaced(self, extras=_replaced(self.extras, cuts=cuts, h_mask=h_mask, kept=tuple(kept)))
 
     def unwrapped(self) -> Call:
         """The same call, its tensors without what torch.func wraps around all that is computed in a transform."""
@@ -169,6 +195,13 @@ class Call:
         return replace(call, batch_sizes=unwrapped(sizes(self.batch_sizes)))
 
 
+def _nothing_for(argument: Any) -> Any:
+    """No gradient, as torch wants it: a list for a list of tensors, or an empty one."""
+    if isinstance(argument, list) and all(isinstance(item, Tensor) for item in argument):
+        return [None] * len(argument)
+    return None
+
+
 def _no_tensor(masks: MaybeTensors) -> bool:
     return all(mask is None for mask in masks)
 
@@ -178,33 +211,6 @@ def _replaced(whole: Any, **fields: Any) -> Any:
     copy = object.__new__(type(whole))
     copy.__dict__.update(whole.__dict__, **fields)
     return copy
-
-
-def call_of_forward(cell: Cell, plain: bool, arguments: Sequence[Any]) -> tuple[Call, list[Tensor]]:
-    """The call and its primals from the arguments of a public forward op."""
-    if plain:
-        batch_sizes, bidirectional, allow_tf32 = arguments[-3:]
-        call = Call(cell, bidirectional, batch_sizes, allow_tf32)
-    else:
-        batch_sizes, cuts, h_mask, kept_h, kept_c, share_h, share_c, *how = arguments[4:]
-        bidirectional, allow_tf32, clip, return_cells, *activations = how
-        names = [_ACTIVATIONS[activation] for activation in activations]
-        extras = Extras(cuts, h_mask, kept_h, kept_c, share_h, share_c, clip, return_cells, *names)
-        call = Call(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(arguments[2]))
-    return call, call.flat_primals(arguments)
-
-
-def call_of_backward(
-    cell: Cell, plain: bool, arguments: Sequence[Any]
-) -> tuple[Call, Request, MaybeTensors, list[Tensor]]:
-    """The call, its request, the outputs' gradients and the primals from the arguments of a public backward op."""
-    grads, data = (1 + cell.states, 2 + cell.states) if plain else (4, 4)
-    settings, request = arguments[grads + data + 2 : -len(Request._fields)], arguments[-len(Request._fields) :]
-    call, primals = call_of_forward(cell, plain, (*arguments[grads : grads + data], *settings))
-    if plain:
-        return call, Request(*request), arguments[:grads], primals
-    of_output, *of_states, of_cells = arguments[:grads]
-    return call, Request(*request), call.flat_outputs((of_output, of_states[: cell.states], of_cells)), primals
 
 
 def unwrapped(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _native
-from .reference import GATES, STATES
+from ._cells import CELLS
 
 SUPPORTED_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -135,7 +135,7 @@ def unpack_hx(
 
     ``argument`` and ``pair`` are what the caller knows it by.
     """
-    if STATES[cell] == 1:
+    if CELLS[cell].states == 1:
         if not isinstance(hx, Tensor):
             hint = f": only LSTM takes {pair}" if isinstance(hx, (tuple, list)) else ""
             raise AttributeError(f"{name}: {argument} must be a Tensor, got {_describe(hx)}{hint}")
@@ -240,4 +240,4 @@ def check_nonlinearity(nonlinearity: str) -> str:
 
 def hidden_size_of(cell: str, weights: Sequence[Tensor]) -> int:
     """H, read from w_hh of shape (gates * H, H or P)."""
-    return weights[1].shape[0] // GATES[cell]
+    return weights[1].shape[0] // CELLS[cell].gates

@@ -14,17 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _checks, _ragged, _random, autograd
+from ._cells import CELLS
 from ._options import Options
-from .reference import (
-    CUT_GRADIENT,
-    CUT_STATE,
-    GATES,
-    PEEPHOLES,
-    PLAIN_CELLS,
-    STATES,
-    Extras,
-    States,
-)
+from .reference import CUT_GRADIENT, CUT_STATE, Extras, States
 
 # How many parameters layer normalisation has: of both products, and of c where a cell has two states.
 NORM_PARAMETERS = {1: 2, 2: 4}
@@ -37,7 +29,7 @@ class Request(NamedTuple):
     resets: Tensor | None = None
     reset_state: Tensor | Sequence[Tensor] | None = None
     return_states: bool = False
-    activations: tuple[str, str] = ("identity", "identity")  # see reference.Extras
+    activations: tuple[str, ...] = ()  # see reference.Extras
 
 
 class Added(NamedTuple):
@@ -47,7 +39,7 @@ class Added(NamedTuple):
     resets: Tensor | None  # (T, B) bool
     reset_states: States  # of all layers, (L*D, B, features) each; none without resets
     return_cells: bool
-    activations: tuple[str, str]
+    activations: tuple[str, ...]
 
 
 class Stack(Protocol):
@@ -205,8 +197,9 @@ def run_in_turn(
             results = autograd.run_extended_layer(
                 cell, input, by_layer[index], resets, own, *settings, extras, options.recompute
             )
-        input, results, cells = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
-        finals.append(_reset_at_end(results, resets, added.resets, data))
+        behind = 1 + len(states)
+        input, own_finals, cells = results[0], tuple(results[1:behind]), tuple(results[behind:])
+        finals.append(_reset_at_end(own_finals, resets, added.resets, data))
     joined = finals[0] if layers == 1 else tuple([torch.cat(state) for state in zip(*finals, strict=True)])
     return input, (*joined, *cells)
 
@@ -261,30 +254,28 @@ def _extras(
     added: Added, training: bool, input: Tensor, states: States, return_cells: bool, cuts: Tensor | None
 ) -> Extras:
     """What the kernels add in one layer."""
-    options, has_c = added.options, len(states) > 1
-    p_h, p_c = options.zoneouts
-    rows = input.shape[0] * input.shape[1] if input.dim() == 3 else input.shape[0]
-    h_mask = kept_h = kept_c = None
-    share_h, share_c = p_h, p_c if has_c else 0.0
+    options = added.options
+    zoneouts = options.zoneouts[: len(states)]
+    h_mask = None
+    kept: tuple[Tensor | None, ...] = ()
+    shares = zoneouts if any(zoneouts) else ()
     if training:
+        rows = input.shape[0] * input.shape[1] if input.dim() == 3 else input.shape[0]
 
-        def kept(p: float, state: Tensor) -> Tensor | None:
+        def mask(p: float, state: Tensor) -> Tensor | None:
             return _random.mask(p, (state.shape[0], rows, state.shape[2]), state) if p > 0 else None
 
-        kept_h, kept_c = kept(p_h, states[0]), kept(p_c, states[1]) if has_c else None
-        share_h = share_c = 0.0
+        kept, shares = tuple(map(mask, zoneouts, states)) if any(zoneouts) else (), ()
         if options.variational_dropout > 0:
             h_mask = _random.dropout_factors(options.variational_dropout, states[0].shape, states[0])
-    return Extras(
-        cuts, h_mask, kept_h, kept_c, share_h, share_c, options.state_grad_clip, return_cells, *added.activations
-    )
+    return Extras(cuts, h_mask, kept, shares, options.state_grad_clip, return_cells, added.activations)
 
 
 def needs_extras(cell: str, options: Options, training: bool, cuts: bool, return_cells: bool) -> bool:
     """Whether a layer's kernels must add something to the plain recurrence. What gradients alone see is not counted
     where none is recorded."""
     return (
-        cell not in PLAIN_CELLS
+        not CELLS[cell].plain
         or cuts
         or return_cells
         or (options.state_grad_clip is not None and torch.is_grad_enabled())
@@ -300,7 +291,7 @@ def _effective_weights(
     for direction in range(directions):
         at = direction * (len(weights) // directions) + 1  # w_hh: see reference.name_weights
         if options.num_heads > 1:
-            weights[at] = block_diagonal(weights[at], GATES[cell], options.num_heads)
+            weights[at] = block_diagonal(weights[at], CELLS[cell].gates, options.num_heads)
         if training and options.weight_dropout > 0:
             weights[at] = weights[at] * _random.dropout_factors(options.weight_dropout, weights[at].shape, weights[at])
     return weights
@@ -308,12 +299,13 @@ def _effective_weights(
 
 def unit_weights_joined(cell: str, weights: list[Tensor], directions: int) -> list[Tensor]:
     """The weights with those of layer normalisation, and peepholes, in the one tensor that the kernels take."""
-    count = NORM_PARAMETERS[STATES[cell]] + (1 if PEEPHOLES[cell] else 0)
+    _, gates, states, _, peepholes, _ = CELLS[cell]
+    count = NORM_PARAMETERS[states] + (1 if peepholes else 0)
     each = len(weights) // directions
     joined = []
     for direction in range(directions):
         own = weights[direction * each : (direction + 1) * each]
-        units = own[-1].shape[0] if STATES[cell] > 1 else own[-1].shape[0] // GATES[cell]
+        units = own[-1].shape[0] if states > 1 else own[-1].shape[0] // gates
         joined += [*own[:-count], torch.cat([weight.view(-1, units) for weight in own[-count:]])]
     return joined
 

@@ -43,6 +43,10 @@ cuda_built: bool = _C.cuda_built
 """Whether there are kernels for GPUs."""
 
 
+cells: dict[str, dict[str, Any]] = _C.cells
+"""The facts of every cell by name, as csrc/cells/list.h orders them; see fastrnn._cells."""
+
+
 def reserve_values(cell: str, dtype: torch.dtype, rows: int, hidden_size: int, handed_on: int = 0) -> int:
     """How many values of that dtype one direction of a layer keeps from forward for backward.
 

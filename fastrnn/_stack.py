@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _checks, _extended, _precision, _ragged, autograd
+from ._cells import CELLS
 from ._frozen import Frozen
-from .reference import STATES, States
+from .reference import States
 
 
 class Stack(Protocol):
@@ -290,7 +291,7 @@ def _run_in_turn(
     if runs_as_one(stack, weights):
         packed = frozen.whole if frozen is not None else None
         results = autograd.run_layers(cell, input, states, weights, bidirectional, batch_sizes, packed)
-        return results[0], results[1:]
+        return results[0], tuple(results[1:])
 
     finals = []
     per_layer = len(weights) // num_layers
@@ -320,7 +321,7 @@ def runs_as_one(stack: Stack, weights: Sequence[Tensor]) -> bool:
 def _zeros(cell: str, input: Tensor, hx_shape: tuple[int, ...], hidden_size: int) -> States:
     """Initial states. One tensor serves as hx and cx where they have one shape: nothing writes to it."""
     zeros = input.new_zeros(*hx_shape)  # half the time of torch.zeros(hx_shape, dtype=..., device=...)
-    if STATES[cell] == 1:
+    if CELLS[cell].states == 1:
         return (zeros,)
     if hx_shape[-1] == hidden_size:
         return zeros, zeros

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from . import _native, _precision, derivatives
+from . import _native, _precision, derivatives, ops
 from ._calls import Call, MaybeTensors
-from .ops import CELLS, Cell, Request
+from .ops import Request
 from .reference import Extras
 
 
@@ -31,19 +31,19 @@ def run_layers(
     batch_sizes: Tensor | None = None,
     frozen: Tensor | None = None,
     recompute: bool = False,
-) -> tuple[Tensor, ...]:
+) -> Sequence[Tensor]:
     """One layer, or several one on another, in one direction or both: output and final states, as
     :func:`fastrnn.reference.layers` defines them.
 
     `frozen` is what the cell's `freeze` made of the weights; a call that records gradients or is transformed does
     without. With `recompute` such a call keeps nothing for backward but its arguments, and runs again then.
     """
-    op, allow_tf32 = CELLS[cell], _precision.allows_tf32(input)
+    allow_tf32 = _precision.allows_tf32(input)
     if _is_plain_inference(input, states, weights):
-        return _infer(op, (input, *states), weights, batch_sizes, bidirectional, allow_tf32, frozen)
+        return _infer(cell, (input, *states, *weights), batch_sizes, bidirectional, allow_tf32, frozen)
     if _is_tracing() and weights[0].dtype != input.dtype and not takes_formula():  # see reads_bfloat16
-        return _infer(op, (input, *states), weights, batch_sizes, bidirectional, allow_tf32)
-    call = Call(op, bidirectional, batch_sizes, allow_tf32, recompute=recompute)
+        return _infer(cell, (input, *states, *weights), batch_sizes, bidirectional, allow_tf32)
+    call = Call(cell, bidirectional, batch_sizes, allow_tf32, recompute=recompute)
     return _run(call, (input, *states, *weights))
 
 
@@ -57,29 +57,29 @@ def run_extended_layer(
     batch_sizes: Tensor | None,
     extras: Extras,
     recompute: bool = False,
-) -> tuple[Tensor, ...]:
+) -> Sequence[Tensor]:
     """One layer with extras: what :func:`fastrnn.reference.layer` returns. `recompute` as in :func:`run_layers`."""
     allow_tf32 = _precision.allows_tf32(input)
-    call = Call(CELLS[cell], bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states), recompute)
+    call = Call(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states), recompute)
     primals = (input, *states, *reset_states, *weights)
     if _is_plain_inference(input, (*states, *reset_states), weights):
         return _on_kernels(call.infer, primals)
     return _run(call, primals)
 
 
-def _run(call: Call, primals: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _run(call: Call, primals: tuple[Tensor, ...]) -> Sequence[Tensor]:
     """A call that is differentiated, transformed or traced."""
     if takes_formula():
         return derivatives.forward(call, *primals)
     if _is_tracing():
 
         def traced(*primals: Tensor) -> tuple[Tensor, ...]:
-            return call.forward(primals, raw=False)[:-1]
+            return tuple(call.forward(primals, raw=False)[:-1])
 
         return checkpoint(traced, *primals, use_reentrant=False) if call.recompute else traced(*primals)
     if torch._C._are_functorch_transforms_active():
         return TransformedLayer.apply(call.unwrapped(), *primals)
-    return FUNCTIONS[call.cell.name].apply(call, *primals)
+    return LayerFunction.apply(call, *primals)
 
 
 def run_step(
@@ -87,8 +87,8 @@ def run_step(
 ) -> Sequence[Tensor]:
     """One step of one direction: input (B, I) and states (B, features) to output and next states, in memory apart."""
     if _is_plain_inference(input, states, weights):  # the ops take a step as it is, which saves views
-        op = CELLS[cell]
-        return _infer(op, (input, *states), weights, None, False, _precision.allows_tf32(input), frozen)
+        allow_tf32 = _precision.allows_tf32(input)
+        return _infer(cell, (input, *states, *weights), None, False, allow_tf32, frozen)
     results = run_layers(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
     return [result.squeeze(0) for result in results]
 
@@ -145,17 +145,16 @@ def _any_requires_grad(input: Tensor, states: Sequence[Tensor], weights: Sequenc
 
 
 def _infer(
-    op: Cell,
-    data: Sequence[Tensor],
-    weights: Sequence[Tensor],
+    cell: str,
+    primals: Sequence[Tensor],
     batch_sizes: Tensor | None,
     bidirectional: bool,
     allow_tf32: bool,
     frozen: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+) -> Sequence[Tensor]:
     """Forward on the kernels, with nothing kept for backward. No Call, and no detour: together they take 1 us."""
     try:
-        return op.infer(*data, weights, batch_sizes, bidirectional, allow_tf32, frozen)
+        return ops.plain_infer(cell, primals, batch_sizes, bidirectional, allow_tf32, frozen)
     except RuntimeError:
         _native.reraise_interruption()
         raise
@@ -192,13 +191,6 @@ def _backward_on_kernels(
 _NOTHING = torch.empty(0)
 
 
-def _version_of(tensor: Tensor) -> Tensor:
-    """A tensor that holds no memory, and whose `_version` is that of another one from now on."""
-    version = tensor.detach()
-    version.data = _NOTHING
-    return version
-
-
 class LayerFunction(torch.autograd.Function):
     """A call's layers in eager mode. Old style, ctx first: a new-style apply spends 22 us inspecting signatures."""
 
@@ -209,8 +201,13 @@ class LayerFunction(torch.autograd.Function):
             outputs = _on_kernels(call.infer, primals)
         else:
             *outputs, reserve = _raw_forward(call, primals)
-            # Apart from its version, which torch would refuse once the output was changed in place.
-            output, ctx.watched = outputs[0].data, _version_of(outputs[0])
+            output = outputs[0]
+            if type(output) is Tensor:
+                # Saved apart from its version, which torch would refuse once the output was changed in place. That is
+                # watched by a tensor which holds no memory.
+                ctx.watched = output.detach()
+                ctx.watched.data = _NOTHING if output.is_cpu else output.new_empty(0)
+                output = output.data
         # All in save_for_backward: what else sits on ctx outlives backward, and an output there never dies.
         ctx.save_for_backward(*primals, output, reserve, *call.masks())
         ctx.call = call.without_masks()
@@ -229,39 +226,6 @@ class LayerFunction(torch.autograd.Function):
             )
             output = reserve = None
         return None, *_pull_back(ctx.call.with_masks(masks), needs, grads, primals, output, reserve)
-
-
-class RnnTanhFunction(LayerFunction):
-    """:class:`LayerFunction` of the Elman RNN with tanh."""
-
-
-class RnnReluFunction(LayerFunction):
-    """:class:`LayerFunction` of the Elman RNN with relu."""
-
-
-class LstmFunction(LayerFunction):
-    """:class:`LayerFunction` of the LSTM."""
-
-
-class GruFunction(LayerFunction):
-    """:class:`LayerFunction` of the GRU."""
-
-
-class JordanFunction(LayerFunction):
-    """:class:`LayerFunction` of the Jordan RNN."""
-
-
-_FAMILIES = {
-    "rnn_tanh": RnnTanhFunction,
-    "rnn_relu": RnnReluFunction,
-    "lstm": LstmFunction,
-    "gru": GruFunction,
-    "jordan": JordanFunction,
-}
-# By cell, variants with their family.
-FUNCTIONS: dict[str, type[LayerFunction]] = {
-    cell: function for cell in CELLS for family, function in _FAMILIES.items() if cell.startswith(family)
-}
 
 
 def _pull_back(
@@ -295,7 +259,7 @@ class LayerGradFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, request: Request, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        return _backward_on_kernels(call, request, *_split_grad_arguments(call, tensors))
+        return tuple(_backward_on_kernels(call, request, *_split_grad_arguments(call, tensors)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -348,7 +312,7 @@ class TransformedLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
-        return _on_kernels(call.infer, primals)
+        return tuple(_on_kernels(call.infer, primals))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -29,7 +29,7 @@ def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
         return tuple(_precision.cast(forward(call, *wide), dtype))
     input, states, resets, weights = call.split(primals)
     return reference.layers(
-        call.cell.name, input, states, weights, call.bidirectional, call.batch_sizes, call.extras, resets
+        call.cell, input, states, weights, call.bidirectional, call.batch_sizes, call.extras, resets
     )
 
 

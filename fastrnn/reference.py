@@ -12,43 +12,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Gates a cell computes at each step: the factor in w_ih's (gates * hidden_size, input_size).
-GATES = {
-    "rnn_tanh": 1,
-    "rnn_relu": 1,
-    "lstm": 4,
-    "gru": 3,
-    "lstm_peephole": 4,
-    "lstm_coupled": 3,
-    "lstm_coupled_peephole": 3,
-    "gru_reset_before": 3,
-    "jordan": 1,
-    "rnn_tanh_norm": 1,
-    "rnn_relu_norm": 1,
-    "lstm_norm": 4,
-    "lstm_peephole_norm": 4,
-    "lstm_coupled_norm": 3,
-    "lstm_coupled_peephole_norm": 3,
-    "gru_norm": 3,
-}
-# The cells that torch.nn has, too. The others always come with Extras.
-PLAIN_CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
-
-# Weights that a cell has for each unit beside its gates', (., H) behind the others: peepholes; behind them those of
-# layer normalisation, which are the gates' gains for W_ih x and for W_hh h, in the LSTM gain and bias of c.
-PEEPHOLES = {cell: GATES[cell] - 1 if "peephole" in cell else 0 for cell in GATES}
-NORM_WEIGHTS = {
-    cell: 2 * GATES[cell] + (2 if cell.startswith("lstm") else 0) if cell.endswith("_norm") else 0 for cell in GATES
-}
-
-# States a cell carries from step to step: (h,) or (h, c).
-STATES = {cell: 2 if cell.startswith("lstm") else 1 for cell in GATES}
+from ._cells import CELLS
 
 # The nonlinearities of a cell that is told at the call, in the kernels' order (csrc/cells/activations.h).
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -73,7 +44,7 @@ class Weights(NamedTuple):
     b_hh: Tensor | None
     w_hr: Tensor | None
     b_hr: Tensor | None
-    peepholes: Tensor | None  # (PEEPHOLES, H)
+    peepholes: Tensor | None  # (CellFacts.peepholes, H)
     norm: Norm | None
 
 
@@ -97,18 +68,15 @@ class Extras:
     # takes the place of what the step before left, or of hx. In each direction's own order of steps.
     cuts: Tensor | None = None
     h_mask: Tensor | None = None  # (D, B, K): factors of h_{t-1} on its way to w_hh
-    # Zoneout: which units keep their old value (1) or not (0), (D, N, K) and (D, N, H), or the share of it that all
-    # keep.
-    kept_h: Tensor | None = None
-    kept_c: Tensor | None = None
-    share_h: float = 0.0
-    share_c: float = 0.0
+    # Zoneout of each state, or of none: which units keep their old value (1) or not (0), (D, N, K) of h and (D, N, H)
+    # of c, or the share of it that all keep.
+    kept: tuple[Tensor | None, ...] = ()
+    shares: tuple[float, ...] = ()
     # The gradient that arrives at a state from the step after it is clipped to [-clip, clip].
     state_grad_clip: float | None = None
     return_cells: bool = False  # every step's c is wanted, behind the final states
-    # Of "jordan": the nonlinearities of h and of its projection.
-    activation: str = "identity"
-    output_activation: str = "identity"
+    # Of "jordan": the nonlinearities of h and of its projection; none are the identity.
+    activations: tuple[str, ...] = ()
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -289,29 +257,63 @@ def jordan_cell(
     return h if w_ho is None else ACTIVATIONS[output_activation](F.linear(h, w_ho, b_o))
 
 
+Activations = tuple[str, ...]
+
+
+def _elman_step(
+    activation: Callable[[Tensor], Tensor], x_gates: Tensor, states: States, weights: Weights, h_mask: Tensor | None
+) -> States:
+    h = states[0] if h_mask is None else states[0] * h_mask
+    gain = weights.norm and weights.norm.product
+    return (elman_cell(x_gates, h, weights.w_hh, weights.b_hh, activation, gain),)
+
+
+def _lstm_step(coupled: bool, x_gates: Tensor, states: States, weights: Weights, h_mask: Tensor | None) -> States:
+    h = states[0] if h_mask is None else states[0] * h_mask
+    w_hh, b_hh, w_hr = weights.w_hh, weights.b_hh, weights.w_hr
+    return lstm_cell(x_gates, h, states[1], w_hh, b_hh, w_hr, weights.peepholes, coupled, weights.norm)
+
+
+def _gru_step(reset_after: bool, x_gates: Tensor, states: States, weights: Weights, h_mask: Tensor | None) -> States:
+    gain = weights.norm and weights.norm.product
+    return (gru_cell(x_gates, states[0], weights.w_hh, weights.b_hh, h_mask, reset_after, gain),)
+
+
+def _jordan_step(
+    x_gates: Tensor, states: States, weights: Weights, h_mask: Tensor | None, activations: Activations
+) -> States:
+    h = states[0] if h_mask is None else states[0] * h_mask
+    _, w_hh, _, b_hh, w_hr, b_hr, *_ = weights
+    return (jordan_cell(x_gates, h, w_hh, b_hh, w_hr, b_hr, *(activations or ("identity", "identity"))),)
+
+
+# By cell without layer normalisation (CellFacts.inner): one step from what the input brings, states and weights.
+STEPS: dict[str, Callable[..., States]] = {
+    "rnn_tanh": partial(_elman_step, torch.tanh),
+    "rnn_relu": partial(_elman_step, torch.relu),
+    "lstm": partial(_lstm_step, False),
+    "lstm_peephole": partial(_lstm_step, False),
+    "lstm_coupled": partial(_lstm_step, True),
+    "lstm_coupled_peephole": partial(_lstm_step, True),
+    "gru": partial(_gru_step, True),
+    "gru_reset_before": partial(_gru_step, False),
+    "jordan": _jordan_step,
+}
+
+
 def step(
     cell: str,
     x_gates: Tensor,
     states: States,
     weights: Weights,
     h_mask: Tensor | None = None,
-    activations: tuple[str, str] = ("identity", "identity"),
+    activations: Activations = (),
 ) -> States:
     """One step of any cell: the states after it, h first. h_mask (B, K): factors of h where w_hh multiplies it."""
-    _, w_hh, _, b_hh, w_hr, b_hr, peepholes, norm = weights
-    gain = norm and norm.product
-    if cell.startswith("gru"):
-        return (gru_cell(x_gates, states[0], w_hh, b_hh, h_mask, cell != "gru_reset_before", gain),)
-    h = states[0] if h_mask is None else states[0] * h_mask
-    if cell.startswith("lstm"):
-        return lstm_cell(x_gates, h, states[1], w_hh, b_hh, w_hr, peepholes, "coupled" in cell, norm)
-    if cell.startswith("rnn_tanh"):
-        return (elman_cell(x_gates, h, w_hh, b_hh, torch.tanh, gain),)
-    if cell.startswith("rnn_relu"):
-        return (elman_cell(x_gates, h, w_hh, b_hh, torch.relu, gain),)
-    if cell == "jordan":
-        return (jordan_cell(x_gates, h, w_hh, b_hh, w_hr, b_hr, *activations),)
-    raise ValueError(f"unknown cell {cell!r}: choose one of {', '.join(GATES)}")
+    if cell not in CELLS:
+        raise ValueError(f"unknown cell {cell!r}: choose one of {', '.join(CELLS)}")
+    told = (activations,) if cell == "jordan" else ()
+    return STEPS[CELLS[cell].inner](x_gates, states, weights, h_mask, *told)
 
 
 def layer(
@@ -327,7 +329,7 @@ def layer(
     """One layer over a whole sequence, in one direction or both (D = 1 or 2).
 
     Args:
-        cell: one of ``GATES``.
+        cell: one of ``fastrnn._cells.CELLS``.
         input: (T, B, I). With ``batch_sizes`` also packed, (N, I) with N = sum(batch_sizes), as in ``PackedSequence``.
         states: (hx,) or, for the LSTM, (hx, cx); hx (D, B, H), or (D, B, P) with a projection, cx (D, B, H).
         weights: a direction's ``w_ih, w_hh, b_ih, b_hh, w_hr, b_hr``, then the other's; see :func:`name_weights`.
@@ -419,10 +421,9 @@ class DirectionExtras:
             return None if tensor is None else tensor[direction]
 
         self.cuts, self.h_mask = of_direction(extras.cuts), of_direction(extras.h_mask)
-        self.kept = (of_direction(extras.kept_h), of_direction(extras.kept_c))
-        self.shares = (extras.share_h, extras.share_c)
+        self.kept, self.shares = tuple(map(of_direction, extras.kept)), extras.shares
         self.clip = extras.state_grad_clip
-        self.activations = extras.activation, extras.output_activation
+        self.activations = extras.activations
         self.reset_states = reset_states
 
     def start(self, states: States, at: int, ran_before: int) -> States:
@@ -445,11 +446,9 @@ class DirectionExtras:
         """The states after a step, given the cell's: zoneout."""
         n = new[0].shape[0]
         finished = []
-        for before, after, kept, share in zip(old, new, self.kept, self.shares, strict=False):
-            if kept is not None:
-                finished.append(after + kept[at : at + n] * (before - after))
-            else:
-                finished.append(after + share * (before - after) if share else after)
+        for before, after, kept, share in itertools.zip_longest(old, new, self.kept, self.shares):
+            how = share if kept is None else kept[at : at + n]
+            finished.append(after + how * (before - after) if kept is not None or share else after)
         return tuple(finished)
 
 
@@ -493,7 +492,7 @@ def name_weights(cell: str, weights: Sequence[Tensor]) -> Weights:
     2: no bias; 3: no bias, a projection; 4: biases; 5: biases and a projection; 6: biases and a projection with a bias.
     Behind them stand the unit weights of a cell that has some.
     """
-    gates, peepholes, norms = GATES[cell], PEEPHOLES[cell], NORM_WEIGHTS[cell]
+    _, gates, _, _, peepholes, norms = CELLS[cell]
     matrices = weights[:-1] if peepholes + norms else weights
     count = len(matrices)
     b_ih, b_hh = (weights[2], weights[3]) if count >= 4 else (None, None)

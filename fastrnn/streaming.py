@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from . import _checks, _precision, adopted
+from ._cells import CELLS
 from ._options import DEFAULTS
 from .autograd import run_step
 from .modules import GRU, LSTM, RNN
 from .modules.base import Layer
 from .modules.weights import current_weights
-from .reference import STATES
 
 # By class, what its forward is unless someone has set another: on the class, or on a layer.
 _FORWARDS = {kind: kind.forward for kind in (RNN, LSTM, GRU, adopted.RNN, adopted.LSTM, adopted.GRU)}
@@ -196,7 +196,7 @@ class Stream:
         """The state as steps hand it on, from hx as the layer takes it; False if it is not in that form."""
         states = self._state if isinstance(self._state, tuple) else (self._state,)
         layer = self.layer
-        sizes = (layer.proj_size or layer.hidden_size, layer.hidden_size)[: STATES[layer.mode.lower()]]
+        sizes = (layer.proj_size or layer.hidden_size, layer.hidden_size)[: CELLS[layer.mode.lower()].states]
         if len(states) != len(sizes) or not all(isinstance(state, Tensor) for state in states):
             return False
         batch = states[0].shape[1:-1]

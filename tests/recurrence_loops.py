@@ -1,5 +1,7 @@
 """The Python loops that users write for want of a layer that does it, and what is needed to run a layer beside one."""
 
+import itertools
+
 import torch
 from cases import randn
 from torch import nn
@@ -233,8 +235,9 @@ class Recorder:
             if extras is None:
                 return 0, 0
             row = place(t, b)
-            shares = zip((extras.kept_h, extras.kept_c), (extras.share_h, extras.share_c), strict=True)
-            return [share if kept is None else kept[direction, row] for kept, share in shares]
+            both = itertools.zip_longest(extras.kept, extras.shares)
+            found = [(share or 0) if kept is None else kept[direction, row] for kept, share in both]
+            return [*found, 0, 0][:2]
 
         return keep
 

@@ -13,8 +13,10 @@ from cases import KERNELS, assert_same, exact_for_relu_, randn, tolerance
 from primals import weight_shapes
 from test_cuda_emulated_layers import HALF, ON_CHIP, STREAMED, library  # noqa: F401
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from fastrnn import reference
+from fastrnn._cells import CELLS
 from fastrnn.reference import CUT_GRADIENT, CUT_STATE
 
 ADDED = ("cuts", "resets", "h_mask", "kept", "shares", "clip", "cells", "all")
@@ -49,14 +51,12 @@ pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("library")]
 
 @dataclass
 class Call:
-    """What the extended ops take, and the gradients of what they return."""
+    """What the ops take, and the gradients of what they return."""
 
     cell: str
-    primals: list  # input, states, reset states, weights
-    batch_sizes: torch.Tensor | None
-    extras: list  # cuts, h_mask, kept_h, kept_c, share_h, share_c
-    how: list  # bidirectional, allow_tf32, state_grad_clip, return_cells, two activations
-    grads: list  # of output, hy, cy, cells
+    plain: list  # input, states, weights, batch_sizes, bidirectional, allow_tf32
+    extras: list  # reset states, cuts, h_mask, kept, shares, state_grad_clip, return_cells, activations
+    grads: list  # of output, final states (a list), cells
 
     def to(self, dtype):
         def cast(value):
@@ -64,23 +64,18 @@ class Call:
                 return [cast(v) for v in value]
             return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
-        fields = (self.primals, self.batch_sizes, self.extras, self.how, self.grads)
-        return Call(self.cell, *map(cast, fields))
+        return Call(self.cell, *map(cast, (self.plain, self.extras, self.grads)))
 
     def run(self, ops, groups=0):
         """Everything that the ops of a library return, by name, but for the reserve."""
-        infer, forward, backward = (
-            getattr(ops, f"_{self.cell}_extended_{kind}") for kind in ("infer", "forward", "backward")
-        )
-        settings = [self.batch_sizes, *self.extras, *self.how]
-        inferred = infer(*self.primals, *settings)
-        *outputs, reserve = forward(*self.primals, *settings)
-        saved = [outputs[0], reserve]
-        gradients = backward(*self.grads, *self.primals, *saved, *settings, True, True, groups)
+        arguments = [*self.plain, *self.extras]
+        inferred = ops._infer(self.cell, *arguments)
+        *outputs, reserve = ops._forward(self.cell, *arguments)
+        gradients = ops._backward(self.cell, *self.grads, outputs[0], reserve, True, True, groups, *arguments)
         return (
             named(("inferred output", "inferred final", "inferred cells"), inferred)
             | named(("output", "final", "cells"), outputs)
-            | named(("grad_input", "grad_state", "grad_reset_state", "grad_weight"), gradients)
+            | named(("grad_input", "grad_state", "grad_weight", "grad_reset_state"), gradients)
         )
 
 
@@ -103,7 +98,7 @@ def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64
     hidden = hidden or streamed(kernel)
     projection = hidden // 2 if kernel.endswith("_proj") else 0
     recurrent = projection or hidden
-    sizes = (recurrent, hidden)[: reference.STATES[cell]]
+    sizes = (recurrent, hidden)[: CELLS[cell].states]
     batch_sizes = draw_sizes(layout, steps)
     rows = int(batch_sizes.sum()) if layout == "packed" else steps * BATCH
     shape = (rows,) if layout == "packed" else (steps, BATCH)
@@ -116,17 +111,15 @@ def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64
         exact_for_relu_(nn.ParameterList(weights))
         data, resets = ([(4 * t).round() / 4 for t in tensors] for tensors in (data, resets))
 
-    has_c = reference.STATES[cell] == 2
+    has_c = CELLS[cell].states == 2
     returns_cells = has_c and added in ("cells", "all")
-    grads = [randn(*shape, directions * recurrent, dtype=torch.float64), *draw_states(directions, sizes)]
-    grads += [None] * (3 - len(grads))
+    grads = [randn(*shape, directions * recurrent, dtype=torch.float64), draw_states(directions, sizes)]
     grads.append(randn(*shape, directions * hidden, dtype=torch.float64) if returns_cells else None)
     clip = 0.25 if added in ("clip", "all") else None
-    primals = [data[0], data[1:], resets, weights]
-    extras = draw_extras(added, directions, rows, recurrent, hidden if has_c else 0)
+    plain = [data[0], data[1:], weights, batch_sizes, bidirectional, False]
+    masks = draw_masks(added, directions, rows, recurrent, hidden if has_c else 0)
     activations = [list(reference.ACTIVATIONS).index(name) for name in ("sigmoid", "tanh")]
-    how = [bidirectional, False, clip, returns_cells, *activations]
-    return Call(cell, primals, batch_sizes, extras, how, grads).to(dtype)
+    return Call(cell, plain, [resets, *masks, clip, returns_cells, activations], grads).to(dtype)
 
 
 def draw_sizes(layout, steps):
@@ -141,35 +134,34 @@ def draw_states(directions, sizes):
     return [randn(directions, BATCH, size, dtype=torch.float64) for size in sizes]
 
 
-def draw_extras(added, directions, rows, size_h, size_c):
+def draw_masks(added, directions, rows, size_h, size_c):
+    """cuts, h_mask, kept, shares."""
     everything, has_c = added == "all", size_c > 0
 
     def pick(values, *shape):
         return torch.tensor(values, dtype=torch.float64)[torch.randint(len(values), (directions, *shape))]
 
-    cuts = h_mask = kept_h = kept_c = None
+    cuts, h_mask, kept = None, None, []
     if added in ("cuts", "resets", "all"):
         kinds = [0, 0, CUT_GRADIENT] + [CUT_STATE] * (added != "cuts")
         cuts = pick(kinds, rows).to(torch.uint8)
     if added == "h_mask" or everything:
         h_mask = pick([0, 1.25, 1.25, 1.25], BATCH, size_h)
     if added == "kept" or everything:
-        kept_h = pick([0, 0, 1], rows, size_h)
-        kept_c = pick([0, 0, 1], rows, size_c) if has_c else None
-    shares = (0.25, 0.375 * has_c) if added == "shares" else (0.0, 0.0)
-    return [cuts, h_mask, kept_h, kept_c, *shares]
+        kept = [pick([0, 0, 1], rows, size) for size in (size_h, size_c)[: 1 + has_c]]
+    return [cuts, h_mask, kept, [0.25, 0.375][: 1 + has_c] if added == "shares" else []]
 
 
 def keep_from_the_jump_(call):
     """Biases beside which no normalised sum comes near 0: it is never exact, and relu's derivative jumps there."""
-    weights = call.primals[3]
+    weights = call.plain[2]
     for b_ih in weights[2 :: len(weights) // 2]:  # of both directions
         b_ih += 8 * (-1) ** torch.arange(len(b_ih))
 
 
 def both_devices(monkeypatch, call, layout="dense", expected_dtype=None, groups=0):
     """The results of the CPU's ops and of CUDA's."""
-    expected = call.to(expected_dtype or call.primals[0].dtype).run(torch.ops.fastrnn, groups)
+    expected = call.to(expected_dtype or call.plain[0].dtype).run(torch.ops.fastrnn, groups)
     monkeypatch.setenv("FASTRNN_EMULATE_DEVICE_SIZES", str(int(layout == "sizes on the GPU")))
     return expected, call.run(torch.ops.fastrnn_emulated, groups)
 
@@ -200,7 +192,7 @@ def magnified(kernel):
 def test_equal_to_the_cpu(monkeypatch, kernel, added, layout, dtype):
     for bidirectional in (False, True):
         call = draw(kernel, added, layout, bidirectional, dtype)
-        gates = reference.GATES[call.cell]
+        gates = CELLS[call.cell].gates
         allowed = tolerance(dtype, STEPS, max(gates * streamed(kernel), STEPS * BATCH)) * magnified(kernel)
         assert_same(*both_devices(monkeypatch, call, layout), allowed)
 
@@ -243,15 +235,15 @@ def test_streamed(library, kernel):  # noqa: F811
 @by_kernel
 def test_nothing_added_changes_nothing(kernel):
     """Not by a bit."""
-    call = draw(kernel, "nothing", bidirectional=True)
-    results = call.run(torch.ops.fastrnn_emulated)
-    forward, backward = (getattr(torch.ops.fastrnn_emulated, f"_{call.cell}_{way}") for way in ("forward", "backward"))
-    input, states, _, weights = call.primals
-    primals, settings = (input, *states, weights), (None, True, False)
-    *outputs, reserve = forward(*primals, *settings)
-    grads = call.grads[: 1 + len(states)]
-    *data_grads, weight_grads = backward(*grads, *primals, outputs[0], reserve, *settings, True, True, 0)
-    plain = (*outputs, *data_grads, *weight_grads)
+    call, ops = draw(kernel, "nothing", bidirectional=True), torch.ops.fastrnn_emulated
+    call.extras[5] = 1e9  # a clip that changes no gradient, or the plain kernels run
+    results = call.run(ops)
+    (input, states, weights, *settings), (of_output, of_finals, _) = call.plain, call.grads
+    primals = [input, *states, *weights]
+    *outputs, reserve = ops._plain_forward(call.cell, primals, *settings)
+    given = [of_output, *of_finals]
+    grads = ops._plain_backward(call.cell, primals, *settings, given, outputs[0], reserve, True, True, 0)
+    plain = (*outputs, *grads)
     extended = [value for name, value in results.items() if name.startswith(("output", "final", "grad"))]
     for ours, theirs in zip(plain, extended, strict=True):
         assert torch.equal(ours, theirs)
@@ -262,17 +254,17 @@ def test_relu_of_a_unit_that_is_off_passes_nothing(dtype):
     """Though its h is not 0: of the old value a share is left, whose rounding must not be taken for a candidate."""
     share = torch.tensor(0.3).item()  # what float32 holds, and no short fraction
     call = draw("rnn_relu", "nothing", dtype=dtype)
-    input, (hx,), _, weights = call.primals
+    input, (hx,), weights, *_ = call.plain
     weights[:2] = [randn(*w.shape, dtype=dtype) / 16 for w in weights[:2]]
     weights[2] = torch.tensor([4, -4, 4, -4, -4], dtype=dtype)
-    call.extras[4] = share
-    call.primals[1] = [hx.abs()]
+    call.extras[4] = [share]
+    call.plain[1] = [hx.abs()]
     actual = call.run(torch.ops.fastrnn_emulated)
 
     leaves = [t.double().requires_grad_() for t in (input, hx.abs(), *weights)]
-    extras = reference.Extras(share_h=share)
+    extras = reference.Extras(shares=(share,))
     outputs = reference.layer("rnn_relu", leaves[0], leaves[1:2], leaves[2:], False, None, extras)
-    gradients = torch.autograd.grad(outputs, leaves, [g.double() for g in call.grads[:2]])
+    gradients = torch.autograd.grad(outputs, leaves, [g.double() for g in tree_leaves(call.grads[:2])])
     names = ["grad_input[0]", "grad_state[0]", *(f"grad_weight[{i}]" for i in range(4))]
     expected = dict(zip(names, gradients, strict=True))
     allowed = max(stored_tolerance(dtype, STEPS), tolerance(dtype, STEPS, STEPS * BATCH))

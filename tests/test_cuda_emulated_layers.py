@@ -38,7 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import fastrnn
-from fastrnn import _precision, _ragged, ops, reference
+from fastrnn import _precision, _ragged, ops
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda"))
 
@@ -74,11 +74,8 @@ def library():
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch, library):
     """The CUDA ops in place of the CPU's, and the rules for tensors of a GPU."""
-    for name in reference.PLAIN_CELLS:
-        cell = ops.CELLS[name]
-        for kernel in KERNEL_OPS:
-            op = getattr(torch.ops.fastrnn_emulated, f"_{name}_{kernel.removeprefix('raw_')}").default
-            monkeypatch.setitem(cell.__dict__, kernel, op)
+    for name in KERNEL_OPS:
+        monkeypatch.setattr(ops, name, getattr(torch.ops.fastrnn_emulated, f"_{name}").default)
     monkeypatch.setattr(_precision, "kernels_take_half", lambda input: True)
 
 
@@ -397,7 +394,7 @@ class TestDerivatives:
         leaves = [p.requires_grad_() for p in case.primals()]
         with counted(case.cell) as calls:
             grad(loss_of(case.run)(*leaves), leaves, create_graph=True)
-        assert dict(calls) == {"raw_forward": 1, "raw_backward": 1}
+        assert dict(calls) == {"plain_forward": 1, "plain_backward": 1}
         assert gradgradcheck(case.run, leaves, fast_mode=True)
 
     @by_layer
@@ -440,7 +437,7 @@ class TestDerivatives:
         everything = tuple(range(len(arguments)))
         with counted(case.cell) as calls:
             actual = vmap(torch.func.grad(loss_of(case.run), argnums=everything), in_dims=dims)(*arguments)
-        assert dict(calls) == {"infer": 1, "raw_forward": 1, "raw_backward": 1}
+        assert dict(calls) == {"plain_infer": 1, "plain_forward": 1, "plain_backward": 1}
         assert_close_trees(actual, looped(torch.func.grad(loss_of(case.oracle), argnums=everything), dims, arguments))
 
     @by_kernel
@@ -455,21 +452,17 @@ class TestDerivatives:
     def test_fakes_tell_what_the_ops_return(self, kernel, dtype):
         """Shapes and dtypes, the reserve's too, of both passes."""
         case = LayerCase(kernel, True)
-        cell, data = ops.CELLS[case.cell], 1 + case.states
-        primals = [primal.to(dtype) for primal in case.primals()]
-        settings = None, True, False
-        arguments = (*primals[:data], primals[data:], *settings)
-        assert_told(f"_{case.cell}_infer", cell.infer, arguments)
-        *outputs, reserve = assert_told(f"_{case.cell}_forward", cell.raw_forward, arguments)
-        arguments = (*outputs, *primals[:data], primals[data:], outputs[0], reserve, *settings, True, True, 0)
-        assert_told(f"_{case.cell}_backward", cell.raw_backward, arguments)
+        arguments = case.cell, [primal.to(dtype) for primal in case.primals()], None, True, False
+        assert_told("plain_infer", (*arguments, None))
+        *outputs, reserve = assert_told("plain_forward", arguments)
+        assert_told("plain_backward", (*arguments, outputs, outputs[0], reserve, True, True, 0))
 
 
-def assert_told(name, op, arguments):
+def assert_told(name, arguments):
     """The op's results, which have the shapes and dtypes that the fake kernel of that name tells."""
-    results = op(*arguments)
+    results = getattr(ops, name)(*arguments)
     meta = tree_map(lambda a: a.to("meta") if isinstance(a, torch.Tensor) else a, arguments)
-    told = getattr(torch.ops.fastrnn, name)(*meta)
+    told = getattr(torch.ops.fastrnn, f"_{name}")(*meta)
     assert [(t.shape, t.dtype) for t in tree_leaves(told)] == [(t.shape, t.dtype) for t in tree_leaves(results)]
     return results
 

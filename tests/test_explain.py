@@ -214,8 +214,8 @@ def test_reserve_bytes_are_what_forward_keeps(layer, layers, bidirectional):
     value, hx = torch.randn(7, 3, 4), torch.zeros(layers * (2 if bidirectional else 1), 3, 20)
     name = {"RNN": "rnn_tanh", "LSTM": "lstm", "GRU": "gru"}[layer]
     states = (hx, hx) if layer == "LSTM" else (hx,)
-    forward = getattr(torch.ops.fastrnn, f"{name}_forward")
-    reserve = forward(value, *states, list(module.parameters()), None, bidirectional, False)[-1]
+    forward = torch.ops.fastrnn._plain_forward
+    reserve = forward(name, [value, *states, *module.parameters()], None, bidirectional, False)[-1]
     told = [row.reserve_bytes for row in fastrnn.explain(module, value).rows if row.pass_ == "forward"]
     assert sum(told) == reserve.numel() * reserve.element_size()
 

@@ -13,6 +13,7 @@ from primals import RAGGED, assert_close_trees, loss_of, weight_shapes
 from torch.autograd import gradcheck, gradgradcheck
 
 from fastrnn import reference
+from fastrnn._cells import CELLS
 from fastrnn.autograd import run_extended_layer, run_layers
 from fastrnn.reference import CUT_GRADIENT, CUT_STATE, Extras
 
@@ -86,7 +87,7 @@ class ExtendedCase:
         """Input, states, reset states and weights, and the extras."""
         directions = 2 if self.bidirectional else 1
         hidden = self.hidden_size
-        sizes = self.sizes()[: reference.STATES[self.cell]]
+        sizes = self.sizes()[: CELLS[self.cell].states]
         projection = self.projection
 
         def draw(*shape):
@@ -104,15 +105,14 @@ class ExtendedCase:
 
     def extras(self, directions):
         size_h, size_c = self.sizes()
-        has_c, everything = reference.STATES[self.cell] == 2, self.added == "all"
+        has_c, everything = CELLS[self.cell].states == 2, self.added == "all"
 
         def keeps(size):
             return (torch.rand(directions, self.rows, size) < 0.4).double()
 
         extras = Extras()
         if self.cell == "jordan":
-            activation, output_activation = self.activations
-            extras = replace(extras, activation=activation, output_activation=output_activation)
+            extras = replace(extras, activations=self.activations)
         if self.added == "cuts" or self.has_resets:
             # What a row has before its first step has no meaning, unless that is the loop's first.
             kinds = torch.tensor([0, 0, CUT_GRADIENT] + [CUT_STATE] * self.has_resets, dtype=torch.uint8)
@@ -121,9 +121,9 @@ class ExtendedCase:
             extras = replace(extras, h_mask=(torch.rand(directions, 4, size_h) < 0.7) / 0.7)
             extras = replace(extras, h_mask=extras.h_mask.double())
         if self.added == "kept" or everything:
-            extras = replace(extras, kept_h=keeps(size_h), kept_c=keeps(size_c) if has_c else None)
+            extras = replace(extras, kept=(keeps(size_h), keeps(size_c))[: 1 + has_c])
         if self.added == "shares":
-            extras = replace(extras, share_h=0.3, share_c=0.4 if has_c else 0.0)
+            extras = replace(extras, shares=(0.3, 0.4)[: 1 + has_c])
         if self.added == "clip" or everything:
             extras = replace(extras, state_grad_clip=0.05)
         if self.added == "cells" or everything:
@@ -132,7 +132,7 @@ class ExtendedCase:
 
     def functions(self, extras, resets):
         """The layer as a function of its primals: on the kernels, and as torch ops."""
-        states = reference.STATES[self.cell]
+        states = CELLS[self.cell].states
         data = 1 + states * (2 if resets else 1)
 
         def split(primals):
@@ -246,7 +246,7 @@ def test_without_extras_results_are_the_plain_ones_to_the_bit(kernel):
     (input, states, _, weights), extras = case.tensors()
     primals = [p.requires_grad_() for p in (input, *states, *weights)]
     plain = run_layers(case.cell, input, states, weights, False)
-    added = run_extended_layer(case.cell, input, states, (), weights, False, None, replace(extras, share_h=0.0))
+    added = run_extended_layer(case.cell, input, states, (), weights, False, None, replace(extras, state_grad_clip=1e9))
     for ours, theirs in zip(added, plain, strict=True):
         assert torch.equal(ours, theirs)
     ours, theirs = (torch.autograd.grad(sum(out.sin().sum() for out in outs), primals) for outs in (added, plain))

@@ -55,7 +55,7 @@ def hx_of(name, dtype=torch.float32, device="cuda:0"):
 
 
 def dtypes_of(call):
-    return {tensor.dtype for tensor in (call["input"], call["hx"], *call["weights"])}
+    return {tensor.dtype for tensor in call["primals"]}
 
 
 @contextmanager

@@ -396,5 +396,6 @@ def test_explain_says_what_does_not_serve():
 @pytest.mark.parametrize("frozen", (torch.zeros(3), torch.zeros(0, dtype=torch.float64)), ids=("size", "dtype"))
 def test_op_refuses_what_it_did_not_pack(frozen):
     module, hx = fastrnn.GRU(5, 37), torch.zeros(1, 2, 37)
+    weights = list(module.parameters())
     with pytest.raises(RuntimeError, match="frozen"):
-        torch.ops.fastrnn._gru_infer(torch.randn(9, 2, 5), hx, list(module.parameters()), None, False, False, frozen)
+        torch.ops.fastrnn._plain_infer("gru", [torch.randn(9, 2, 5), hx, *weights], None, False, False, frozen)

@@ -6,7 +6,7 @@ from cases import KERNELS, Case, make_leaves
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn  # noqa: F401  (loads the ops)
-from fastrnn import autograd
+from fastrnn import autograd, ops
 
 OP_NAMES = {kernel: kernel.removesuffix("_proj") for kernel in KERNELS}
 
@@ -14,8 +14,20 @@ by_kernel = pytest.mark.parametrize("kernel", KERNELS)
 by_shape = pytest.mark.parametrize(("bidirectional", "layers"), ((False, 1), (True, 1), (True, 3)))
 
 
+NOTHING_ADDED = {
+    "reset_states": [],
+    "cuts": None,
+    "h_mask": None,
+    "kept": [],
+    "shares": [],
+    "state_grad_clip": None,
+    "return_cells": False,
+    "activations": [],
+}
+
+
 def arguments(kernel, bidirectional, ragged, dtype=torch.float32, requires_grad=True, layers=1, **sizes):
-    """What a forward op takes, by its schema's names."""
+    """What the public forward op takes, by its schema's names."""
     layer, options = KERNELS[kernel]
     options = options | {"bidirectional": bidirectional, "num_layers": layers}
     case = Case(layer, options, "packed" if ragged else "batched", **sizes)
@@ -25,11 +37,11 @@ def arguments(kernel, bidirectional, ragged, dtype=torch.float32, requires_grad=
         packed = pack_padded_sequence(named["input"], case.lengths)
         named["input"], named["batch_sizes"] = packed.data, packed.batch_sizes
     named["weights"] = [w.detach() for w in case.build(dtype).parameters()]
+    named["states"] = [named.pop(state) for state in ("hx", "cx") if state in named]
     if requires_grad:
-        for tensor in (named["input"], named["hx"], named.get("cx"), *named["weights"]):
-            if tensor is not None:
-                tensor.requires_grad_()
-    return named | {"bidirectional": bidirectional, "allow_tf32": False}
+        for tensor in (named["input"], *named["states"], *named["weights"]):
+            tensor.requires_grad_()
+    return named | NOTHING_ADDED | {"cell": OP_NAMES[kernel], "bidirectional": bidirectional, "allow_tf32": False}
 
 
 def in_order(op, named):
@@ -42,7 +54,7 @@ def in_order(op, named):
 @pytest.mark.parametrize("ragged", (False, True))
 @pytest.mark.parametrize("requires_grad", (True, False))
 def test_opcheck_forward(kernel, bidirectional, layers, ragged, requires_grad):
-    op = getattr(torch.ops.fastrnn, f"{OP_NAMES[kernel]}_forward").default
+    op = ops.forward
     named = arguments(kernel, bidirectional, ragged, requires_grad=requires_grad, layers=layers)
     torch.library.opcheck(op, in_order(op, named))
 
@@ -53,22 +65,19 @@ def test_opcheck_forward(kernel, bidirectional, layers, ragged, requires_grad):
 @pytest.mark.parametrize("ragged", (False, True))
 def test_opcheck_backward(kernel, bidirectional, layers, ragged):
     """The backward op by itself, given what the forward op kept."""
-    name = OP_NAMES[kernel]
-    forward = getattr(torch.ops.fastrnn, f"{name}_forward").default
-    op = getattr(torch.ops.fastrnn, f"{name}_backward").default
     named = arguments(kernel, bidirectional, ragged, requires_grad=False, layers=layers)
-    output, *finals, reserve = forward(*in_order(forward, named))
+    output, finals, _cells, reserve = ops.forward(*in_order(ops.forward, named))
     named |= {"output": output, "reserve": reserve, "input_grad": True, "weight_grads": True, "groups": 1}
-    named |= {"grad_output": torch.randn_like(output)}
-    named |= dict(zip(("grad_hy", "grad_cy"), map(torch.randn_like, finals), strict=False))
+    named |= {"grad_output": torch.randn_like(output), "grad_cells": None}
+    named |= {"grad_final_states": list(map(torch.randn_like, finals))}
     # An op of gradients that does not itself record one: nothing to register, nothing to check there.
     utils = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(op, in_order(op, named), test_utils=utils)
+    torch.library.opcheck(ops.backward, in_order(ops.backward, named), test_utils=utils)
 
 
 def bits(kernel, named):
     """Outputs and gradients of one run on fresh leaves."""
-    states = [named[n].detach().clone().requires_grad_() for n in ("hx", "cx") if n in named]
+    states = [state.detach().clone().requires_grad_() for state in named["states"]]
     value = named["input"].detach().clone().requires_grad_()
     weights = [w.detach().clone().requires_grad_() for w in named["weights"]]
     results = autograd.run_layers(
@@ -139,5 +148,6 @@ def test_a_row_does_not_depend_on_its_batch(kernel):
         named["weights"][0].zero_()
     whole = bits(kernel, named)[0][0]
     for row in (0, 6, 12):
-        one = named | {n: named[n][:, row : row + 1] for n in ("input", "hx", "cx") if n in named}
+        states = [state[:, row : row + 1] for state in named["states"]]
+        one = named | {"input": named["input"][:, row : row + 1], "states": states}
         assert torch.equal(bits(kernel, one)[0][0], whole[:, row : row + 1])

@@ -99,8 +99,8 @@ def test_masks_have_their_probability(layer, monkeypatch):
     recorder = Recorder(monkeypatch, module, range(BATCH))
     module(torch.randn(50, 30, INPUT))
     ((_, weights, extras),) = recorder.calls
-    assert abs(extras.kept_h.mean() - 0.1) < 0.01
-    assert extras.kept_c is None if layer != "LSTM" else abs(extras.kept_c.mean() - 0.5) < 0.01
+    assert abs(extras.kept[0].mean() - 0.1) < 0.01
+    assert len(extras.kept) == 1 if layer != "LSTM" else abs(extras.kept[1].mean() - 0.5) < 0.01
     assert extras.h_mask.unique().tolist() == pytest.approx([0, 1 / 0.75])
     assert abs((weights[1] == 0).float().mean() - 0.4) < 0.05
 

@@ -63,7 +63,7 @@ class TestForward:
         arguments = batched(case, dims)
         with counted(case.cell) as calls:
             actual = vmap(case.run, in_dims=dims)(*arguments)
-        assert dict(calls) == {"infer": 1}
+        assert dict(calls) == {"plain_infer": 1}
         assert_close_trees(actual, looped(case.oracle, dims, arguments))
 
     @by_case
@@ -95,7 +95,7 @@ class TestForward:
         value = samples(samples(input), count=3, dim=outer)
         with counted(case.cell) as calls:
             actual = vmap(vmap(lambda value: case.run(value, *rest)), in_dims=outer)(value)
-        assert dict(calls) == {"infer": 1}
+        assert dict(calls) == {"plain_infer": 1}
 
         def one(value):
             return looped(lambda value: case.oracle(value, *rest), (0,), (value,))
@@ -135,7 +135,7 @@ class TestGradients:
         with counted(case.cell) as calls:
             actual = vmap(grad(loss_of(case.run), argnums=everything), in_dims=dims)(*arguments)
         # Forward once for the value and once more for what backward reads.
-        assert dict(calls) == {"infer": 1, "raw_forward": 1, "raw_backward": 1}
+        assert dict(calls) == {"plain_infer": 1, "plain_forward": 1, "plain_backward": 1}
         assert_close_trees(actual, looped(grad(loss_of(case.oracle), argnums=everything), dims, arguments))
 
     @by_few

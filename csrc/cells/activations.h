@@ -31,6 +31,7 @@ FASTRNN_INLINE V tanh_grad(V y) {
 }
 
 struct Tanh {
+  static constexpr const char* kName = "tanh";
   template <class V>
   static FASTRNN_INLINE V forward(V x) {
     return Math<V>::tanh(x);
@@ -42,6 +43,7 @@ struct Tanh {
 };
 
 struct Relu {
+  static constexpr const char* kName = "relu";
   // Both comparisons are false for NaN, so that NaN passes through as it does in torch.relu and its gradient.
   template <class V>
   static FASTRNN_INLINE V forward(V x) {

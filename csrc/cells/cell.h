@@ -3,26 +3,45 @@
 // A cell is a struct of constants and two functions over a Step<V, kChannels>, the values of one hidden unit (V a
 // scalar) or of a vector of neighbouring units (V a SIMD vector) at one time step:
 //
+//   kName               what ops and Python call it
 //   kGates              row blocks of w_ih and w_hh, in torch's order
 //   kChannels           values per unit that backward is written in: the gates, and what else needs a gradient of its
 //                       own; the gradient of channel g < kGates multiplies the input
-//   recurrent_channel   channel whose gradient multiplies h_{t-1} through gate g of w_hh
-//   kLateGates          the last gates, whose product with w_hh waits for the others: it takes r * h_{t-1}. A cell with
-//                       such a gate (there may be one) has the functions below in two parts, early and late
-//   kUnitWeights        weights of which each unit has one, that multiply what the unit itself holds (peepholes)
-//   kProjects           it may have a projection w_hr; hidden() is then what that multiplies
-//   kActivatesOutput    the projection has a bias and a nonlinearity
-//   kApartBias          the gate whose two biases enter apart, or -1
-//   kHasCellState       there is a c beside h
-//   kKeepsChannels      backward reads the channels (else it makes do with h)
-//   kReadsPreviousH     forward and backward read h_{t-1} of the unit itself
-//   kReadsH             backward reads h_t
-//   kCarriesH           part of dh_{t-1} does not pass through w_hh
+//
+// and what it has of CellDefaults below that is not the default. cells/list.h names every cell.
 #pragma once
 
 #include "activations.h"
 
 namespace fastrnn {
+
+struct CellDefaults {
+  // The last gates, whose product with w_hh waits for the others: it takes r * h_{t-1}. A cell with such a gate (there
+  // may be one) has the two functions in two parts, early and late.
+  static constexpr int kLateGates = 0;
+  static constexpr int kUnitWeights = 0;           // of each unit, that multiply what the unit itself holds (peepholes)
+  static constexpr bool kProjects = false;         // may have a projection w_hr; hidden() is then what that multiplies
+  static constexpr bool kActivatesOutput = false;  // the projection has a bias and a nonlinearity
+  static constexpr int kApartBias = -1;            // the gate whose two biases enter apart
+  static constexpr bool kHasCellState = false;     // there is a c beside h
+  static constexpr bool kKeepsChannels = true;     // backward reads the channels (else it makes do with h)
+  static constexpr bool kReadsPreviousH = false;   // forward and backward read h_{t-1} of the unit itself
+  static constexpr bool kReadsH = false;           // backward reads h_t
+  static constexpr bool kCarriesH = false;         // part of dh_{t-1} does not pass through w_hh
+  // The channel whose gradient multiplies h_{t-1} through gate g of w_hh.
+  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return gate; }
+};
+
+// A cell's name, composed at compile time.
+struct CellName {
+  char text[32]{};
+
+  constexpr CellName(const char* name, const char* ending = "") {
+    int length = 0;
+    for (; *name; ++name) text[length++] = *name;
+    for (; *ending; ++ending) text[length++] = *ending;
+  }
+};
 
 template <class V, int kChannels>
 struct Step {

@@ -6,20 +6,12 @@
 namespace fastrnn {
 
 template <class Activation>
-struct Elman {
+struct Elman : CellDefaults {
+  static constexpr CellName kName{"rnn_", Activation::kName};
   static constexpr int kGates = 1;
   static constexpr int kChannels = 1;
-  static constexpr int kLateGates = 0;
-  static constexpr int kUnitWeights = 0;
-  static constexpr bool kProjects = false;
-  static constexpr bool kActivatesOutput = false;
-  static constexpr int kApartBias = -1;
-  static constexpr bool kHasCellState = false;
   static constexpr bool kKeepsChannels = false;
-  static constexpr bool kReadsPreviousH = false;
   static constexpr bool kReadsH = true;
-  static constexpr bool kCarriesH = false;
-  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return gate; }
 
   // x: W_ih x_t; r: W_hh h_{t-1} and the biases
   template <class V>

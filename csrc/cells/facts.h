@@ -1,40 +1,49 @@
 // What the constants of every cell say, as a table for code that learns at run time which cell it serves.
 #pragma once
 
+#include <optional>
+#include <string_view>
+#include <type_traits>
+
 #include "../params.h"
-#include "elman.h"
-#include "gru.h"
-#include "gru_reset_before.h"
-#include "jordan.h"
-#include "lstm.h"
-#include "normalized.h"
+#include "list.h"
 
 namespace fastrnn {
 
-constexpr int kMaxGates = 4;
+constexpr int kMaxGates = 8;
 
 // See cell.h.
 struct CellFacts {
-  int gates, channels, late_gates, unit_weights;
+  CellName name, inner_name;  // the second without layer normalisation
+  int gates, channels, late_gates;
+  int unit_weights, inner_unit_weights;  // the second without those of layer normalisation
+  bool plain;                            // one of PlainCells
   bool has_cell_state, keeps_channels, projects, activates_output;
   int recurrent_channel[kMaxGates];
   // The first of the channels whose gradients are those of b_ih, and for each gate that of b_hh's.
   int bias_channel, recurrent_bias_channel[kMaxGates];
+
+  constexpr int states() const { return has_cell_state ? 2 : 1; }
 };
 
 template <class Cell>
-constexpr CellFacts facts_of() {
-  CellFacts facts{Cell::kGates,
-                  Cell::kChannels,
-                  Cell::kLateGates,
-                  Cell::kUnitWeights,
-                  Cell::kHasCellState,
-                  Cell::kKeepsChannels,
-                  Cell::kProjects,
-                  Cell::kActivatesOutput,
-                  {},
-                  kInnerChannel<Cell>,
-                  {}};
+constexpr CellFacts facts_of(bool plain) {
+  CellFacts facts{.name = Cell::kName,
+                  .inner_name = InnerCell<Cell>::kName,
+                  .gates = Cell::kGates,
+                  .channels = Cell::kChannels,
+                  .late_gates = Cell::kLateGates,
+                  .unit_weights = Cell::kUnitWeights,
+                  .inner_unit_weights = InnerCell<Cell>::kUnitWeights,
+                  .plain = plain,
+                  .has_cell_state = Cell::kHasCellState,
+                  .keeps_channels = Cell::kKeepsChannels,
+                  .projects = Cell::kProjects,
+                  .activates_output = Cell::kActivatesOutput,
+                  .recurrent_channel = {},
+                  .bias_channel = kInnerChannel<Cell>,
+                  .recurrent_bias_channel = {}};
+  static_assert(Cell::kGates <= kMaxGates);
   for (int gate = 0; gate < Cell::kGates; ++gate) {
     facts.recurrent_channel[gate] = Cell::recurrent_channel(gate);
     facts.recurrent_bias_channel[gate] = kInnerChannel<Cell> + InnerCell<Cell>::recurrent_channel(gate);
@@ -42,43 +51,43 @@ constexpr CellFacts facts_of() {
   return facts;
 }
 
-// In the order of CellKind.
-constexpr CellFacts kCellFacts[kCellKinds] = {facts_of<Elman<Tanh>>(),
-                                              facts_of<Elman<Relu>>(),
-                                              facts_of<Lstm>(),
-                                              facts_of<Gru>(),
-                                              facts_of<LstmCell<false, true>>(),
-                                              facts_of<LstmCell<true, false>>(),
-                                              facts_of<LstmCell<true, true>>(),
-                                              facts_of<GruResetBefore>(),
-                                              facts_of<Jordan>(),
-                                              facts_of<Normalized<Elman<Tanh>>>(),
-                                              facts_of<Normalized<Elman<Relu>>>(),
-                                              facts_of<Normalized<Lstm>>(),
-                                              facts_of<Normalized<LstmCell<false, true>>>(),
-                                              facts_of<Normalized<LstmCell<true, false>>>(),
-                                              facts_of<Normalized<LstmCell<true, true>>>(),
-                                              facts_of<Normalized<Gru>>()};
+struct FactsTable {
+  CellFacts facts[PlainCells::kCount + ExtendedCells::kCount];
+};
 
-// As fastrnn/reference.py has them.
-constexpr const char* kCellNames[kCellKinds] = {"rnn_tanh",
-                                                "rnn_relu",
-                                                "lstm",
-                                                "gru",
-                                                "lstm_peephole",
-                                                "lstm_coupled",
-                                                "lstm_coupled_peephole",
-                                                "gru_reset_before",
-                                                "jordan",
-                                                "rnn_tanh_norm",
-                                                "rnn_relu_norm",
-                                                "lstm_norm",
-                                                "lstm_peephole_norm",
-                                                "lstm_coupled_norm",
-                                                "lstm_coupled_peephole_norm",
-                                                "gru_norm"};
+template <class... Plain, class... Extended>
+constexpr FactsTable make_facts(CellList<Plain...>, CellList<Extended...>) {
+  return {{facts_of<Plain>(true)..., facts_of<Extended>(false)...}};
+}
 
-constexpr const CellFacts& cell_facts(CellKind cell) { return kCellFacts[static_cast<int>(cell)]; }
-constexpr const char* cell_name(CellKind cell) { return kCellNames[static_cast<int>(cell)]; }
+constexpr FactsTable kCellFacts = make_facts(PlainCells{}, ExtendedCells{});
+
+constexpr const CellFacts& cell_facts(CellKind cell) { return kCellFacts.facts[static_cast<int>(cell)]; }
+constexpr const char* cell_name(CellKind cell) { return cell_facts(cell).name.text; }
+
+// None if there is no cell of that name.
+constexpr std::optional<CellKind> find_cell(std::string_view name) {
+  for (int place = 0; const CellFacts& facts : kCellFacts.facts) {
+    if (name == facts.name.text) return static_cast<CellKind>(place);
+    ++place;
+  }
+  return {};
+}
+
+template <class Cell, class... Others>
+constexpr int place_in(CellList<Others...>) {
+  int place = 0;
+  const bool found = ((std::is_same_v<Cell, Others> || (++place, false)) || ...);
+  return found ? place : -1;
+}
+
+// Of a cell known at compile time.
+template <class Cell>
+constexpr CellKind kind_of() {
+  constexpr int plain = place_in<Cell>(PlainCells{});
+  constexpr int place = plain >= 0 ? plain : PlainCells::kCount + place_in<Cell>(ExtendedCells{});
+  static_assert(place >= PlainCells::kCount || plain >= 0, "the cell is in no list of cells/list.h");
+  return static_cast<CellKind>(place);
+}
 
 }  // namespace fastrnn

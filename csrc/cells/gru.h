@@ -9,21 +9,15 @@
 
 namespace fastrnn {
 
-struct Gru {
+struct Gru : CellDefaults {
+  static constexpr CellName kName{"gru"};
   enum Gate { kReset, kUpdate, kNew };
   // W_hn h_{t-1} + b_hn: its gradient differs from kNew's by the factor r, so it has a channel of its own.
   static constexpr int kNewRecurrent = 3;
   static constexpr int kGates = 3;
   static constexpr int kChannels = 4;
-  static constexpr int kLateGates = 0;
-  static constexpr int kUnitWeights = 0;
-  static constexpr bool kProjects = false;
-  static constexpr bool kActivatesOutput = false;
   static constexpr int kApartBias = kNew;
-  static constexpr bool kHasCellState = false;
-  static constexpr bool kKeepsChannels = true;
   static constexpr bool kReadsPreviousH = true;
-  static constexpr bool kReadsH = false;
   static constexpr bool kCarriesH = true;
   static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return gate == kNew ? kNewRecurrent : gate; }
 

@@ -9,21 +9,14 @@
 
 namespace fastrnn {
 
-struct GruResetBefore {
+struct GruResetBefore : CellDefaults {
+  static constexpr CellName kName{"gru_reset_before"};
   enum Gate { kReset, kUpdate, kNew };
   static constexpr int kGates = 3;
   static constexpr int kChannels = 3;
   static constexpr int kLateGates = 1;
-  static constexpr int kUnitWeights = 0;
-  static constexpr bool kProjects = false;
-  static constexpr bool kActivatesOutput = false;
-  static constexpr int kApartBias = -1;
-  static constexpr bool kHasCellState = false;
-  static constexpr bool kKeepsChannels = true;
   static constexpr bool kReadsPreviousH = true;
-  static constexpr bool kReadsH = false;
   static constexpr bool kCarriesH = true;
-  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return gate; }
 
   // x: W_ih x_t; r: W_hh h_{t-1} and the biases, of r and z
   template <class V>

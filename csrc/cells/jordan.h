@@ -8,20 +8,13 @@
 
 namespace fastrnn {
 
-struct Jordan {
+struct Jordan : CellDefaults {
+  static constexpr CellName kName{"jordan"};
   static constexpr int kGates = 1;
   static constexpr int kChannels = 1;
-  static constexpr int kLateGates = 0;
-  static constexpr int kUnitWeights = 0;
   static constexpr bool kProjects = true;
   static constexpr bool kActivatesOutput = true;
-  static constexpr int kApartBias = -1;
-  static constexpr bool kHasCellState = false;
   static constexpr bool kKeepsChannels = true;  // h, of which the output may be a projection
-  static constexpr bool kReadsPreviousH = false;
-  static constexpr bool kReadsH = false;
-  static constexpr bool kCarriesH = false;
-  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return gate; }
 
   // x: W_ih x_t; r: W_hh h_{t-1} and the biases
   template <class V>

@@ -11,23 +11,16 @@
 namespace fastrnn {
 
 template <bool kCoupled, bool kPeepholes>
-struct LstmCell {
+struct LstmCell : CellDefaults {
+  static constexpr CellName kName{kCoupled ? "lstm_coupled" : "lstm", kPeepholes ? "_peephole" : ""};
   static constexpr int kInput = 0, kForget = 1;  // where there is one
   static constexpr int kCandidate = kCoupled ? 1 : 2, kOutput = kCandidate + 1;
   static constexpr int kGates = kOutput + 1;
   static constexpr int kChannels = kGates;
-  static constexpr int kLateGates = 0;
   static constexpr int kUnitWeights = kPeepholes ? kGates - 1 : 0;
   static constexpr int kInputPeephole = 0, kForgetPeephole = 1, kOutputPeephole = kUnitWeights - 1;
   static constexpr bool kProjects = true;
-  static constexpr bool kActivatesOutput = false;
-  static constexpr int kApartBias = -1;
   static constexpr bool kHasCellState = true;
-  static constexpr bool kKeepsChannels = true;
-  static constexpr bool kReadsPreviousH = false;
-  static constexpr bool kReadsH = false;
-  static constexpr bool kCarriesH = false;
-  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return gate; }
 
   // x: W_ih x_t; r: W_hh h_{t-1} and the biases
   template <class V>

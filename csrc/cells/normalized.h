@@ -12,6 +12,7 @@ constexpr double kNormEpsilon = 1e-5;
 
 template <class Cell>
 struct Normalized : Cell {
+  static constexpr CellName kName{Cell::kName.text, "_norm"};
   static constexpr int kGates = Cell::kGates;
   // Channels: W_ih x_t, the cell's own, and W_hh h_{t-1}. The products as they were before they were normalised.
   static constexpr int kInner = kGates;

@@ -1,12 +1,7 @@
 // Instantiates every kernel for the instruction set that the including file is compiled for.
 #pragma once
 
-#include "../cells/elman.h"
-#include "../cells/gru.h"
-#include "../cells/gru_reset_before.h"
-#include "../cells/jordan.h"
-#include "../cells/lstm.h"
-#include "../cells/normalized.h"
+#include "../cells/list.h"
 #include "backward.h"
 #include "forward.h"
 #include "kernels.h"
@@ -53,39 +48,25 @@ constexpr CellKernels<T> instantiate_extended_cell() {
   return kernels;
 }
 
-template <class Isa, class T>
-constexpr DtypeKernels<T> instantiate_dtype() {
-  return {
-      &multiply_rows<Isa, T, T>,
-      &multiply_panels<Isa, T, T>,
-      {instantiate_cell<Isa, Elman<Tanh>, T>(), instantiate_cell<Isa, Elman<Relu>, T>(),
-       instantiate_cell<Isa, Lstm, T>(), instantiate_cell<Isa, Gru, T>(),
-       instantiate_extended_cell<Isa, LstmCell<false, true>, T>(),
-       instantiate_extended_cell<Isa, LstmCell<true, false>, T>(),
-       instantiate_extended_cell<Isa, LstmCell<true, true>, T>(), instantiate_extended_cell<Isa, GruResetBefore, T>(),
-       instantiate_extended_cell<Isa, Jordan, T>(), instantiate_extended_cell<Isa, Normalized<Elman<Tanh>>, T>(),
-       instantiate_extended_cell<Isa, Normalized<Elman<Relu>>, T>(),
-       instantiate_extended_cell<Isa, Normalized<Lstm>, T>(),
-       instantiate_extended_cell<Isa, Normalized<LstmCell<false, true>>, T>(),
-       instantiate_extended_cell<Isa, Normalized<LstmCell<true, false>>, T>(),
-       instantiate_extended_cell<Isa, Normalized<LstmCell<true, true>>, T>(),
-       instantiate_extended_cell<Isa, Normalized<Gru>, T>()},
-      &fill_mask<Isa, T>};
+template <class Isa, class T, class... Plain, class... Extended>
+constexpr DtypeKernels<T> instantiate_dtype(CellList<Plain...>, CellList<Extended...>) {
+  return {&multiply_rows<Isa, T, T>,
+          &multiply_panels<Isa, T, T>,
+          {instantiate_cell<Isa, Plain, T>()..., instantiate_extended_cell<Isa, Extended, T>()...},
+          &fill_mask<Isa, T>};
 }
 
-template <class Isa, class T, class W>
-constexpr DtypeKernels<T, W> instantiate_stored_as() {
-  return {&multiply_rows<Isa, T, W>,
-          &multiply_panels<Isa, T, W>,
-          {instantiate_forward<Isa, Elman<Tanh>, T, W>(), instantiate_forward<Isa, Elman<Relu>, T, W>(),
-           instantiate_forward<Isa, Lstm, T, W>(), instantiate_forward<Isa, Gru, T, W>()},
-          nullptr};
+template <class Isa, class T, class W, class... Plain>
+constexpr DtypeKernels<T, W> instantiate_stored_as(CellList<Plain...>) {
+  return {
+      &multiply_rows<Isa, T, W>, &multiply_panels<Isa, T, W>, {instantiate_forward<Isa, Plain, T, W>()...}, nullptr};
 }
 
 template <class Isa>
 constexpr Kernels instantiate() {
-  return {Isa::kName, Isa::kBytes, instantiate_dtype<Isa, float>(), instantiate_dtype<Isa, double>(),
-          instantiate_stored_as<Isa, float, Bf16>()};
+  return {Isa::kName, Isa::kBytes, instantiate_dtype<Isa, float>(PlainCells{}, ExtendedCells{}),
+          instantiate_dtype<Isa, double>(PlainCells{}, ExtendedCells{}),
+          instantiate_stored_as<Isa, float, Bf16>(PlainCells{})};
 }
 
 }  // namespace fastrnn::cpu

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "../cells/list.h"
 #include "../params.h"
 #include "bf16.h"
 
@@ -67,7 +68,7 @@ struct DtypeKernels {
   // The same for more rows.
   void (*multiply_panels)(const WeightProduct<T, W>& product, const ProductPlan& plan);
   // In the order of CellKind; where W is not T, there are the plain ones alone.
-  Cell cells[std::is_same_v<T, W> ? kCellKinds : kPlainCellKinds];
+  Cell cells[PlainCells::kCount + (std::is_same_v<T, W> ? ExtendedCells::kCount : 0)];
   // out (count): the value with the probability, else 0. Which is which depends on nothing but the seed.
   void (*fill_mask)(uint64_t seed, T* out, int64_t count, double probability, T value);
 };

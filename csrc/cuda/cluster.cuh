@@ -1,9 +1,7 @@
 // The cluster kernels of every cell for one type: what each cluster_<type>.cu instantiates.
 #pragma once
 
-#include "../cells/elman.h"
-#include "../cells/gru.h"
-#include "../cells/lstm.h"
+#include "../cells/list.h"
 #include "cluster_backward.cuh"
 #include "cluster_forward.cuh"
 #include "error.h"
@@ -42,13 +40,20 @@ constexpr ClusterKernels<T> cluster_kernels() {
                         &cluster_backward<Cell, T, kMath, kUnits>>::pass()};
 }
 
+template <class T>
+struct ClusterTable {
+  ClusterKernels<T> kernels[PlainCells::kCount];
+};
+
+template <class T, Math kMath, int kUnits, class... Plain>
+constexpr ClusterTable<T> cluster_table(CellList<Plain...>) {
+  return {{cluster_kernels<Plain, T, kMath, kUnits>()...}};
+}
+
 template <class T, Math kMath, int kUnits>
 const ClusterKernels<T>& cluster_of(CellKind cell) {
-  // In the order of CellKind.
-  static constexpr ClusterKernels<T> kernels[kPlainCellKinds] = {
-      cluster_kernels<Elman<Tanh>, T, kMath, kUnits>(), cluster_kernels<Elman<Relu>, T, kMath, kUnits>(),
-      cluster_kernels<Lstm, T, kMath, kUnits>(), cluster_kernels<Gru, T, kMath, kUnits>()};
-  return kernels[static_cast<int>(cell)];
+  static constexpr ClusterTable<T> table = cluster_table<T, kMath, kUnits>(PlainCells{});
+  return table.kernels[static_cast<int>(cell)];
 }
 
 template <class T, Math kMath>

@@ -1,9 +1,7 @@
 // The persistent kernels of every cell for one type: what each persistent_<type>.cu instantiates.
 #pragma once
 
-#include "../cells/elman.h"
-#include "../cells/gru.h"
-#include "../cells/lstm.h"
+#include "../cells/list.h"
 #include "error.h"
 #include "persistent_backward.cuh"
 #include "persistent_forward.cuh"
@@ -69,13 +67,20 @@ constexpr PersistentKernels<T> persistent_kernels() {
   return kernels;
 }
 
+template <class T>
+struct PersistentTable {
+  PersistentKernels<T> kernels[PlainCells::kCount];
+};
+
+template <class T, Math kMath, class... Plain>
+constexpr PersistentTable<T> persistent_table(CellList<Plain...>) {
+  return {{persistent_kernels<Plain, T, kMath>()...}};
+}
+
 template <class T, Math kMath>
 const PersistentKernels<T>& persistent(CellKind cell) {
-  // In the order of CellKind.
-  static constexpr PersistentKernels<T> kernels[kPlainCellKinds] = {
-      persistent_kernels<Elman<Tanh>, T, kMath>(), persistent_kernels<Elman<Relu>, T, kMath>(),
-      persistent_kernels<Lstm, T, kMath>(), persistent_kernels<Gru, T, kMath>()};
-  return kernels[static_cast<int>(cell)];
+  static constexpr PersistentTable<T> table = persistent_table<T, kMath>(PlainCells{});
+  return table.kernels[static_cast<int>(cell)];
 }
 
 }  // namespace fastrnn::cuda

@@ -26,7 +26,7 @@ class BackwardPass {
         channel_columns_(facts_.channels * hidden_),
         gate_columns_(facts_.gates * hidden_),
         input_(device.dense(args.input)),
-        hx_(device.dense(args.hx)),
+        hx_(device.dense(args.hx())),
         weights_(all_dense(device, args.weights)),
         output_(output),
         reserve_(reserve),
@@ -41,14 +41,14 @@ class BackwardPass {
     check_saved();
     const int64_t at_once = at_once_.count();
     grad_channels_ = device.empty({at_once * halves_ * half_size()}, shape.dtype);
-    if (args.cx) cx_ = converted(device.dense(*args.cx), scalar_type_of<A>);
+    if (args.has_cx()) cx_ = converted(device.dense(args.cx()), scalar_type_of<A>);
     if (grads.output) {
       grad_output_ = device.dense(*grads.output);
       STD_TORCH_CHECK(grad_output_->scalar_type() == shape.dtype && grad_output_->numel() == output.numel(),
                       "fastrnn: the gradient of output does not fit");
     }
-    grad_h_ = copy_or_zeros<T, A>(device, grads.hy, shape.state_sizes(recurrent_));
-    if (args.cx) grad_c_ = copy_or_zeros<T, A>(device, grads.cy, shape.state_sizes(hidden_));
+    grad_h_ = copy_or_zeros<T, A>(device, grads.state(0), shape.state_sizes(recurrent_));
+    if (args.has_cx()) grad_c_ = copy_or_zeros<T, A>(device, grads.state(1), shape.state_sizes(hidden_));
     if (shape.unit_weights > 0) {
       grad_unit_weights_ =
           device.empty({shape.recurrences(), shape.batch, shape.unit_weights * hidden_}, scalar_type_of<A>);
@@ -71,10 +71,9 @@ class BackwardPass {
     for (std::vector<Tensor>& grads : weight_grads) {
       std::move(grads.begin(), grads.end(), std::back_inserter(result.weights));
     }
-    result.hx = converted(grad_h_, shape_.dtype);
-    if (grad_c_) result.cx = converted(*grad_c_, shape_.dtype);
-    result.reset_h = extra_grads_.reset_h();
-    result.reset_c = extra_grads_.reset_c();
+    result.states.push_back(converted(grad_h_, shape_.dtype));
+    if (grad_c_) result.states.push_back(converted(*grad_c_, shape_.dtype));
+    result.reset_states = extra_grads_.reset_states();
     return result;
   }
 

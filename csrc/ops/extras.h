@@ -22,11 +22,12 @@ class CallExtras {
     if (!args.extras) return;
     const LayerExtras& extras = *args.extras;
     cuts_ = dense_if(device, extras.cuts);
-    reset_h_ = dense_if(device, extras.reset_h);
-    if (extras.reset_c) reset_c_ = converted(device.dense(*extras.reset_c), scalar_type_of<A>);
+    const std::vector<Tensor>& resets = extras.reset_states;
+    if (extras.resets()) reset_h_ = device.dense(resets[0]);
+    if (resets.size() > 1) reset_c_ = converted(device.dense(resets[1]), scalar_type_of<A>);
     h_mask_ = dense_if(device, extras.h_mask);
-    kept_h_ = dense_if(device, extras.kept_h);
-    kept_c_ = dense_if(device, extras.kept_c);
+    kept_h_ = dense_if(device, extras.kept_of(0));
+    kept_c_ = dense_if(device, extras.kept_of(1));
     for (int64_t d = 0; d < shape.directions; ++d) of_[d] = direction(d, extras);
     any_ = true;
   }
@@ -49,10 +50,10 @@ class CallExtras {
     if (h_mask_) out.h_mask = data<const T>(*h_mask_) + d * batch * recurrent;
     if (kept_h_) out.kept_h = data<const T>(*kept_h_) + d * rows * recurrent;
     if (kept_c_) out.kept_c = data<const T>(*kept_c_) + d * rows * hidden;
-    out.share_h = static_cast<T>(static_cast<A>(extras.share_h));
-    out.share_c = static_cast<T>(static_cast<A>(extras.share_c));
-    out.activation = static_cast<Activation>(extras.activation);
-    out.output_activation = static_cast<Activation>(extras.output_activation);
+    out.share_h = static_cast<T>(static_cast<A>(extras.share_of(0)));
+    out.share_c = static_cast<T>(static_cast<A>(extras.share_of(1)));
+    out.activation = extras.activation(0);
+    out.output_activation = extras.activation(1);
     return out;
   }
 
@@ -77,8 +78,9 @@ class CallExtraGrads {
       device.zero(data<A>(out), out.numel());
       return out;
     };
-    if (args.extras->reset_h) reset_h_ = zeros(shape.dims.recurrent_size);
-    if (args.extras->reset_c) reset_c_ = zeros(shape.dims.hidden_size);
+    const std::vector<Tensor>& resets = args.extras->reset_states;
+    if (args.extras->resets()) reset_h_ = zeros(shape.dims.recurrent_size);
+    if (resets.size() > 1) reset_c_ = zeros(shape.dims.hidden_size);
     cells_ = dense_if(device, grad_cells);
     for (int64_t d = 0; d < shape.directions; ++d) of_[d] = direction(d, args.extras->clip);
     any_ = true;
@@ -86,8 +88,12 @@ class CallExtraGrads {
   CallExtraGrads(const CallExtraGrads&) = delete;
 
   const ExtraGrads<T, A>* of(int64_t d) const { return any_ ? &of_[d] : nullptr; }
-  std::optional<Tensor> reset_h() const { return result(reset_h_); }
-  std::optional<Tensor> reset_c() const { return result(reset_c_); }
+  std::vector<Tensor> reset_states() const {
+    std::vector<Tensor> grads;
+    if (reset_h_) grads.push_back(converted(*reset_h_, shape_.dtype));
+    if (reset_c_) grads.push_back(converted(*reset_c_, shape_.dtype));
+    return grads;
+  }
 
  private:
   ExtraGrads<T, A> direction(int64_t d, const std::optional<double>& clip) const {
@@ -99,10 +105,6 @@ class CallExtraGrads {
     out.cells_stride = shape_.directions * hidden;
     out.clip = clip ? static_cast<A>(*clip) : std::numeric_limits<A>::infinity();
     return out;
-  }
-  std::optional<Tensor> result(const std::optional<Tensor>& grad) const {
-    if (!grad) return {};
-    return converted(*grad, shape_.dtype);
   }
 
   const LayerShape& shape_;

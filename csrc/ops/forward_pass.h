@@ -25,7 +25,7 @@ class ForwardPass {
         gate_columns_(facts_.gates * hidden_),
         channel_columns_(keep_channels_ ? facts_.channels * hidden_ : gate_columns_),
         input_(device.dense(args.input)),
-        hx_(device.dense(args.hx)),
+        hx_(device.dense(args.hx())),
         weights_(all_dense(device, args.weights)),
         loops_(device, args, shape, false),
         at_once_(loops_.at_once()),
@@ -37,7 +37,7 @@ class ForwardPass {
                                  : at_once_.count() * stretches_.most_rows_of_part() * channel_columns_),
         output_(device.empty(sizes_like(input_, shape.output_columns()), shape.dtype)),
         hy_(device.empty(shape.state_sizes(recurrent_), shape.dtype)) {
-    if (args.cx) cell_ = copy_or_zeros<T, A>(device, args.cx, shape.state_sizes(hidden_));
+    if (args.has_cx()) cell_ = copy_or_zeros<T, A>(device, args.cx(), shape.state_sizes(hidden_));
     if (keep) {
       reserve_ = device.empty({layout_.size()}, shape.dtype);
     } else {
@@ -51,8 +51,8 @@ class ForwardPass {
         run_group(group(shape_, at_once_, layer, d, 1));
       }
     }
-    LayerOutputs out{output_, hy_, {}, reserve_};
-    if (cell_) out.cy = converted(*cell_, shape_.dtype);
+    LayerOutputs out{output_, {hy_}, reserve_};
+    if (cell_) out.states.push_back(converted(*cell_, shape_.dtype));
     return out;
   }
 

@@ -2,6 +2,8 @@
 // in, tensors out.
 #pragma once
 
+#include <algorithm>
+
 #include "../params.h"
 #include "tensor.h"
 
@@ -9,23 +11,36 @@ namespace fastrnn::ops {
 
 // What a call adds to the plain recurrence; see Extras of params.h. N rows, or (T, B) of padded input.
 struct LayerExtras {
-  std::optional<Tensor> cuts;              // (D, N) uint8
-  std::optional<Tensor> reset_h, reset_c;  // as hx and cx
-  std::optional<Tensor> h_mask;            // as hx
-  std::optional<Tensor> kept_h, kept_c;    // (D, N, K), (D, N, H)
-  double share_h = 0, share_c = 0;         // where the two above are missing
-  std::optional<double> clip;              // of backward
-  // Activation, of h and of the output, in a cell that does not know its own.
-  int64_t activation = 0, output_activation = 0;
-  bool cells = false;  // every step's c is wanted
+  std::vector<Tensor> reset_states;  // as LayerArgs::states, or none
+  std::optional<Tensor> cuts;        // (D, N) uint8
+  std::optional<Tensor> h_mask;      // as hx
+  std::vector<Tensor> kept;          // of each state (D, N, its size), or empty; or none
+  std::vector<double> shares;        // of each state, where what is kept of it is missing; or none
+  std::optional<double> clip;        // of backward
+  bool cells = false;                // every step's c is wanted
+  std::vector<int64_t> activations;  // Activation, of h and of the output, where the cell is told them; or none
+
+  bool any() const {
+    const auto is_some = [](double share) { return share != 0; };
+    return resets() || cuts || h_mask || !kept.empty() || std::any_of(shares.begin(), shares.end(), is_some) || clip ||
+           cells;
+  }
+  bool resets() const { return !reset_states.empty(); }
+  std::optional<Tensor> kept_of(size_t state) const {
+    if (state < kept.size() && kept[state].numel() > 0) return kept[state];
+    return {};
+  }
+  double share_of(size_t state) const { return state < shares.size() ? shares[state] : 0; }
+  Activation activation(size_t index) const {
+    return index < activations.size() ? static_cast<Activation>(activations[index]) : Activation::kIdentity;
+  }
 };
 
 // The arguments as every op receives them: of one layer where there are extras, else of as many as hx has rows for.
 struct LayerArgs {
   CellKind cell;
   Tensor input;                       // (T, B, I), packed (N, I), or for one step of one layer (B, I)
-  Tensor hx;                          // (L*D, B, K); for one step (B, K)
-  std::optional<Tensor> cx;           // (L*D, B, H), LSTM only; for one step (B, H)
+  std::vector<Tensor> states;         // hx (L*D, B, K), for one step (B, K), and where there is a c cx, with H for K
   std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], and (kUnitWeights, H) of a
                                       // cell that has unit weights, for each layer and in it for each direction
   std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time; on the CPU, or on the GPU
@@ -34,19 +49,25 @@ struct LayerArgs {
   bool allow_tf32;                 // on a GPU, products of float32 may round their factors to TF32
   std::optional<Tensor> frozen{};  // what CpuLayer::freeze() made of these weights; on the CPU, if nothing is kept
   std::optional<LayerExtras> extras{};
+
+  const Tensor& hx() const { return states[0]; }
+  bool has_cx() const { return states.size() > 1; }
+  const Tensor& cx() const { return states[1]; }
 };
 
 struct LayerOutputs {
   Tensor output;                  // of the last layer: (T, B, D*K), packed (N, D*K), or of one step (B, K)
-  Tensor hy;                      // as hx
-  std::optional<Tensor> cy;       // as cx
+  std::vector<Tensor> states;     // as LayerArgs::states
   std::optional<Tensor> reserve;  // what backward reads
   std::optional<Tensor> cells{};  // as output, D*H columns: every step's c, if extras ask for it
 };
 
 struct LayerGrads {
-  std::optional<Tensor> output, hy, cy;  // in
+  std::optional<Tensor> output;
+  std::vector<std::optional<Tensor>> states;
   std::optional<Tensor> cells{};
+
+  std::optional<Tensor> state(size_t index) const { return index < states.size() ? states[index] : std::nullopt; }
 };
 
 // Which gradients are wanted beyond those of the states.
@@ -58,11 +79,9 @@ struct GradRequest {
 };
 
 struct LayerInputGrads {
-  Tensor input;  // empty unless asked for
-  Tensor hx;
-  std::optional<Tensor> cx;
-  std::vector<Tensor> weights;  // none unless asked for
-  std::optional<Tensor> reset_h{}, reset_c{};
+  Tensor input;                              // empty unless asked for
+  std::vector<Tensor> states, reset_states;  // as given
+  std::vector<Tensor> weights;               // none unless asked for
 };
 
 // Layers on the CPU: float32 and float64. If nothing is kept, the weights of float32 data may be bfloat16: the kernels

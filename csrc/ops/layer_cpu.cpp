@@ -86,9 +86,17 @@ Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool 
   const Place place(weights[0]);
   const int64_t directions = bidirectional ? 2 : 1;
   // A call with a batch of no rows has all shapes that decide how weights are packed.
-  LayerArgs args{cell, empty({1, 0, weights[0].size(1)}, dtype, place), {}, {}, weights, {}, bidirectional, false};
-  args.hx = empty({directions, 0, weights[1].size(1)}, dtype, place);
-  if (cell == CellKind::kLstm) args.cx = empty({directions, 0, weights[1].size(0) / 4}, dtype, place);
+  const CellFacts& facts = cell_facts(cell);
+  LayerArgs args{.cell = cell,
+                 .input = empty({1, 0, weights[0].size(1)}, dtype, place),
+                 .states = {empty({directions, 0, weights[1].size(1)}, dtype, place)},
+                 .weights = weights,
+                 .batch_sizes = {},
+                 .bidirectional = bidirectional,
+                 .allow_tf32 = false};
+  if (facts.has_cell_state) {
+    args.states.push_back(empty({directions, 0, weights[1].size(0) / facts.gates}, dtype, place));
+  }
   const auto freeze = [&]<class T, class W>(const CpuDevice& device, const LayerShape& shape, T, W) {
     const int64_t size = frozen_size<T, W>(cell, shape) / shape.directions;
     const Tensor frozen = device.empty({shape.directions * size}, shape.dtype);

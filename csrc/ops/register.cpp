@@ -4,10 +4,7 @@
 
 namespace fastrnn::ops {
 
-STABLE_TORCH_LIBRARY(fastrnn, m) {
-  define_ops(m);
-  m.def("_random_mask(Tensor seed, Tensor like, SymInt count, float probability, float value) -> Tensor");
-}
+STABLE_TORCH_LIBRARY(fastrnn, m) { define_ops(m); }
 
 // (count,) of like's dtype: the value with the probability, else 0. Depends on nothing but the seed, one int64.
 Tensor random_mask(Tensor seed, Tensor like, int64_t count, double probability, double value) {
@@ -26,18 +23,14 @@ Tensor random_mask(Tensor seed, Tensor like, int64_t count, double probability, 
   return out;
 }
 
-template <CellKind kCell>
-Tensor freeze(Tensors weights, bool bidirectional) {
-  return CpuLayer::freeze(kCell, weights, bidirectional);
+Tensors pack(StringHandle cell, Tensors weights, bool bidirectional) {
+  return {CpuLayer::freeze(take_cell(cell), weights, bidirectional)};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   implement_ops<CpuLayer>(m);
   m.impl("_random_mask", TORCH_BOX(&random_mask));
-  m.impl("_rnn_tanh_freeze", TORCH_BOX(&freeze<CellKind::kRnnTanh>));
-  m.impl("_rnn_relu_freeze", TORCH_BOX(&freeze<CellKind::kRnnRelu>));
-  m.impl("_lstm_freeze", TORCH_BOX(&freeze<CellKind::kLstm>));
-  m.impl("_gru_freeze", TORCH_BOX(&freeze<CellKind::kGru>));
+  m.impl("_pack", TORCH_BOX(&pack));
 }
 
 }  // namespace fastrnn::ops

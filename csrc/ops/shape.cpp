@@ -57,26 +57,35 @@ void read_batch_sizes(const LayerArgs& args, bool by_host, LayerShape& shape) {
 }
 
 void check_extras(const LayerExtras& extras, const Kind& kind, const LayerShape& shape, const CellFacts& facts) {
-  const bool has_cell_state = facts.has_cell_state, activates_output = facts.activates_output;
   check(!shape.single_step, "extras need the dimensions of steps and directions");
   check(shape.layers == 1, "extras are those of a single layer");
-  const int64_t hidden = shape.dims.hidden_size, recurrent = shape.dims.recurrent_size;
-  const auto check_if = [&](const std::optional<Tensor>& tensor, int64_t rows, int64_t columns, const char* what) {
-    if (tensor) check_tensor(*tensor, kind, {shape.directions, rows, columns}, what);
+  const size_t states = static_cast<size_t>(facts.states());
+  const int64_t sizes[] = {shape.dims.recurrent_size, shape.dims.hidden_size};
+  const auto none_or = [](size_t count, size_t all) { return count == 0 || count == all; };
+  const auto check_size = [&](const Tensor& tensor, int64_t rows, int64_t columns, const char* what) {
+    check_tensor(tensor, kind, {shape.directions, rows, columns}, what);
   };
-  check_if(extras.reset_h, shape.batch, recurrent, "the reset state of h must have the shape of hx");
-  check_if(extras.reset_c, shape.batch, hidden, "the reset state of c must have the shape of cx");
-  check_if(extras.h_mask, shape.batch, recurrent, "h_mask must have the shape of hx");
-  check_if(extras.kept_h, shape.rows, recurrent, "kept_h must be (directions, rows, size of h)");
-  check_if(extras.kept_c, shape.rows, hidden, "kept_c must be (directions, rows, hidden_size)");
-  check(extras.reset_h.has_value() || !extras.reset_c, "a reset state of c needs one of h");
-  check(!extras.reset_h || extras.reset_c.has_value() == has_cell_state, "the reset state must have h, the LSTM's c");
-  check(has_cell_state || (!extras.kept_c && !extras.cells), "only the LSTM has a c");
-  check(!activates_output || extras.share_h == 0, "a cell whose output has a nonlinearity takes masks for zoneout");
+  check(none_or(extras.reset_states.size(), states), "reset_states must be as many as states, or none");
+  check(none_or(extras.kept.size(), states) && none_or(extras.shares.size(), states),
+        "kept and shares must be as many as states, or none");
+  for (size_t s = 0; s < states; ++s) {
+    if (extras.resets()) {
+      check_size(extras.reset_states[s], shape.batch, sizes[s], "a reset state must have the shape of its state");
+    }
+    const std::optional<Tensor> kept = extras.kept_of(s);
+    if (kept) check_size(*kept, shape.rows, sizes[s], "kept must be (directions, rows, size of the state)");
+  }
+  if (extras.h_mask) {
+    check_size(*extras.h_mask, shape.batch, sizes[0], "h_mask must have the shape of hx");
+  }
+  check(states > 1 || !extras.cells, "only the LSTM has a c");
+  check(!facts.activates_output || extras.share_of(0) == 0,
+        "a cell whose output has a nonlinearity takes masks for zoneout");
   constexpr int64_t kActivations = static_cast<int64_t>(Activation::kSigmoid) + 1;
-  check(extras.activation >= 0 && extras.activation < kActivations && extras.output_activation >= 0 &&
-            extras.output_activation < kActivations,
-        "an activation must be one of reference.ACTIVATIONS");
+  check(none_or(extras.activations.size(), 2), "activations must be those of h and of the output, or none");
+  for (int64_t activation : extras.activations) {
+    check(activation >= 0 && activation < kActivations, "an activation must be one of reference.ACTIVATIONS");
+  }
   if (!extras.cuts) return;
   const Tensor& cuts = *extras.cuts;
   check(Place(cuts) == kind.place && cuts.scalar_type() == ScalarType::Byte && cuts.dim() == 2 &&
@@ -96,12 +105,13 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   shape.single_step = args.input.dim() == 2 && !args.batch_sizes && !args.bidirectional;
   check(args.input.dim() == 3 || (args.input.dim() == 2 && args.batch_sizes) || shape.single_step,
         "input must be (T, B, I), (N, I) packed, or (B, I) for one step in one direction");
-  check(args.hx.dim() == (shape.single_step ? 2 : 3),
+  check(static_cast<int>(args.states.size()) == facts.states(), "states must be hx, and cx of the LSTM alone");
+  check(args.hx().dim() == (shape.single_step ? 2 : 3),
         "hx must be (layers * directions, batch, size), or (batch, size) for one step");
   shape.directions = args.bidirectional ? 2 : 1;
-  shape.layers = shape.single_step ? 1 : args.hx.size(0) / shape.directions;
+  shape.layers = shape.single_step ? 1 : args.hx().size(0) / shape.directions;
   check(shape.layers > 0, "hx must have a row for each direction of each layer");
-  shape.batch = args.hx.size(args.hx.dim() - 2);
+  shape.batch = args.hx().size(args.hx().dim() - 2);
   shape.first_input_size = args.input.size(args.input.dim() - 1);
   if (args.input.dim() == 3 || shape.single_step) {
     shape.steps = shape.single_step ? 1 : args.input.size(0);
@@ -144,10 +154,9 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
       check_tensor(args.weights[i], weight_kind, {facts.unit_weights, hidden}, "the unit weights have the wrong shape");
     }
   }
-  check_tensor(args.hx, kind, shape.state_sizes(recurrent), "hx has the wrong shape");
-  check(args.cx.has_value() == facts.has_cell_state, "cx belongs to the LSTM alone");
-  if (args.cx) check_tensor(*args.cx, kind, shape.state_sizes(hidden), "cx has the wrong shape");
-  check(args.extras.has_value() || static_cast<int>(args.cell) < kPlainCellKinds, "the cell has no plain recurrence");
+  check_tensor(args.hx(), kind, shape.state_sizes(recurrent), "hx has the wrong shape");
+  if (args.has_cx()) check_tensor(args.cx(), kind, shape.state_sizes(hidden), "cx has the wrong shape");
+  check(args.extras.has_value() || facts.plain, "the cell has no plain recurrence");
   if (args.extras) check_extras(*args.extras, kind, shape, facts);
   return shape;
 }

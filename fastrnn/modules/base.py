@@ -19,12 +19,13 @@ from torch.fx.proxy import TraceError
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
-from .. import _checks, reference
+from .. import _checks
+from .._cells import CELLS
 from .._extended import Request
 from .._options import DEFAULTS, NAMES, Options
 from .._ragged import Lengths
 from .._stack import run_cell, run_stack
-from ..reference import STATES, States
+from ..reference import States
 from .weights import Packing, current_weights
 
 
@@ -140,7 +141,7 @@ class Layer(Refusals, Packing, nn.RNNBase):
     def _fit_weights(self, options: Options) -> None:
         """The weights that the options ask for, not yet drawn."""
         cell, units = options.cell(self.mode), self.hidden_size
-        gates = reference.GATES[cell]
+        _, gates, states, _, peepholes, _ = CELLS[cell]
         for name in self._flat_weights_names:
             weight = getattr(self, name)
             rows = weight.shape[0] if name.startswith("weight_hr") else gates * units
@@ -150,10 +151,10 @@ class Layer(Refusals, Packing, nn.RNNBase):
             setattr(self, name, nn.Parameter(weight.new_empty(rows, *columns)))
         shapes: dict[str, tuple[int, ...]] = {}
         if options.peephole:
-            shapes["weight_c_{}"] = (reference.PEEPHOLES[cell], units)
+            shapes["weight_c_{}"] = (peepholes, units)
         if options.layer_norm:
             shapes |= {"ln_ih_{}": (gates * units,), "ln_hh_{}": (gates * units,)}
-            if reference.STATES[cell] > 1:
+            if states > 1:
                 shapes |= {"ln_c_{}_weight": (units,), "ln_c_{}_bias": (units,)}
         for index, names in enumerate(self._all_weights):
             layer, reverse = divmod(index, 2 if self.bidirectional else 1)
@@ -314,7 +315,7 @@ class Cell(Refusals, Packing, nn.RNNCellBase):
     def _run(self, input: Any, hx: Tensor | Sequence[Tensor] | None) -> States:
         if isinstance(input, Proxy) or (hx is not None and is_traced(hx)):
             call = traced_call(self, input, hx)
-            return (call[0], call[1]) if STATES[self._cell] > 1 else (call,)
+            return (call[0], call[1]) if CELLS[self._cell].states > 1 else (call,)
         if hx is not None and self._forward_hooks:
             self._refuse_opacus()
         weights = self._current_weights()

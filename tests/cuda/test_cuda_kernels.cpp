@@ -166,7 +166,7 @@ std::vector<Case> some_and_large_cases(const Coverage& coverage, const Coverage&
                                        const Options& options) {
   std::vector<Case> cases = some_cases(coverage, options);
   for (const Case& large : all_cases(large_coverage, options.seed)) {
-    if (large.cell == CellKind::kLstm && options.wants(large)) cases.push_back(large);
+    if (large.cell == kLstm && options.wants(large)) cases.push_back(large);
   }
   return cases;
 }

@@ -45,7 +45,7 @@ class On {
 template <class T>
 void expect_streamed(const char* why, const Workload& work, Report& report) {
   for (bool backward : {false, true}) {
-    const Choice choice = cuda::choose_plan<T>(CellKind::kLstm, work, backward);
+    const Choice choice = cuda::choose_plan<T>(kind_of<Lstm>(), work, backward);
     if (choice.plan.path == Path::kStreamed && std::string_view(choice.reason).find(why) != std::string_view::npos) {
       continue;
     }
@@ -57,7 +57,7 @@ void expect_streamed(const char* why, const Workload& work, Report& report) {
 template <class T>
 void expect_grid(Path path, const cuda::Grid& grid, const Workload& work, Report& report) {
   for (bool backward : {false, true}) {
-    const auto [plan, reason] = cuda::choose_plan<T>(CellKind::kGru, work, backward);
+    const auto [plan, reason] = cuda::choose_plan<T>(kind_of<Gru>(), work, backward);
     const auto& [blocks, groups, calls, split] = plan.grid;
     if (plan.path == path && blocks == grid.unit_blocks && groups == grid.batch_groups && calls == grid.calls &&
         split == (backward ? grid.split : 1)) {
@@ -204,7 +204,7 @@ void test_plan(Report& report) {
   expect_streamed<double>("float64", kPlain, report);
   for (bool allow_tf32 : {false, true}) {
     const Workload work = changed([&](Workload& each) { each.allow_tf32 = allow_tf32; });
-    const bool exact = cuda::choose_plan<float>(CellKind::kGru, work, false).plan.math == cuda::Math::kExact;
+    const bool exact = cuda::choose_plan<float>(kind_of<Gru>(), work, false).plan.math == cuda::Math::kExact;
     if (exact == allow_tf32) report.fail("plan: float32 does not multiply as it is allowed to");
   }
   const On forced("streamed");

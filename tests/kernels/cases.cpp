@@ -84,14 +84,14 @@ std::vector<Case> all_cases(const Coverage& coverage, uint64_t seed) {
   Random random(seed);
   std::vector<Case> cases;
   const auto add = [&](int64_t hidden, int64_t batch, int64_t steps, Shape shape) {
-    for (CellKind cell : {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm, CellKind::kGru}) {
+    for (CellKind cell : {kRnnTanh, kRnnRelu, kLstm, kGru}) {
       cases.push_back(draw_options({cell, hidden, 0, batch, steps, shape, {}, {}, {}, {}, {}, {}}, random));
     }
     if (!coverage.projections) return;
     const int64_t projections[] = {1, (hidden + 1) / 2, hidden - 1};
     const int64_t projection = std::max<int64_t>(projections[draw_below(random, 3)], 1);
     cases.push_back(
-        draw_options({CellKind::kLstm, hidden, projection, batch, steps, shape, {}, {}, {}, {}, {}, {}}, random));
+        draw_options({kLstm, hidden, projection, batch, steps, shape, {}, {}, {}, {}, {}, {}}, random));
   };
   for (Shape shape : coverage.shapes) {
     for (int64_t hidden : coverage.hidden) {

@@ -21,17 +21,17 @@ struct Unit {
 // x: the input's part of each gate, with b_ih; r: the recurrent part, with b_hh.
 Unit unit_forward(CellKind cell, const Four& x, const Four& r, double h_before, double c_before) {
   switch (cell) {
-    case CellKind::kRnnTanh:
+    case kRnnTanh:
       return {{}, std::tanh(x[0] + r[0]), 0};
-    case CellKind::kRnnRelu:
+    case kRnnRelu:
       return {{}, std::fmax(x[0] + r[0], 0), 0};
-    case CellKind::kLstm: {
+    case kLstm: {
       const double i = sigmoid(x[0] + r[0]), f = sigmoid(x[1] + r[1]);
       const double g = std::tanh(x[2] + r[2]), o = sigmoid(x[3] + r[3]);
       const double c = f * c_before + i * g;
       return {{i, f, g, o}, o * std::tanh(c), c};
     }
-    case CellKind::kGru: {
+    case kGru: {
       const double reset = sigmoid(x[0] + r[0]), update = sigmoid(x[1] + r[1]);
       const double n = std::tanh(x[2] + reset * r[2]);
       return {{reset, update, n, r[2]}, (1 - update) * n + update * h_before, 0};
@@ -47,11 +47,11 @@ struct UnitGrad {
 
 UnitGrad unit_backward(CellKind cell, const Unit& unit, double h_before, double c_before, double dh, double dc) {
   switch (cell) {
-    case CellKind::kRnnTanh:
+    case kRnnTanh:
       return {{dh * (1 - unit.h * unit.h)}, 0, 0};
-    case CellKind::kRnnRelu:
+    case kRnnRelu:
       return {{unit.h > 0 ? dh : 0}, 0, 0};
-    case CellKind::kLstm: {
+    case kLstm: {
       const auto [i, f, g, o] = unit.channels;
       const double tanh_c = std::tanh(unit.c);
       const double d_o = dh * tanh_c;
@@ -59,7 +59,7 @@ UnitGrad unit_backward(CellKind cell, const Unit& unit, double h_before, double 
       return {
           {d_c * g * i * (1 - i), d_c * c_before * f * (1 - f), d_c * i * (1 - g * g), d_o * o * (1 - o)}, 0, d_c * f};
     }
-    case CellKind::kGru: {
+    case kGru: {
       const auto [reset, update, n, recurrent] = unit.channels;
       const double d_update = dh * (h_before - n);
       const double d_n = dh * (1 - update) * (1 - n * n);
@@ -128,11 +128,11 @@ void step_backward(const Problem& p, const Forward& forward, int64_t n, double* 
 
 }  // namespace
 
-int64_t Problem::gates() const { return cell == CellKind::kLstm ? 4 : cell == CellKind::kGru ? 3 : 1; }
+int64_t Problem::gates() const { return cell == kLstm ? 4 : cell == kGru ? 3 : 1; }
 
-int64_t Problem::channels() const { return cell == CellKind::kLstm || cell == CellKind::kGru ? 4 : 1; }
+int64_t Problem::channels() const { return cell == kLstm || cell == kGru ? 4 : 1; }
 
-int64_t Problem::recurrent_channel(int64_t gate) const { return cell == CellKind::kGru && gate == 2 ? 3 : gate; }
+int64_t Problem::recurrent_channel(int64_t gate) const { return cell == kGru && gate == 2 ? 3 : gate; }
 
 Forward run_forward(const Problem& p) {
   const int64_t H = p.hidden, K = p.recurrent;

@@ -138,13 +138,13 @@ void test_layer(const cpu::Kernels& kernels, CellKind cell, const Dims& dims, cp
 }  // namespace
 
 void test_directions(const cpu::Kernels& kernels, uint64_t seed, Report& report) {
-  for (CellKind cell : {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm, CellKind::kGru}) {
+  for (CellKind cell : {kRnnTanh, kRnnRelu, kLstm, kGru}) {
     for (int64_t hidden : {3, 17, 64}) {
       for (cpu::WeightSource weights : {cpu::WeightSource::kPacked, cpu::WeightSource::kInPlace}) {
         const Dims dims{kBatch, hidden, hidden, false}, projected{kBatch, hidden, hidden / 2, true};
         test_layer<float>(kernels, cell, dims, weights, seed, report);
         test_layer<double>(kernels, cell, dims, weights, seed, report);
-        if (cell == CellKind::kLstm) test_layer<float>(kernels, cell, projected, weights, seed, report);
+        if (cell == kLstm) test_layer<float>(kernels, cell, projected, weights, seed, report);
       }
     }
   }

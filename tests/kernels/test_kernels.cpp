@@ -207,13 +207,13 @@ std::vector<cpu::Plan> plans(const Options& options, uint64_t turn, bool backwar
 }
 
 void test_facts(Report& report) {
-  for (CellKind cell : {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm, CellKind::kGru}) {
+  for (CellKind cell : {kRnnTanh, kRnnRelu, kLstm, kGru}) {
     const CellFacts& facts = cell_facts(cell);
     Problem p{};
     p.cell = cell;
     bool right = facts.gates == p.gates() && facts.channels == p.channels() &&
-                 facts.has_cell_state == (cell == CellKind::kLstm) &&
-                 facts.keeps_channels == (cell == CellKind::kLstm || cell == CellKind::kGru);
+                 facts.has_cell_state == (cell == kLstm) &&
+                 facts.keeps_channels == (cell == kLstm || cell == kGru);
     for (int gate = 0; gate < facts.gates; ++gate) {
       right = right && facts.recurrent_channel[gate] == p.recurrent_channel(gate);
     }
@@ -283,7 +283,7 @@ class LongCall {
 // It returns, with every thread, and says so.
 void test_interruption(const cpu::Kernels& kernels, Report& report) {
   using cpu::Split;
-  const cpu::CellKernels<float>& cell = cpu::cell_kernels<float>(kernels, CellKind::kRnnTanh);
+  const cpu::CellKernels<float>& cell = cpu::cell_kernels<float>(kernels, kRnnTanh);
   LongCall first(cell), second(cell);
   current_call = "an interrupted call";
   cpu::interrupt_requested = [] { return true; };

@@ -21,7 +21,7 @@ double dot(const Values& a, const Values& b) {
 
 double loss(const Problem& p) {
   const Forward forward = run_forward(p);
-  const double c = p.cell == CellKind::kLstm ? dot(forward.cy, p.grad_cy) : 0;
+  const double c = p.cell == kLstm ? dot(forward.cy, p.grad_cy) : 0;
   return dot(forward.output, p.grad_output) + dot(forward.hy, p.grad_hy) + c;
 }
 
@@ -69,7 +69,7 @@ void check_cell(CellKind cell, int64_t projection, Shape shape, Report& report) 
       "x", p, p.x, [&](int64_t i) { return backward.grad_channels[i / gate_columns * columns + i % gate_columns]; },
       report);
   compare("hx", p, p.hx, [&](int64_t i) { return backward.grad_hx[i]; }, report);
-  if (cell == CellKind::kLstm) compare("cx", p, p.cx, [&](int64_t i) { return backward.grad_cx[i]; }, report);
+  if (cell == kLstm) compare("cx", p, p.cx, [&](int64_t i) { return backward.grad_cx[i]; }, report);
   const auto b_hh = [&](int64_t i) { return over_rows(p, [&](int64_t n) { return recurrent_grad(n, i); }); };
   compare("b_hh", p, p.b_hh, b_hh, report);
   const auto w_hh = [&](int64_t i) {
@@ -87,10 +87,10 @@ void check_cell(CellKind cell, int64_t projection, Shape shape, Report& report) 
 
 void test_reference(Report& report) {
   for (Shape shape : {Shape::kDense, Shape::kPacked, Shape::kPadded}) {
-    for (CellKind cell : {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm, CellKind::kGru}) {
+    for (CellKind cell : {kRnnTanh, kRnnRelu, kLstm, kGru}) {
       check_cell(cell, 0, shape, report);
     }
-    check_cell(CellKind::kLstm, 2, shape, report);
+    check_cell(kLstm, 2, shape, report);
   }
 }
 

@@ -1,0 +1,23 @@
+"""The cells there are, as the kernels' own list says (csrc/cells/list.h)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from . import _native
+
+
+class CellFacts(NamedTuple):
+    """What is to be known of a cell without its equations."""
+
+    inner: str  # the cell without layer normalisation: itself, where there is none
+    gates: int  # computed at each step: the factor in w_ih's (gates * hidden_size, input_size)
+    states: int  # carried from step to step: (h,) or (h, c)
+    plain: bool  # torch.nn has it, too; the others always come with reference.Extras
+    # Weights that it has for each unit beside its gates', (., H) behind the others: peepholes; behind them those of
+    # layer normalisation, which are the gates' gains for W_ih x and for W_hh h, in the LSTM gain and bias of c.
+    peepholes: int
+    norm_weights: int
+
+
+CELLS = {name: CellFacts(**facts) for name, facts in _native.cells.items()}
