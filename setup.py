@@ -39,7 +39,6 @@ SOURCES = [
 X86_SOURCES = ["csrc/cpu/kernels_avx2.cpp", "csrc/cpu/kernels_avx512.cpp"]
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
 CUDA_SOURCES = [
-    "csrc/python_cuda.cpp",
     "csrc/ops/register_cuda.cpp",
     "csrc/ops/layer_cuda.cpp",
     "csrc/ops/torch_cuda.cpp",

@@ -1,5 +1,6 @@
-// fastrnn._C: what a person asks about the build and about how a call will run. Tensors go through torch.ops.fastrnn.
-#include "python.h"
+// fastrnn._C: what Python asks about the build and the cells. Tensors go through torch.ops.fastrnn.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <stdexcept>
 #include <utility>
@@ -8,46 +9,9 @@
 
 namespace fastrnn {
 
-CellKind cell_named(const std::string& name) {
-  const std::optional<CellKind> cell = find_cell(name);
-  if (!cell) throw std::invalid_argument("unknown cell '" + name + "'");
-  return *cell;
-}
+namespace py = pybind11;
 
 namespace {
-
-// In the order of WeightSource.
-constexpr const char* weight_sources[] = {"in place", "packed", "frozen"};
-
-template <class T, class W = T>
-py::dict plan(CellKind cell, int64_t layers, int64_t directions, int64_t steps, int64_t batch, int64_t rows,
-              int64_t input_size, int64_t hidden_size, int64_t recurrent_size, bool projected, bool backward,
-              bool frozen) {
-  ops::LayerShape shape{};
-  shape.layers = layers;
-  shape.directions = directions;
-  shape.frozen = frozen;
-  shape.steps = steps;
-  shape.batch = batch;
-  shape.rows = rows;
-  shape.first_input_size = input_size;
-  shape.dims = {batch, hidden_size, recurrent_size, projected};
-  const cpu::Choice choice = ops::plan_pass(shape, cell_facts(cell).gates, sizeof(T), backward, sizeof(W));
-  // The tile does not depend on how weights are stored.
-  const auto& kernels = cpu::cell_kernels<T>(cpu::kernels(), cell);
-  const int* tile = backward ? kernels.backward_tile : kernels.forward_tile;
-  const cpu::Split split = choice.plan.split;
-  const bool runs_apart = split == cpu::Split::kDirections || split == cpu::Split::kLayers;
-  py::dict out;
-  out["path"] = "fused";
-  out["isa"] = cpu::kernels().isa;
-  out["tile"] = std::to_string(tile[0]) + "x" + std::to_string(tile[1] * cpu::kernels().vector_bytes / sizeof(T));
-  out["threads"] = runs_apart ? 1 : choice.plan.threads;
-  out["weights"] = weight_sources[static_cast<int>(choice.plan.weights)];
-  out["input_product"] = backward ? "" : choice.plan.input_steps > 0 ? "in the loop" : "ahead";
-  out["reason"] = choice.reason;
-  return out;
-}
 
 // The exception that a signal's handler raised while a kernel ran, until Python takes it.
 PyObject* interruption = nullptr;
@@ -91,7 +55,9 @@ py::dict describe_cells() {
 int64_t reserve_width(const std::string& name, bool half) {
   ops::LayerShape shape{};
   shape.layers = shape.directions = shape.rows = shape.dims.hidden_size = 1;
-  return ops::ReserveLayout(cell_facts(cell_named(name)), shape, half ? 2 : 1).size();
+  const std::optional<CellKind> cell = find_cell(name);
+  if (!cell) throw std::invalid_argument("unknown cell '" + name + "'");
+  return ops::ReserveLayout(cell_facts(*cell), shape, half ? 2 : 1).size();
 }
 
 }  // namespace
@@ -111,24 +77,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("force_usable_cores", [](int cores) { cpu::forced_usable_cores = cores; });
   m.def("force_input_steps", [](int64_t steps) { cpu::forced_input_steps = steps; });
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
-  m.def(
-      "plan",
-      [](const std::string& cell, const std::string& weights, int64_t layers, int64_t directions, int64_t steps,
-         int64_t batch, int64_t rows, int64_t input_size, int64_t hidden_size, int64_t recurrent_size, bool projected,
-         bool backward, bool frozen) {
-        const auto choose = weights == "float64"    ? plan<double>
-                            : weights == "bfloat16" ? plan<float, cpu::Bf16>
-                                                    : plan<float>;
-        return choose(cell_named(cell), layers, directions, steps, batch, rows, input_size, hidden_size, recurrent_size,
-                      projected, backward, frozen);
-      },
-      py::kw_only(), py::arg("cell"), py::arg("weights"), py::arg("layers"), py::arg("directions"), py::arg("steps"),
-      py::arg("batch"), py::arg("rows"), py::arg("input_size"), py::arg("hidden_size"), py::arg("recurrent_size"),
-      py::arg("projected"), py::arg("backward"), py::arg("frozen"));
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;
   m.attr("cuda_architectures") = FASTRNN_CUDA_ARCHITECTURES;
-  bind_cuda(m);
 #else
   m.attr("cuda_built") = false;
   m.attr("cuda_architectures") = "";

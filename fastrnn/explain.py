@@ -1,22 +1,23 @@
-"""Which kernel a call runs, and why: ``print(fastrnn.explain(lstm, input))``."""
+"""Which kernel a call runs, and why: ``print(fastrnn.explain(lstm, input))``.
+
+The module's own forward tells: it runs as far as the ops, which are recorded in place of run.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
-from . import _checks, _native, _precision, autograd
-from ._extended import Request, add, needs_extras
-from ._options import DEFAULTS
-from ._ragged import Lengths
-from ._stack import Arguments, Stack, cell_arguments, packed_arguments, padded_arguments, runs_as_one
+from . import _checks, _native, _precision, autograd, ops
+from ._cells import CELLS
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
 
@@ -57,30 +58,61 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """What decides the plan of every layer of a call."""
+class _Op:
+    """An op that a call came to, with what of its arguments decides the plan."""
 
     cell: str
-    given_dtype: torch.dtype
-    dtype: torch.dtype  # the one that the kernels compute in
-    weights_dtype: torch.dtype  # the one in which they read the weights
+    primals: list[Tensor]  # input, states, weights
+    batch_sizes: Tensor | None
+    bidirectional: bool
     allow_tf32: bool
-    device: torch.device
-    directions: int
-    steps: int
-    batch: int
-    rows: int  # steps * batch, less padding
-    input_size: int  # of the first layer
-    dense: bool  # all rows run at all steps
-    hidden_size: int
-    recurrent_size: int
-    projected: bool
-    frozen: bool
-    why_not_frozen: str = ""  # what keeps the module's weights from being packed ahead, if anything does
-    layers: int = 1  # that run in one call, one on another
-    extended: bool = False  # it is more than the plain recurrence
-    last_extended: bool = False  # ... in the last layer
-    recompute: bool = False  # backward runs forward again, so that nothing is kept
+    packed: Tensor | None
+    extended: bool
+    keeps: bool  # a reserve for backward
+    records: bool  # whether a gradient could flow to one of the tensors
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def layers(self) -> int:
+        """That run in one call, one on another."""
+        hx = self.primals[1]
+        return hx.shape[0] // self.directions if hx.dim() == 3 else 1
+
+
+class _Recorder(TorchDispatchMode):
+    """Records the layers' ops, which return memory that nothing was written to. Other ops run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[_Op] = []
+        self._grad_enabled = torch.is_grad_enabled()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in ops.FAKES:
+            return func(*args, **(kwargs or {}))
+        self.ops.append(self._record(func, args))
+        fake: Any = ops.FAKES[func]
+        told = fake(*tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, args))
+        # On the meta device but for what the layers' own results are computed from: a reserve may be large.
+        device = self.ops[-1].primals[0].device
+        return tree_map(lambda leaf: torch.empty_like(leaf, device=device) if leaf.dim() > 1 else leaf, told)
+
+    def _record(self, func: Any, args: Any) -> _Op:
+        plain = func in (ops.plain_infer, ops.plain_forward)
+        if plain:
+            cell, primals, *settings = args
+        else:
+            cell, input, states, weights, *settings = args
+            primals = [input, *states, *weights]
+        batch_sizes, bidirectional, allow_tf32, *others = settings
+        packed = others[0] if func is ops.plain_infer else None
+        resets = [] if plain else others[0]
+        keeps = func in (ops.plain_forward, ops.raw_forward)
+        records = self._grad_enabled and any(tensor.requires_grad for tensor in (*primals, *resets))
+        return _Op(cell, list(primals), batch_sizes, bidirectional, allow_tf32, packed, not plain, keeps, records)
 
 
 def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
@@ -99,205 +131,97 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
         TypeError: if module is not one of fastrnn's.
         What the call itself would raise for arguments it refuses.
     """
-    if isinstance(module, (Layer, JordanRNN, Cell)):
-        try:
-            inspect.signature(module.forward).bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(
-                f"explain takes what the module would be called with, explain(module, input): {error}"
-            ) from None
-    if isinstance(module, Layer):
-        shape, tensors = _layer_shape(module, *args, **kwargs)
-        layers, directions = module.num_layers, ("forward", "reverse") if module.bidirectional else ("forward",)
-    elif isinstance(module, JordanRNN):
-        shape, tensors = _jordan_shape(module, *args, **kwargs)
-        layers, directions = 1, ("forward",)
-    elif isinstance(module, Cell):
-        shape, tensors = _cell_shape(module, *args, **kwargs)
-        layers, directions = 1, ("forward",)
-    else:
+    if not isinstance(module, (Layer, JordanRNN, Cell)):
         raise TypeError(f"explain takes a fastrnn layer or cell itself, got {_checks.describe_module(module)}")
-    records = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return Explanation(
-        tuple(
-            _row(_of_layer(shape, layer == layers - 1), layer, direction, backward, records)
-            for layer in range(layers)
-            for direction in directions
-            for backward in (False, True)
-        )
+    try:
+        inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"explain takes what the module would be called with, explain(module, input): {error}"
+        ) from None
+    given = next((leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), torch.empty(0))
+    if autograd.takes_formula():
+        return Explanation(tuple(_formula_rows(module, given)))
+    on_gpu = given.is_cuda and torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=[given.device] if on_gpu else []), _Recorder() as recorder:
+        module.forward(*args, **kwargs)
+    why_not_packed = "" if isinstance(module, JordanRNN) else module._why_not_packed()
+    rows: list[Row] = []
+    first = 0
+    for op in recorder.ops:
+        rows += [_row(op, first, *place, given.dtype, why_not_packed) for place in _passes(op.layers, op.directions)]
+        first += op.layers
+    return Explanation(tuple(rows))
+
+
+def _passes(layers: int, directions: int) -> Iterator[tuple[int, str, bool]]:
+    """Layer, direction and whether it is backward, of each pass."""
+    for layer in range(layers):
+        for direction in ("forward", "reverse")[:directions]:
+            yield layer, direction, False
+            yield layer, direction, True
+
+
+def _formula_rows(module: nn.Module, given: Tensor) -> Iterator[Row]:
+    """Torch ops, step by step."""
+    dtype = _precision.computed_dtype(given, _precision.result_dtype(given))
+    precision = _name(dtype) + (" in float32" if dtype in _precision.HALF_DTYPES else "")
+    if given.dtype in _precision.HALF_DTYPES and dtype not in _precision.HALF_DTYPES:
+        precision = f"{_name(given.dtype)} in {precision}"
+    records = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in module.parameters())
+    threads = torch.get_num_threads() if given.is_cpu else 0
+    directions = 2 if getattr(module, "bidirectional", False) else 1
+    for layer, direction, backward in _passes(getattr(module, "num_layers", 1), directions):
+        path, reason = "formula", "forward-mode AD: torch ops, slow"
+        if backward and not (records or given.requires_grad):
+            path, threads, reason = "none", 0, _NO_GRADIENT
+        where = layer, direction, "backward" if backward else "forward", str(given.device)
+        yield Row(*where, path, "", "", "", "", threads, precision, 0, reason)
+
+
+_NO_GRADIENT = "no gradient: grad mode is off or nothing requires grad"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _precision_of(op: _Op, given: torch.dtype) -> str:
+    """What numbers a call computes with that was given such an input."""
+    dtype, weights = op.primals[0].dtype, op.primals[-1].dtype
+    if dtype in _precision.HALF_DTYPES:
+        return f"{_name(dtype)}, sums in float32"
+    if op.allow_tf32:
+        return f"{_name(dtype)} on TF32"
+    if weights != dtype:
+        return f"{_name(dtype)} on bfloat16 weights"
+    return f"{_name(given)} in {_name(dtype)}" if given in _precision.HALF_DTYPES else _name(dtype)
+
+
+def _row(
+    op: _Op, first: int, layer: int, direction: str, backward: bool, given: torch.dtype, why_not_packed: str
+) -> Row:
+    input = op.primals[0]
+    where = first + layer, direction, "backward" if backward else "forward", str(input.device)
+    precision = _precision_of(op, given)
+    if (backward and not op.records) or input.is_meta:
+        reason = _NO_GRADIENT if not input.is_meta else "meta tensors: only shapes are computed"
+        return Row(*where, "none", "", "", "", "", 0, precision, 0, reason)
+    settings = op.batch_sizes, op.bidirectional, op.allow_tf32
+    path, isa, tile, threads, weights, input_product, reason = ops.plan(
+        op.cell, op.primals, *settings, op.packed, op.extended, backward
     )
+    if weights and not op.records and why_not_packed:
+        reason += f"; not packed ahead: {why_not_packed}"
+    reserve = _reserve_bytes(op, layer) if op.keeps else 0
+    path += " with extras" * op.extended
+    return Row(*where, path, isa, tile, weights, input_product, threads, precision, reserve, reason)
 
 
-def _of_layer(shape: _Shape, last: bool) -> _Shape:
-    return replace(shape, extended=shape.last_extended) if last else shape
-
-
-def _layer_shape(
-    module: Layer,
-    input: Tensor | PackedSequence,
-    hx: Tensor | Sequence[Tensor] | None = None,
-    *,
-    lengths: Lengths | None = None,
-    resets: Tensor | None = None,
-    reset_state: Tensor | Sequence[Tensor] | None = None,
-    return_states: bool = False,
-) -> tuple[_Shape, list[Tensor]]:
-    """The shape of a layer's call, and the tensors a gradient could flow to."""
-    weights, request = module._flat_weights, module._request(resets, reset_state, return_states)
-    frozen = request is None and module._frozen_weights(weights) is not None
-    shape, tensors = _stack_shape(module, request, weights, frozen, input, hx, lengths)
-    return replace(shape, why_not_frozen=module._why_not_packed()), tensors
-
-
-def _jordan_shape(
-    module: JordanRNN,
-    input: Tensor | PackedSequence,
-    hx: Tensor | None = None,
-    *,
-    lengths: Lengths | None = None,
-    resets: Tensor | None = None,
-    reset_state: Tensor | None = None,
-) -> tuple[_Shape, list[Tensor]]:
-    """As :func:`_layer_shape`, of what runs through time."""
-    stack = module._recurrence_of(input)
-    return _stack_shape(stack, stack.request(resets, reset_state), stack.weights, False, stack.input, hx, lengths)
-
-
-def _stack_shape(
-    stack: Stack,
-    request: Request | None,
-    weights: list[Tensor],
-    frozen: bool,
-    input: Tensor | PackedSequence,
-    hx: Tensor | Sequence[Tensor] | None,
-    lengths: Lengths | None,
-) -> tuple[_Shape, list[Tensor]]:
-    if isinstance(input, PackedSequence):
-        arguments = packed_arguments(stack, input, hx, weights, lengths)
-        steps, rows = input.batch_sizes.shape[0], input.data.shape[0]
-    else:
-        arguments = padded_arguments(stack, input, hx, weights, lengths)
-        steps = arguments.input.shape[0]
-        rows = steps * arguments.batch
-    size, directions = stack.hidden_size, 2 if stack.bidirectional else 1
-    cell = (request.options if request else DEFAULTS).cell(stack.mode)
-    shape, tensors = _shape(cell, arguments, directions, steps, rows, size, stack.proj_size, weights, frozen)
-    if request is None:
-        return replace(shape, layers=stack.num_layers if runs_as_one(stack, weights) else 1), tensors
-    options, resets, reset_state, return_states, _ = request
-    add(stack, request, (steps, arguments.batch), arguments.input, None, stack.batch_first, not _is_single(input))
-    cuts = resets is not None or (options.tbptt_steps is not None and torch.is_grad_enabled())
-    extended, last = (needs_extras(cell, options, stack.training, cuts, cells) for cells in (False, return_states))
-    recompute, dtype = options.recompute, shape.dtype  # of weights, too: see _stack.py
-    shape = replace(shape, extended=extended, last_extended=last, recompute=recompute, weights_dtype=dtype)
-    return shape, [*tensors, *(leaf for leaf in tree_leaves(reset_state) if leaf is not None)]
-
-
-def _is_single(input: Tensor | PackedSequence) -> bool:
-    return isinstance(input, Tensor) and input.dim() == 2
-
-
-def _cell_shape(
-    module: Cell, input: Tensor, hx: Tensor | Sequence[Tensor] | None = None
-) -> tuple[_Shape, list[Tensor]]:
-    """As :func:`_layer_shape`, for a cell."""
-    weights = module._current_weights()
-    arguments = cell_arguments(module._cell, input, hx, weights)
-    size, frozen = module.hidden_size, module._frozen_weights(weights) is not None
-    shape, tensors = _shape(module._cell, arguments, 1, 1, arguments.batch, size, 0, weights, frozen)
-    return replace(shape, why_not_frozen=module._why_not_packed()), tensors
-
-
-def _shape(
-    cell: str,
-    arguments: Arguments,
-    directions: int,
-    steps: int,
-    rows: int,
-    hidden_size: int,
-    proj_size: int,
-    weights: list[Tensor],
-    frozen: bool,
-) -> tuple[_Shape, list[Tensor]]:
-    input, states, batch_sizes, batch, *_ = arguments
-    result = _precision.result_dtype(input)
-    dtype = _precision.computed_dtype(input, result)
-    reads_bfloat16 = autograd.reads_bfloat16(input, states or (), weights)
-    shape = _Shape(
-        cell,
-        input.dtype,
-        dtype,
-        torch.bfloat16 if reads_bfloat16 else dtype,
-        _precision.allows_tf32(input.new_empty(0, dtype=dtype)),
-        input.device,
-        directions,
-        steps,
-        batch,
-        rows,
-        input.shape[-1],
-        batch_sizes is None,
-        hidden_size,
-        proj_size or hidden_size,
-        proj_size > 0,
-        frozen and (reads_bfloat16 or _precision.computed_as_is(input, result)),
-    )
-    return shape, [input, *weights, *(states or ())]
-
-
-def _describe_precision(shape: _Shape, formula: bool) -> str:
-    """What numbers a call computes with; formulas compute half types in float32, on torch's own products."""
-    given, computed = (str(dtype).removeprefix("torch.") for dtype in (shape.given_dtype, shape.dtype))
-    if shape.dtype in _precision.HALF_DTYPES:
-        return f"{computed} in float32" if formula else f"{computed}, sums in float32"
-    if shape.allow_tf32 and not formula:
-        return f"{computed} on TF32"
-    if shape.weights_dtype != shape.dtype:
-        return f"{computed} on bfloat16 weights"
-    return f"{given} in {computed}" if shape.given_dtype in _precision.HALF_DTYPES else computed
-
-
-def _row(shape: _Shape, layer: int, direction: str, backward: bool, records: bool) -> Row:
-    pass_ = "backward" if backward else "forward"
-    formula = autograd.takes_formula()
-    precision = _describe_precision(shape, formula)
-    where = (layer, direction, pass_, str(shape.device))
-
-    def without_kernels(path: str, threads: int, reason: str) -> Row:
-        return Row(*where, path, "", "", "", "", threads, precision, 0, reason)
-
-    if backward and not records:
-        return without_kernels("none", 0, "no gradient: grad mode is off or nothing requires grad")
-    if formula:
-        threads = torch.get_num_threads() if shape.device.type == "cpu" else 0
-        return without_kernels("formula", threads, "forward-mode AD: torch ops, slow")
-    if shape.device.type == "meta":
-        return without_kernels("none", 0, "meta tensors: only shapes are computed")
-    plan = _native.plan(
-        shape.cell,
-        shape.dtype,
-        shape.weights_dtype,
-        shape.steps,
-        shape.batch,
-        shape.hidden_size,
-        shape.recurrent_size,
-        backward,
-        device=shape.device,
-        layers=shape.layers,
-        directions=shape.directions,
-        rows=shape.rows,
-        input_size=shape.input_size,
-        dense=shape.dense,
-        projected=shape.projected,
-        allow_tf32=shape.allow_tf32,
-        extended=shape.extended,
-        frozen=shape.frozen and not records,
-        handed_on=shape.recurrent_size if layer < shape.layers - 1 else 0,
-    )
-    reserve = plan["reserve_bytes"] if records and not shape.recompute else 0
-    path = plan["path"] + " with extras" * shape.extended
-    weights: Any = "packed ahead" if plan.get("weights") == "frozen" else plan.get("weights", "")
-    facts = path, plan["isa"], plan["tile"], weights, plan.get("input_product", ""), plan["threads"]
-    reason = plan["reason"]
-    if weights and not records and shape.why_not_frozen:
-        reason += f"; not packed ahead: {shape.why_not_frozen}"
-    return Row(*where, *facts, precision, reserve, reason)
+def _reserve_bytes(op: _Op, layer: int) -> int:
+    """Of one direction of that layer of the call's."""
+    input, hx = op.primals[:2]
+    rows = math.prod(input.shape[:-1])
+    hidden_size = op.primals[1 + CELLS[op.cell].states].shape[0] // CELLS[op.cell].gates
+    handed_on = hx.shape[-1] if layer < op.layers - 1 else 0
+    return _native.reserve_values(op.cell, input.dtype, rows, hidden_size, handed_on) * input.dtype.itemsize

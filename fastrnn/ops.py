@@ -22,7 +22,7 @@ _LIBRARY = torch.ops.fastrnn
 forward, backward = _LIBRARY.forward.default, _LIBRARY.backward.default
 raw_forward, raw_backward, infer = _LIBRARY._forward.default, _LIBRARY._backward.default, _LIBRARY._infer.default
 plain_forward, plain_backward = _LIBRARY._plain_forward.default, _LIBRARY._plain_backward.default
-plain_infer, pack = _LIBRARY._plain_infer.default, _LIBRARY._pack.default
+plain_infer, pack, plan = _LIBRARY._plain_infer.default, _LIBRARY._pack.default, _LIBRARY._plan.default
 
 
 class Request(NamedTuple):
@@ -168,14 +168,15 @@ def _fake_plain_backward(
     return [_empty(input) if input_grad else input.new_empty((0,)), *map(_empty, states), *of_weights]
 
 
-for _name, _fake in (
-    ("forward", _fake_forward),
-    ("_forward", _fake_forward),
-    ("backward", _fake_backward),
-    ("_backward", _fake_backward),
-    ("_infer", _fake_infer),
-    ("_plain_forward", _fake_plain_forward),
-    ("_plain_backward", _fake_plain_backward),
-    ("_plain_infer", _fake_plain_infer),
-):
-    torch.library.register_fake(f"fastrnn::{_name}")(_fake)
+FAKES = {
+    forward: _fake_forward,
+    raw_forward: _fake_forward,
+    backward: _fake_backward,
+    raw_backward: _fake_backward,
+    infer: _fake_infer,
+    plain_forward: _fake_plain_forward,
+    plain_backward: _fake_plain_backward,
+    plain_infer: _fake_plain_infer,
+}
+for _op, _fake in FAKES.items():
+    torch.library.register_fake(_op.name())(_fake)

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 import fastrnn
-from fastrnn import _native, _ragged
+from fastrnn import _native, _ragged, ops
 
 pytestmark = pytest.mark.thorough
 
@@ -218,20 +218,20 @@ class TestLengths:
             module(value, lengths=torch.empty(2, dtype=torch.int64))
 
 
-PLAN = {"path": "persistent", "isa": "sm_90", "tile": "16x16", "threads": 256, "reason": "because"}
+PLAN = "persistent", "sm_90", "16x16", 256, "", "", "because"
 
 
 class TestExplain:
     @pytest.fixture
     def asked(self, cuda, monkeypatch):
-        """The questions put to the part of the extension that only a build with CUDA has."""
-        questions = []
+        """The questions put to the op that only a build with CUDA has."""
+        questions, names = [], [argument.name for argument in ops.plan._schema.arguments]
 
-        def plan_cuda(**facts):
-            questions.append(facts)
-            return dict(PLAN)
+        def plan(*arguments):
+            questions.append(dict(zip(names, arguments, strict=True)))
+            return PLAN
 
-        monkeypatch.setattr(_native._C, "plan_cuda", plan_cuda, raising=False)
+        monkeypatch.setattr(ops, "plan", plan)
         return questions
 
     @by_class
@@ -242,9 +242,10 @@ class TestExplain:
         assert backward.path == "none"  # fakes record no gradient
         (facts,) = asked
         assert facts["cell"] == {"RNN": "rnn_tanh", "LST": "lstm", "GRU": "gru"}[name[:3]]
-        assert (facts["dtype"], facts["device"], facts["batch"], facts["hidden_size"]) == ("float32", 0, 2, 5)
-        assert (facts["steps"], facts["backward"], facts["directions"]) == (4 if name in LAYERS else 1, False, 1)
-        assert facts["layers"] == 1
+        input, hx, *_ = facts["primals"]
+        assert (input.dtype, input.device) == (torch.float32, torch.device("cuda:0"))
+        assert (input.shape, hx.shape) == (((4, 2, 3), (1, 2, 5)) if name in LAYERS else ((2, 3), (2, 5)))
+        assert not any(facts[name] for name in ("bidirectional", "extended", "backward"))
 
     @by_layer
     @pytest.mark.parametrize(
@@ -254,7 +255,8 @@ class TestExplain:
         """That may run at the same time."""
         lengths = torch.empty(2, dtype=torch.int64, device="cuda:0") if ragged else None
         fastrnn.explain(build(layer, num_layers=3, **options), value_of(layer), lengths=lengths)
-        assert [(facts["layers"], facts["dense"]) for facts in asked] == [(layers, not ragged)] * 3
+        assert [facts["primals"][1].shape[0] for facts in asked] == [layers] * 3
+        assert all((facts["batch_sizes"] is not None) == ragged for facts in asked)
 
     @by_class
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -267,7 +269,7 @@ class TestExplain:
                 expected = "float32 on TF32"
             assert fastrnn.explain(module, value).rows[0].precision == expected
             assert asked[-1]["allow_tf32"] == (dtype == torch.float32 and on)
-            assert asked[-1]["dtype"] == word
+            assert asked[-1]["primals"][0].dtype == dtype
         with forward_ad.dual_level():
             row = fastrnn.explain(module, value).rows[0]
         assert (row.path, row.threads) == ("formula", 0)
@@ -280,4 +282,4 @@ class TestExplain:
             row = fastrnn.explain(build(name), value_of(name)).rows[0]
         word = str(half).removeprefix("torch.")
         assert row.precision == f"{word}, sums in float32"
-        assert asked[-1]["dtype"] == word
+        assert asked[-1]["primals"][0].dtype == half

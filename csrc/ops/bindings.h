@@ -50,6 +50,9 @@ inline void define_ops(torch::stable::detail::StableLibrary& library) {
   define("_plain_infer" + plain + ", Tensor? packed) -> Tensor[] outputs");
   define("_plain_forward" + plain + ") -> Tensor[] outputs_and_reserve");
   define("_plain_backward" + plain + ", Tensor?[] grads, " + kSaved + ", " + kRequest + ") -> Tensor[] grad_primals");
+  // How a pass of a call will run: layer.h's PassPlan.
+  define("_plan" + plain + ", Tensor? packed, bool extended, bool backward) -> (str path, str isa, str tile, int " +
+         "threads, str weights, str input_product, str reason)");
   // The recurrent weights and biases of one layer, as `packed` of _plain_infer takes those of all.
   define("_pack(str cell, Tensor[] weights, bool bidirectional) -> Tensor[]");
   define("_random_mask(Tensor seed, Tensor like, SymInt count, float probability, float value) -> Tensor");
@@ -137,6 +140,16 @@ struct Ops {
     return flat;
   }
 
+  static std::tuple<std::string, std::string, std::string, int64_t, std::string, std::string, std::string> plan(
+      StringHandle cell, Tensors primals, OptionalTensor batch_sizes, bool bidirectional, bool allow_tf32,
+      OptionalTensor packed, bool extended, bool backward) {
+    LayerArgs args = plain(take_cell(cell), primals, batch_sizes, bidirectional, allow_tf32);
+    args.frozen = packed;
+    if (extended) args.extras.emplace();
+    const PassPlan plan = Layer::plan(args, backward);
+    return {plan.path, plan.isa, plan.tile, plan.threads, plan.weights, plan.input_product, plan.reason};
+  }
+
  private:
   static LayerArgs plain(CellKind cell, const Tensors& primals, const OptionalTensor& batch_sizes, bool bidirectional,
                          bool allow_tf32) {
@@ -184,6 +197,7 @@ void implement_ops(torch::stable::detail::StableLibrary& library) {
   library.impl("_plain_forward", TORCH_BOX(&Own::plain_forward));
   library.impl("_plain_backward", TORCH_BOX(&Own::plain_backward));
   library.impl("_plain_infer", TORCH_BOX(&Own::plain_infer));
+  library.impl("_plan", TORCH_BOX(&Own::plan));
 }
 
 }  // namespace fastrnn::ops

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <string>
 
 #include "../params.h"
 #include "tensor.h"
@@ -84,6 +85,14 @@ struct LayerInputGrads {
   std::vector<Tensor> weights;               // none unless asked for
 };
 
+// How a pass will run, for those who ask; "" and 0 where there is nothing to say.
+struct PassPlan {
+  std::string path, isa, tile;
+  int64_t threads;
+  std::string weights, input_product;  // see explain.Row
+  std::string reason;
+};
+
 // Layers on the CPU: float32 and float64. If nothing is kept, the weights of float32 data may be bfloat16: the kernels
 // read them as they are.
 struct CpuLayer {
@@ -93,6 +102,7 @@ struct CpuLayer {
   static Tensor freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional);
   static LayerInputGrads backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
                                   const Tensor& reserve, const GradRequest& request);
+  static PassPlan plan(const LayerArgs& args, bool backward);
 };
 
 // Layers on a GPU: float32, float64, float16 and bfloat16.
@@ -100,6 +110,7 @@ struct CudaLayer {
   static LayerOutputs forward(const LayerArgs& args, bool keep);
   static LayerInputGrads backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
                                   const Tensor& reserve, const GradRequest& request);
+  static PassPlan plan(const LayerArgs& args, bool backward);
 };
 
 }  // namespace fastrnn::ops

@@ -132,4 +132,31 @@ LayerInputGrads CpuLayer::backward(const LayerArgs& args, const LayerGrads& grad
   });
 }
 
+PassPlan CpuLayer::plan(const LayerArgs& args, bool backward) {
+  const auto plan = [&]<class T, class W>(const LayerShape& shape, T, W) {
+    const cpu::Choice choice = plan_pass(shape, cell_facts(args.cell).gates, sizeof(T), backward, sizeof(W));
+    // The tile does not depend on how weights are stored.
+    const auto& kernels = cpu::cell_kernels<T>(cpu::kernels(), args.cell);
+    const auto [rows, vectors] = backward ? kernels.backward_tile : kernels.forward_tile;
+    const int64_t columns = int64_t{vectors} * cpu::kernels().vector_bytes / static_cast<int64_t>(sizeof(T));
+    const cpu::Split split = choice.plan.split;
+    const bool runs_apart = split == cpu::Split::kDirections || split == cpu::Split::kLayers;
+    constexpr const char* weights[] = {"in place", "packed", "packed ahead"};  // in the order of WeightSource
+    return PassPlan{.path = "fused",
+                    .isa = cpu::kernels().isa,
+                    .tile = std::to_string(rows) + "x" + std::to_string(columns),
+                    .threads = runs_apart ? 1 : choice.plan.threads,
+                    .weights = weights[static_cast<int>(choice.plan.weights)],
+                    .input_product = backward                      ? ""
+                                     : choice.plan.input_steps > 0 ? "in the loop"
+                                                                   : "ahead",
+                    .reason = choice.reason};
+  };
+  const bool bf16_weights = has_bf16_weights(args);
+  const auto pass = [&](const CpuDevice&, const LayerShape& shape, auto type) {
+    return bf16_weights ? plan(shape, float{}, cpu::Bf16{}) : plan(shape, type, type);
+  };
+  return on_cpu(args, pass, bf16_weights);
+}
+
 }  // namespace fastrnn::ops

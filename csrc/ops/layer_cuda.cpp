@@ -25,6 +25,15 @@ auto on_gpu(const LayerArgs& args, const Pass& pass) {
   }
 }
 
+// Of the current device.
+std::string architecture() {
+  int device = 0, major = 0, minor = 0;
+  cuda::check(cudaGetDevice(&device));
+  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return "sm_" + std::to_string(major) + std::to_string(minor);
+}
+
 }  // namespace
 
 LayerOutputs CudaLayer::forward(const LayerArgs& args, bool keep) {
@@ -39,6 +48,20 @@ LayerInputGrads CudaLayer::backward(const LayerArgs& args, const LayerGrads& gra
   return on_gpu(args, [&](const CudaDevice& device, const LayerShape& shape, auto type) {
     return BackwardPass<decltype(type), CudaDevice, CudaLoops>(device, args, shape, grads, output, reserve)
         .run(request);
+  });
+}
+
+PassPlan CudaLayer::plan(const LayerArgs& args, bool backward) {
+  return on_gpu(args, [&](const CudaDevice&, const LayerShape& shape, auto type) {
+    const auto [plan, reason] = plan_pass<decltype(type)>(args, shape, args.allow_tf32, backward);
+    const int64_t units = plan.units(shape.dims);
+    return PassPlan{.path = cuda::name_of(plan.path),
+                    .isa = architecture(),
+                    .tile = units ? std::to_string(cuda::kBatchRowsPerTile) + "x" + std::to_string(units) : "",
+                    .threads = cuda::kThreadsPerBlock,
+                    .weights = "",
+                    .input_product = "",
+                    .reason = reason};
   });
 }
 
