@@ -13,8 +13,9 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 # Thread counts that bench measures; by default its own.
 THREADS ?=
-# What gpu-bench measured, and what gpu-profile recorded (.ncu-rep, for Nsight Compute).
-BENCH_JSON ?= benchmarks/results/gpu.json
+# What bench and gpu-bench measured, and what gpu-profile recorded (.ncu-rep, for Nsight Compute).
+BENCH_CSV ?= benchmarks/results/suite.csv
+GPU_CSV ?= benchmarks/results/gpu.csv
 PROFILE ?= build/gpu_profile
 
 PY := $(VENV)/bin/python
@@ -27,7 +28,7 @@ FOLDERS := $(wildcard csrc fastrnn tests benchmarks examples)
 .DEFAULT_GOAL := help
 .PHONY: help venv build test test-all test-draws test-sanitize test-aarch64 cuda-emulate cuda-compile demo examples lint format clean distclean FORCE
 .PHONY: clients docs wheel
-.PHONY: bench bench-quick gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
+.PHONY: bench bench-quick plots gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
 
 help:
 	@echo "make venv       make $(VENV) with torch, the tools, and this package (editable)"
@@ -41,6 +42,7 @@ help:
 	@echo "make demo       train a character model with torch.nn and with fastrnn   DEMO_ARGS=\"--help\" for options"
 	@echo "make bench      every layer and shape against torch.nn and other peers, at 1 and 2 threads   THREADS=\"1 2 4 8\""
 	@echo "make bench-quick   a first impression of it in 3 minutes, against torch.nn"
+	@echo "make plots      draw anew, from benchmarks/results/, the pictures that the README shows of it"
 	@echo "make examples   train the other examples, about 5 minutes, and check what each reaches; pictures in examples/out"
 	@echo "make clients    train models of projects from PyPI with torch.nn's layers and with ours"
 	@echo "make docs       the site, in docs/_build/html"
@@ -51,7 +53,7 @@ help:
 	@echo
 	@echo "On a machine with a GPU, with the torch of PYTHON in place of $(VENV), built in the tree first:"
 	@echo "make gpu-check       the tests of the GPU     make gpu-sanitize   its kernels under compute-sanitizer"
-	@echo "make gpu-bench       measure, into $(BENCH_JSON)     make gpu-profile   its kernels under Nsight Compute"
+	@echo "make gpu-bench       measure, into $(GPU_CSV)     make gpu-profile   its kernels under Nsight Compute"
 	@echo
 	@echo "PYTHON=$(PYTHON)  TORCH=$(TORCH)  TORCH_INDEX=$(or $(TORCH_INDEX),(pip's own))"
 
@@ -89,7 +91,7 @@ examples: venv
 
 clients: venv
 	$(PIP) install --quiet rich
-	$(PY) benchmarks/clients.py --json benchmarks/results/clients.json $(BENCH_ARGS)
+	$(PY) benchmarks/clients.py --csv benchmarks/results/clients.csv $(BENCH_ARGS)
 
 # Warnings are errors.
 docs: $(VENV)/.docs
@@ -125,8 +127,7 @@ gpu-sanitize: gpu-build
 	compute-sanitizer --error-exitcode 1 --tool synccheck --kernel-name kernel_substring=fastrnn "$(PYTHON)" tests/gpu/small_shapes.py
 
 gpu-bench: gpu-build
-	@mkdir -p $(dir $(BENCH_JSON))
-	"$(PYTHON)" benchmarks/gpu.py --json $(BENCH_JSON) $(BENCH_ARGS)
+	"$(PYTHON)" benchmarks/gpu.py --csv $(GPU_CSV) $(BENCH_ARGS)
 
 # The clocks stay as they are: they belong to the machine.
 gpu-profile: gpu-build
@@ -135,10 +136,15 @@ gpu-profile: gpu-build
 	ncu --import $(PROFILE).ncu-rep --page details
 
 bench: $(VENV)/.peers
-	$(PY) benchmarks/suite.py $(if $(THREADS),--threads $(THREADS)) --json benchmarks/results/suite.json --markdown benchmarks/results/suite.md --plot benchmarks/results/suite.png $(BENCH_ARGS)
+	$(PY) benchmarks/suite.py $(if $(THREADS),--threads $(THREADS)) --csv $(BENCH_CSV) $(BENCH_ARGS)
+	$(PY) benchmarks/suite_report.py $(BENCH_CSV) --plot $(BENCH_CSV:.csv=.png) >/dev/null
 
 bench-quick: venv
 	$(PY) benchmarks/suite.py --quick $(BENCH_ARGS)
+
+# Those of the README, of two threads.
+plots: venv
+	for machine in xeon epyc; do $(PY) benchmarks/suite_report.py benchmarks/results/suite_$$machine.csv --threads 2 --plot benchmarks/results/suite_$${machine}_2.png || exit; done
 
 lint: venv
 	$(PY) -m ruff check

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import machine
@@ -87,17 +88,11 @@ def main() -> None:
     for (cell, mode, name), (median, tail), (busy_median, busy_tail) in zip(labels, quiet, busy, strict=True):
         medians = (milliseconds(median), milliseconds(busy_median), f"{busy_median / median:.2f}")
         table.rows.append([cell, mode, name, *medians, milliseconds(tail), milliseconds(busy_tail)])
-        rows.append(
-            {
-                "cell": cell,
-                "mode": mode,
-                "implementation": name,
-                "quiet": {"median": median, "percentile_99": tail},
-                "busy": {"median": busy_median, "percentile_99": busy_tail},
-            }
-        )
+        what = {"cell": cell, "mode": mode, **asdict(args.case), "implementation": name, "processes": args.processes}
+        seconds = {"quiet_seconds": median, "quiet_seconds_99": tail}
+        rows.append({**what, **seconds, "busy_seconds": busy_median, "busy_seconds_99": busy_tail})
     table.show()
-    machine.save(args, case=str(args.case), threads=args.threads, processes=args.processes, rows=rows)
+    machine.save(args, rows)
 
 
 if __name__ == "__main__":

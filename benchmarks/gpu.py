@@ -14,7 +14,6 @@ A time is that of a call among calls in a row, by CUDA events: what a training l
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
+import results
 import torch
 from gpu_model import Gpu, predict
 from paired import Paired, compare, wall_seconds
@@ -122,13 +122,19 @@ class Row:
     ours_us_per_step: float
     other_us_per_step: float
     ratio: float  # the other's time over ours: median of the pairs, and quartiles
-    low: float
-    high: float
+    ratio_low: float
+    ratio_high: float
     pairs: int
     difference: float  # of the results, relative
     other_kernel: str  # of torch.nn's, the one that ran longest
     predicted_us_per_step: float | None  # by gpu_model.py, where it predicts
     share_of_floor: float | None
+
+    def columns(self, other: str) -> dict[str, Any]:
+        """A line of results; `other` names what ours was timed against."""
+        figures = asdict(self)
+        what = {name: figures.pop(name) for name in ("cell", "precision", "mode")}
+        return {**what, **figures.pop("case"), "other": other, **figures}
 
 
 class Burst:
@@ -177,7 +183,7 @@ def longest_kernel(function: Callable[[], Any]) -> str:
 
 def difference(ours: Any, other: Any) -> float:
     """Of the output, or of the input's gradient: relative, by the root of the mean square."""
-    mine, theirs = (results[0].double() for results in (ours, other))
+    mine, theirs = (tensors[0].double() for tensors in (ours, other))
     return ((mine - theirs).norm() / theirs.norm()).item()
 
 
@@ -289,7 +295,7 @@ def line(row: Row) -> str:
     if row.predicted_us_per_step and row.share_of_floor:
         modelled = f"{row.predicted_us_per_step:.2f}", f"{row.share_of_floor:.0%}"
     figures = f"{row.ours_us_per_step:.2f}", *modelled, f"{row.other_us_per_step:.2f}"
-    ratio = f"{row.ratio:.2f} ({row.low:.2f}-{row.high:.2f})"
+    ratio = f"{row.ratio:.2f} ({row.ratio_low:.2f}-{row.ratio_high:.2f})"
     sizes = case.steps, case.batch, case.input_size, case.hidden_size
     cells = (row.cell, row.precision, row.mode, *sizes, row.path, *figures, ratio, kernel[:48])
     return f"| {' | '.join(map(str, cells))} |"
@@ -315,7 +321,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS)
     parser.add_argument("--seconds", type=float, default=0.15, help="for each line (default: 0.15)")
     parser.add_argument("--minutes", type=float, default=9.0, help="for all of them (default: 9)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was measured there")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write what was measured there")
     parser.add_argument("--rehearse", action="store_true", help="tiny shapes on the CPU, to try the script itself")
     args = parser.parse_args()
     args.device = "cpu" if args.rehearse else "cuda"
@@ -331,9 +337,8 @@ def main() -> None:
         if any(row.case == case for row in rows):
             print(f"{case}: {PUBLISHED[case]}")
     print(*left_out, *warnings(rows), sep="\n")
-    if args.json:
-        content = {"machine": known, "other": other, "rows": [asdict(row) for row in rows], "left_out": left_out}
-        machine.write(args.json, json.dumps(content, indent=1) + "\n")
+    if args.csv:
+        results.write(args.csv, known, (row.columns(other) for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What a layer should take on a GPU: the operations, bytes and exchanges of each kernel's step against the ceilings.
 
-    .venv/bin/python benchmarks/gpu_model.py              # a table of predictions, of an H200
-    .venv/bin/python benchmarks/gpu_model.py --json FILE
+    .venv/bin/python benchmarks/gpu_model.py  # a table of predictions, of an H200
 
 Nothing here is measured. The ceilings are what NVIDIA publishes or, where it says nothing, estimates; benchmarks/gpu.py
 prints the same predictions beside what it measures, and that is where a wrong ceiling shows.
@@ -10,11 +9,8 @@ prints the same predictions beside what it measures, and that is where a wrong c
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import machine
 from workloads import GATES, Case
 
 ROWS, THREADS, WARPS = 16, 256, 8  # of a tile, and of a block
@@ -265,16 +261,12 @@ def table(rows: list[Prediction]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the predictions there")
-    args = parser.parse_args()
+    parser.parse_args()
     gpu = Gpu()
     modes = "inference", "training"
     found = (predict(*wanted[:2], mode, wanted[2], gpu, wanted[3]) for wanted in WANTED for mode in modes)
     rows = [row for row in found if row]
     print(f"Predictions, not measurements, on an {gpu.name}; streamed layers left out.\n\n{table(rows)}")
-    if args.json:
-        content = {"predicted, not measured": asdict(gpu), "rows": [asdict(row) for row in rows]}
-        machine.write(args.json, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

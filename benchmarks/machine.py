@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
+import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import results
 import torch
 
 import fastrnn
@@ -34,7 +36,7 @@ def begin(
     """Add the options that every benchmark has, read the command line, set what it says and print the machine.
 
     `threads` is the default, else one for each core. With `several_threads`, args.threads is a list, and setting them
-    is the caller's. args.machine is :func:`facts`.
+    is the caller's. args.machine is :func:`facts`, behind the number of threads if there is one.
     """
     threads = threads or len(os.sched_getaffinity(0))
     if several_threads:
@@ -42,20 +44,22 @@ def begin(
     else:
         parser.add_argument("--threads", type=int, default=threads, help=f"(default: {threads})")
     parser.add_argument("--isa", choices=ISA_ENVIRONMENT, help="hold us and the peers to this instruction set")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was measured there")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write what was measured there")
     args = parser.parse_args()
     if args.isa:
         _hold_to(args.isa)
     if not several_threads:
         torch.set_num_threads(args.threads)
-    args.machine = facts()
+    args.machine = facts() if several_threads else {"threads": args.threads, **facts()}
     print(describe(args.machine), flush=True)
     return args
 
 
 def facts() -> dict[str, Any]:
-    """What a figure depends on, beside the code."""
+    """What a figure depends on."""
     return {
+        "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "caches": _caches(),
@@ -65,33 +69,23 @@ def facts() -> dict[str, Any]:
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "fastrnn": fastrnn.__version__,
         "fastrnn_isa": _native.isa,
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],  # above 0 before anything runs: someone else uses the cores
-        "date": datetime.date.today().isoformat(),
+        "load": f"{os.getloadavg()[0]:.1f}",  # above 0 before anything runs: someone else uses the cores
     }
 
 
-def describe(facts: dict[str, Any]) -> str:
-    """The facts in a line."""
-    caches = ", ".join(f"{name} {size // 1024} KiB" for name, size in facts["caches"].items())
+def describe(facts: Mapping[str, Any]) -> str:
+    """The facts, or a line of results, in words."""
     return (
-        f"{facts['processor']}, {facts['cores']} cores ({caches}), {facts['system']}, torch {facts['torch']} "
+        f"{facts['processor']}, {facts['cores']} cores ({facts['caches']}), {facts['system']}, torch {facts['torch']} "
         f"({facts['torch_isa']}), fastrnn {facts['fastrnn']} ({facts['fastrnn_isa']}), Python {facts['python']}, "
-        f"load {facts['load']:.1f}, {facts['date']}"
+        f"load {facts['load']}, {facts['date']}, commit {facts['commit'] or 'unknown'}"
     )
 
 
-def save(args: argparse.Namespace, **content: Any) -> None:
-    """Write the machine's facts and `content` as JSON, if the command line names a file."""
-    if args.json:
-        write(args.json, json.dumps({"machine": args.machine, **content}, indent=1) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a result and say where it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    print(f"wrote {path}")
+def save(args: argparse.Namespace, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the rows and the machine's facts, if the command line names a file."""
+    if args.csv:
+        results.write(args.csv, args.machine, rows)
 
 
 def _hold_to(isa: str) -> None:
@@ -99,6 +93,15 @@ def _hold_to(isa: str) -> None:
     wanted = ISA_ENVIRONMENT[isa]
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
+
+
+def _commit() -> str:
+    """Of the sources, with "-dirty" where they were changed since; empty where git does not say."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _processor() -> str:
@@ -110,11 +113,11 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _caches() -> dict[str, int]:
-    """Bytes of each cache that the first core can use for data, by name; empty where the system does not say."""
-    caches = {}
+def _caches() -> str:
+    """Each cache that the first core can use for data; empty where the system does not say."""
+    caches = []
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
         if kind != "Instruction":
-            caches[f"L{level}"] = int(size.removesuffix("K")) * 1024
-    return caches
+            caches.append(f"L{level} {size.removesuffix('K')} KiB")
+    return ", ".join(caches)

@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import machine
@@ -75,19 +76,21 @@ def main() -> None:
     if args.only:
         print(json.dumps(measure_here(args.only, args.cells[0], args.cases[0])))
         return
-    rows = []
+    rows, ratios = [], []
     titles = ["T,B,I,H", "fastrnn", "torch.nn", "fastrnn / torch.nn", "kept by fastrnn", "kept by torch.nn"]
     for cell in args.cells:
         table = Table(f"{cell}: peak of a training step, MiB", titles)
         for case in args.cases:
             ours, theirs = (measure(name, cell, case, args.threads) for name in IMPLEMENTATIONS)
-            ratio = ours["peak"] / theirs["peak"]
-            rows.append({"cell": cell, "case": str(case), "fastrnn": ours, "torch": theirs, "ratio": ratio})
+            ratios.append(ours["peak"] / theirs["peak"])
+            both = (("", ours), ("other_", theirs))
+            measured = {f"{whose}{what}_bytes": one[what] for what in ("peak", "kept") for whose, one in both}
+            rows.append({"cell": cell, **asdict(case), **measured, "ratio": ratios[-1]})
             peaks, kept = ([f"{one[what] / MIB:.1f}" for one in (ours, theirs)] for what in ("peak", "kept"))
-            table.rows.append([str(case), *peaks, f"{ratio:.2f}", *kept])
+            table.rows.append([str(case), *peaks, f"{ratios[-1]:.2f}", *kept])
         table.show()
-    print(f"\ngeometric mean of fastrnn / torch.nn: {mean([row['ratio'] for row in rows]):.2f}")
-    machine.save(args, threads=args.threads, rows=rows)
+    print(f"\ngeometric mean of fastrnn / torch.nn: {mean(ratios):.2f}")
+    machine.save(args, rows)
 
 
 if __name__ == "__main__":

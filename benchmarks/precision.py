@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import machine
 import peers
+import results
 import torch
 from paired import compare
 from report import Table, milliseconds, times_as_fast
@@ -45,9 +46,10 @@ def main() -> None:
         table.rows.append(
             [cell, dtype, milliseconds(pair.ours), milliseconds(pair.other), times_as_fast(pair), f"{difference:.1g}"]
         )
-        rows.append({"cell": cell, "dtype": dtype, "difference": difference, "against_float32": asdict(pair)})
+        what = {"cell": cell, **asdict(case), "dtype": dtype, "difference": difference}
+        rows.append({**what, **results.pair_columns(pair)})
     table.show()
-    machine.save(args, case=str(case), threads=args.threads, rows=rows)
+    machine.save(args, rows)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import machine
+import results
 import torch
 import torch.nn.functional as F
 from paired import Paired, compare
@@ -182,11 +183,13 @@ def main() -> None:
                 plain, loop = measure(cell, case, feature, args.seconds)
                 cost = f"{1 / plain.ratio:.2f} ({1 / plain.high:.2f}-{1 / plain.low:.2f})"
                 table.rows.append([cell, str(case), milliseconds(plain.ours), cost, times_as_fast(loop)])
-                rows.append(
-                    {"feature": name, "cell": cell, "case": str(case), "plain": asdict(plain), "loop": asdict(loop)}
-                )
+                what = {"feature": name, "cell": cell, **asdict(case)}
+                rows += [
+                    {**what, "other": other, **results.pair_columns(pair)}
+                    for other, pair in (("plain", plain), ("loop", loop))
+                ]
         table.show()
-    machine.save(args, threads=args.threads, rows=rows)
+    machine.save(args, rows)
 
 
 if __name__ == "__main__":

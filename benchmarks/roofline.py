@@ -16,7 +16,6 @@ import tempfile
 import time
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from unavailable import UnavailableError
@@ -72,18 +71,6 @@ class Machine:
             if case.batch >= self.threads:
                 ways.append(max(compute, self.reading(weights, self.threads)))
         return at_once / self.product_rate(self.threads) + one_by_one * min(ways)
-
-    def measured(self) -> dict[str, Any]:
-        """What has been measured so far, for the record."""
-        return {
-            "threads": self.threads,
-            "gflops": {threads: 2e-9 * rate for threads, rate in self._products.items()},
-            "meeting_seconds": self.meeting if self.threads > 1 else 0.0,
-            "reading": [
-                {"bytes": bytes, "threads": threads, "gb_per_second_each": 1e-9 * bytes / seconds}
-                for (bytes, threads), seconds in sorted(self._read.items())
-            ],
-        }
 
 
 def _best_product(size: int) -> float:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import machine
+import results
 import torch
 from onnx_runtimes import OnnxRuntime, OpenVino
 from paired import Paired, compare
@@ -110,12 +110,13 @@ def main() -> None:
     for (cell, size), pairs in measured.items():
         microseconds = (f"{pairs[kind, kind].ours / STEPS * 1e6:.1f}" for kind in KINDS)
         table.rows.append([cell, str(size), *microseconds, *map(times_as_fast, pairs.values())])
+        what = {"cell": cell, "hidden_size": size, "steps": STEPS}
         rows += [
-            {"cell": cell, "hidden_size": size, "steps": STEPS, "ours": ours, "other": other, "pair": asdict(pair)}
+            {**what, "ours": ours, "other": other, **results.pair_columns(pair)}
             for (ours, other), pair in pairs.items()
         ]
     table.show()
-    machine.save(args, threads=args.threads, rows=rows)
+    machine.save(args, rows)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
 
 import machine
 import peers
@@ -69,6 +67,7 @@ def measure(row: Row, implementations: list[peers.Implementation], clock: Clock)
             peers.check(peer.name, other(), expected)
             settle = SETTLE_SECONDS if peer.own_threads and row.threads > 1 else 0.0
             row.pairs[peer.name] = clock.compare(ours, other, settle)
+            row.versions[peer.name] = peer.version
         except UnavailableError as reason:
             row.left_out[peer.name] = str(reason)
 
@@ -92,19 +91,16 @@ def make_floors(threads: int) -> roofline.Machine | None:
         return None
 
 
-def run(args: argparse.Namespace) -> tuple[list[Row], dict[str, str], list[dict]]:
-    """All rows, the peers' versions, and what the roofline measured."""
+def run(args: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
-    versions: dict[str, str] = {}
-    measured = []
     grid = list(itertools.product(args.cells, args.modes, args.cases))
     clock = Clock(args, len(grid) * len(args.peers) * len(args.threads))
     for threads in args.threads:
         torch.set_num_threads(threads)
         floors = make_floors(threads)
         implementations = [peer for name in args.peers if (peer := make_peer(name, threads))]
-        versions |= {peer.name: peer.version for peer in implementations}
-        print(f"threads: {threads}; peers: {'; '.join(versions.values()) or 'none'}", flush=True)
+        versions = "; ".join(peer.version for peer in implementations)
+        print(f"threads: {threads}; peers: {versions or 'none'}", flush=True)
         these = [Row(cell, mode, case, threads) for cell, mode, case in grid]
         # The cheap ones first: what a budget cannot pay for is then as little of the grid as can be.
         for row in sorted(these, key=lambda row: row.case.work(row.cell, row.mode)):
@@ -115,8 +111,7 @@ def run(args: argparse.Namespace) -> tuple[list[Row], dict[str, str], list[dict]
                 row.left_out = dict.fromkeys(args.peers, NO_TIME)
             print(suite_report.line(row), flush=True)
         rows += these
-        measured += [floors.measured()] if floors else []
-    return rows, versions, measured
+    return rows
 
 
 def main() -> None:
@@ -129,23 +124,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="for each comparison (default: 2)")
     parser.add_argument("--least", type=int, help="pairs of each comparison, however long they take (default: 10)")
     parser.add_argument("--budget", type=float, help="seconds in all; what they do not suffice for is left out")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables there")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the ratios there (needs matplotlib)")
     args = machine.begin(parser, several_threads=True)
     defaults = QUICK if args.quick else {"peers": list(peers.PEERS), "seconds": 2.0, "least": 10, "budget": None}
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    rows, versions, measured = run(args)
-    tables = suite_report.tables(rows, args.peers)
-    for table in tables:
+    rows = run(args)
+    for table in suite_report.tables(rows):
         table.show()
-    machine.save(args, peers=versions, rows=[asdict(row) for row in rows], roofline=measured)
-    if args.markdown:
-        head = f"{machine.describe(args.machine)}. Peers: {'; '.join(versions.values())}."
-        machine.write(args.markdown, "\n".join([head, "", *(table.markdown() for table in tables)]))
-    if args.plot:
-        suite_report.plot(rows, args.peers, args.plot)
+    machine.save(args, suite_report.lines(rows))
 
 
 if __name__ == "__main__":

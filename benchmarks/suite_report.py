@@ -1,12 +1,21 @@
-"""What suite.py measured, as tables and as a plot."""
+"""What suite.py measured, as tables and as a plot.
+
+    .venv/bin/python benchmarks/suite_report.py benchmarks/results/suite_epyc.csv
+
+`make plots` draws those that the README shows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import machine
+import results
 from paired import Paired
 from report import Table, mean, milliseconds, percent, times_as_fast
 from workloads import Case
@@ -22,7 +31,8 @@ class Row:
     threads: int
     floor: float | None = None  # seconds; None where it could not be measured
     pairs: dict[str, Paired] = field(default_factory=dict)  # by the peer's name
-    left_out: dict[str, str] = field(default_factory=dict)  # by the peer's name: why
+    versions: dict[str, str] = field(default_factory=dict)  # of the same peers
+    left_out: dict[str, str] = field(default_factory=dict)  # by the name of a peer without a pair: why
 
     @property
     def seconds(self) -> float:
@@ -51,32 +61,44 @@ def line(row: Row) -> str:
     return f"{row.cell:4} {row.mode:9} {row.case!s:16} {row.threads} thr.  {ours:>8}  {ratios}{reasons}"
 
 
-def tables(rows: Rows, peers: Sequence[str]) -> list[Table]:
+def lines(rows: Rows) -> Iterator[dict[str, Any]]:
+    """The rows as results.py writes them: a line for each peer."""
+    for row in rows:
+        for peer, pair in row.pairs.items():
+            what = {"cell": row.cell, "mode": row.mode, **asdict(row.case), "threads": row.threads}
+            against = {"peer": peer, "peer_version": row.versions[peer], **results.pair_columns(pair)}
+            yield {**what, **against, "floor_seconds": row.floor}
+
+
+def rows_of(lines: Iterable[results.Line]) -> list[Row]:
+    """The rows of what :func:`lines` gave."""
+    rows: dict[tuple[object, ...], Row] = {}
+    for line in lines:
+        key = line["cell"], line["mode"], results.case_of(line), int(line["threads"])
+        row = rows.setdefault(key, Row(*key, floor=float(line["floor_seconds"]) if line["floor_seconds"] else None))
+        row.pairs[line["peer"]] = results.pair_of(line)
+        row.versions[line["peer"]] = line["peer_version"]
+    return list(rows.values())
+
+
+def tables(rows: Rows) -> list[Table]:
     """A table for each number of threads, layer and mode, then the summary."""
     rows = [row for row in rows if row.pairs]
-    peers = [peer for peer in peers if any(peer in row.pairs for row in rows)]
-    return [*(_details(group, peers) for group in _groups(rows)), _summary(rows)]
+    return [*map(_details, _groups(rows)), _summary(rows)]
 
 
-def plot(rows: Rows, peers: Sequence[str], path: Path) -> None:
-    """Every pair's median and quartiles over the cases: a panel for each layer and mode, a file for each thread count
-    (its number goes before the suffix). Says so where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("without a plot: matplotlib is not installed")
-        return
-    rows = [row for row in rows if row.pairs]
-    for threads in sorted({row.threads for row in rows}):
-        groups = list(_groups([row for row in rows if row.threads == threads]))
-        figure = Figure(figsize=(11, 2 + 2.6 * len(groups)), layout="constrained")
-        axes = figure.subplots(len(groups), squeeze=False)[:, 0]
-        for axis, group in zip(axes, groups, strict=True):
-            _panel(axis, group, peers)
-        file = path.with_name(f"{path.stem}_{threads}{path.suffix}")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file)
-        print(f"wrote {file}")
+def plot(rows: Rows, path: Path) -> None:
+    """Every pair's median and quartiles over the cases: a panel for each number of threads, layer and mode."""
+    from matplotlib.figure import Figure
+
+    groups = list(_groups(rows))
+    figure = Figure(figsize=(11, 2 + 2.6 * len(groups)), layout="constrained")
+    axes = figure.subplots(len(groups), squeeze=False)[:, 0]
+    for axis, group in zip(axes, groups, strict=True):
+        _panel(axis, group, _peers(rows))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    print(f"wrote {path}")
 
 
 def _panel(axis, rows: Rows, peers: Sequence[str]) -> None:
@@ -107,7 +129,13 @@ def _groups(rows: Rows) -> Iterator[Rows]:
         yield list(group)
 
 
-def _details(rows: Rows, peers: Sequence[str]) -> Table:
+def _peers(rows: Rows) -> list[str]:
+    """Those that were measured, in the order of the measurement."""
+    return list(dict.fromkeys(peer for row in rows for peer in row.pairs))
+
+
+def _details(rows: Rows) -> Table:
+    peers = _peers(rows)
     title = f"{rows[0].cell} {rows[0].mode}, {_threads(rows[0])}: times as fast as each peer (quartiles)"
     table = Table(title, ["T,B,I,H", "ms", *peers, "of the floor"])
     for row in rows:
@@ -148,3 +176,23 @@ def _mean_and_slowest(compared: list[tuple[Row, str]]) -> tuple[str, str]:
 
 def _threads(row: Row) -> str:
     return "1 thread" if row.threads == 1 else f"{row.threads} threads"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="what suite.py --csv wrote")
+    parser.add_argument("--threads", type=int, nargs="+", help="the counts to look at (default: all)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the ratios there (needs matplotlib)")
+    args = parser.parse_args()
+    found = [line for line in results.read(args.file) if args.threads is None or int(line["threads"]) in args.threads]
+    rows = rows_of(found)
+    print(*dict.fromkeys(map(machine.describe, found)), sep="\n")
+    print("Peers:", "; ".join(dict.fromkeys(line["peer_version"] for line in found)))
+    for table in tables(rows):
+        table.show()
+    if args.plot:
+        plot(rows, args.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import machine
+import results
 import torch
 from paired import Paired, compare
 from report import Table, mean, milliseconds, times_as_fast
@@ -38,6 +39,9 @@ class Draw:
 
     def __str__(self) -> str:
         return f"{self.cell} {self.mode} {self.option} {self.case}"
+
+    def columns(self) -> dict[str, object]:
+        return {"cell": self.cell, "mode": self.mode, "option": self.option, **asdict(self.case)}
 
 
 def draw(generator: random.Random) -> Draw:
@@ -99,25 +103,24 @@ def main() -> None:
     args = machine.begin(parser)
     generator = random.Random(args.seed)
     torch.manual_seed(args.seed)
-    results: list[tuple[Draw, Paired]] = []
+    measured: list[tuple[Draw, Paired]] = []
     for _ in range(args.draws):
         drawn = draw(generator)
-        results.append((drawn, compare(*prepare(drawn), args.seconds, args.least)))
-        print(f"{drawn!s:50} {times_as_fast(results[-1][1])}", flush=True)
-    results.sort(key=lambda result: result[1].ratio)
-    overall = mean([pair.ratio for _, pair in results])
-    slower = sum(pair.ratio < 1 for _, pair in results)
+        measured.append((drawn, compare(*prepare(drawn), args.seconds, args.least)))
+        print(f"{drawn!s:50} {times_as_fast(measured[-1][1])}", flush=True)
+    measured.sort(key=lambda one: one[1].ratio)
+    overall = mean([pair.ratio for _, pair in measured])
+    slower = sum(pair.ratio < 1 for _, pair in measured)
     table = Table(
-        f"The slowest of {len(results)} draws (seed {args.seed}) against torch.nn; times as fast on geometric mean: "
+        f"The slowest of {len(measured)} draws (seed {args.seed}) against torch.nn; times as fast on geometric mean: "
         f"{overall:.2f}, draws below 1: {slower}",
         ["layer, mode, option, T,B,I,H", "ms", "torch.nn ms", "times as fast"],
     )
-    for drawn, pair in results[: args.worst]:
+    for drawn, pair in measured[: args.worst]:
         table.rows.append([str(drawn), milliseconds(pair.ours), milliseconds(pair.other), times_as_fast(pair)])
     table.show()
-    machine.save(
-        args, seed=args.seed, threads=args.threads, rows=[{**asdict(drawn), **asdict(pair)} for drawn, pair in results]
-    )
+    rows = ({"seed": args.seed, **drawn.columns(), **results.pair_columns(pair)} for drawn, pair in measured)
+    machine.save(args, rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import performance  # noqa: E402  (beside this file)
 
 import fastrnn  # noqa: E402
 
-performance.write(FOLDER / "_generated" / "performance.md")
+performance.write(FOLDER / "_generated")
 
 project = "fastrnn"
 author = "fastrnn authors"

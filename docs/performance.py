@@ -1,128 +1,130 @@
-"""The page of figures, from what the benchmarks have written to benchmarks/results/."""
+"""The pages of figures, from what the benchmarks have written to benchmarks/results/."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from report import markdown_table  # benchmarks/
+# benchmarks/
+import results
+import suite_report
+from report import markdown_table
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 CELLS = ("RNN", "GRU", "LSTM")
 PEERS = {"torch": "torch.nn", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
+Lines = Sequence[results.Line]
 
-def results(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"{name}.json").read_text())
+
+def measured(name: str) -> Lines:
+    return results.read(RESULTS / f"{name}.csv")
 
 
 def mean_and_least(ratios: list[float]) -> str:
     return f"{statistics.geometric_mean(ratios):.2f} ({min(ratios):.2f})"
 
 
-def where(measured: dict[str, Any]) -> str:
-    """The machine, in a line."""
-    machine = measured["machine"]
-    counts = sorted({row.get("threads", machine["threads"]) for row in measured["rows"]})
+def where(lines: Lines) -> str:
+    """The machine and the sources, in a line."""
+    facts = lines[0]
+    counts = sorted({int(line["threads"]) for line in lines})
     threads = "1 thread" if counts == [1] else f"{', '.join(map(str, counts))} threads"
     return (
-        f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']} ({machine['torch_isa']}), "
-        f"fastrnn {machine['fastrnn']} ({machine['fastrnn_isa']}), {threads}, {machine['date']}."
+        f"{facts['processor']}, {facts['cores']} cores, torch {facts['torch']} ({facts['torch_isa']}), "
+        f"fastrnn {facts['fastrnn']} ({facts['fastrnn_isa']}), {threads}, {facts['date']}, commit {facts['commit']}."
     )
 
 
-def table(measured: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return f"{where(measured)}\n\n{markdown_table(header, rows)}"
+def table(lines: Lines, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return f"{where(lines)}\n\n{markdown_table(header, rows)}"
 
 
-def suite(name: str) -> str:
+def suite(name: str, threads: int = 2) -> str:
     """Means over the shapes of the grid, of each mode against each peer."""
-    measured = results(name)
+    lines = [line for line in measured(name) if int(line["threads"]) == threads]
     ratios: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in measured["rows"]:
-        for peer, pair in row["pairs"].items():
-            ratios[row["mode"], peer][row["cell"]].append(pair["ratio"])
+    for line in lines:
+        ratios[line["mode"], line["peer"]][line["cell"]].append(float(line["ratio"]))
     rows = [
         [f"{mode}, against {PEERS[peer]}", *(mean_and_least(by_cell[cell]) for cell in CELLS)]
         for (mode, peer), by_cell in sorted(ratios.items())
     ]
-    return table(measured, ["", *CELLS], rows)
+    return table(lines, ["", *CELLS], rows)
 
 
 def recurrences() -> str:
     """What each extra costs beside the plain layer, and how many times as fast as a Python loop it is."""
-    measured = results("recurrences")
-    rows = [
-        [
-            row["feature"],
-            row["cell"],
-            row["case"],
-            f"{1 / row['plain']['ratio']:.2f}",
-            f"{row['loop']['ratio']:.1f}" if row.get("loop") else "-",
-        ]
-        for row in measured["rows"]
-    ]
+    lines = measured("recurrences_epyc")
+    ratios: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for line in lines:
+        ratios[line["feature"], line["cell"], str(results.case_of(line))][line["other"]] = float(line["ratio"])
+    rows = [[*what, f"{1 / against['plain']:.2f}", f"{against['loop']:.1f}"] for what, against in ratios.items()]
     header = ["", "layer", "T, B, I, H", "of the plain layer's time", "times as fast as a loop"]
-    return table(measured, header, rows)
+    return table(lines, header, rows)
 
 
 def streaming() -> str:
     """The latency of one step."""
-    measured = results("streaming")
+    lines = measured("streaming_epyc")
     rows = [
         [
-            row["cell"],
-            str(row["hidden_size"]),
-            f"{row['ours']} / {row['other']}",
-            f"{row['pair']['ours'] / row['steps'] * 1e6:.1f}",
-            f"{row['pair']['ratio']:.2f}",
+            line["cell"],
+            line["hidden_size"],
+            f"{line['ours']} / {line['other']}",
+            f"{float(line['seconds']) / int(line['steps']) * 1e6:.1f}",
+            f"{float(line['ratio']):.2f}",
         ]
-        for row in measured["rows"]
+        for line in lines
     ]
-    return table(measured, ["", "H", "ours / the other", "ours, us", "times as fast"], rows)
+    return table(lines, ["", "H", "ours / the other", "ours, us", "times as fast"], rows)
 
 
 def memory() -> str:
     """The peak memory of a training step, as a share of torch.nn's."""
-    measured = results("memory")
+    lines = measured("memory_epyc")
     by_case: dict[str, dict[str, float]] = defaultdict(dict)
-    for row in measured["rows"]:
-        by_case[row["case"]][row["cell"]] = row["ratio"]
+    for line in lines:
+        by_case[str(results.case_of(line))][line["cell"]] = float(line["ratio"])
     rows = [[case, *(f"{by_cell[cell]:.2f}" for cell in CELLS)] for case, by_cell in by_case.items()]
-    return table(measured, ["T, B, I, H", *CELLS], rows)
+    return table(lines, ["T, B, I, H", *CELLS], rows)
 
 
 def clients() -> str:
     """Whole programs of other projects."""
-    measured = results("clients")
+    lines = measured("clients_epyc")
     rows = [
         [
-            row["client"] if row["impl"] == "fastrnn" else f"{row['client']}, `resets=`",
-            f"{row['seconds']['torch']:.2f}",
-            f"{row['seconds'][row['impl']]:.2f}",
-            f"{row['ratio']:.2f}",
+            line["client"] if line["impl"] == "fastrnn" else f"{line['client']}, `resets=`",
+            *(f"{float(line[name]):.2f}" for name in ("other_seconds", "seconds", "ratio")),
         ]
-        for row in measured["rows"]
+        for line in lines
     ]
-    return table(measured, ["", "torch.nn, s", "fastrnn, s", "times as fast"], rows)
+    return table(lines, ["", "torch.nn, s", "fastrnn, s", "times as fast"], rows)
+
+
+def shapes(name: str) -> str:
+    """Every shape of the grid, for each number of threads."""
+    lines = measured(name)
+    threads = dict.fromkeys(line["threads"] for line in lines)
+    heads = [where([line for line in lines if line["threads"] == count]) for count in threads]
+    return "\n\n".join([*heads, *(one.markdown() for one in suite_report.tables(suite_report.rows_of(lines)))])
 
 
 PAGE = """\
 # How fast it is
 
 Every figure is the median of runs in turns, A B A B. The tables are made from `benchmarks/results/`; `make bench`
-measures anew, and so do the programs named below.
+measures anew, and so do the programs named below. Each table names its commit: later sources may be faster.
 
 ## Against other libraries
 
-Times as fast, geometric mean over eleven shapes; in brackets the slowest one.
+Times as fast, geometric mean over eleven shapes; in brackets the slowest one. {{doc}}`shapes` has each of them.
 
 {suite}
-![Times as fast as each peer, for every shape](../../benchmarks/results/suite_2.png)
+![Times as fast as each peer, for every shape](../../benchmarks/results/suite_xeon_2.png)
 
 ### One thread
 
@@ -157,16 +159,35 @@ Times as fast, geometric mean over eleven shapes; in brackets the slowest one.
 {memory}"""
 
 
-def write(path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
+SHAPES = """\
+# Every shape
+
+Times as fast as each peer, medians and quartiles, and how near the least time that the machine allows: what
+`.venv/bin/python benchmarks/suite.py` prints.
+
+## AVX-512
+
+{xeon}
+## AVX-512, both sides held to AVX2
+
+{avx2}
+## AVX2 and less cache
+
+{epyc}"""
+
+
+def write(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
     page = PAGE.format(
-        suite=suite("suite"),
-        one_thread=suite("suite_one_thread"),
-        avx2=suite("suite_avx2"),
+        suite=suite("suite_xeon"),
+        one_thread=suite("suite_xeon", threads=1),
+        avx2=suite("suite_xeon_avx2"),
         epyc=suite("suite_epyc"),
         clients=clients(),
         recurrences=recurrences(),
         streaming=streaming(),
         memory=memory(),
     )
-    path.write_text(page)
+    (folder / "performance.md").write_text(page)
+    page = SHAPES.format(xeon=shapes("suite_xeon"), avx2=shapes("suite_xeon_avx2"), epyc=shapes("suite_epyc"))
+    (folder / "shapes.md").write_text(page)
