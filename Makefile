@@ -27,7 +27,7 @@ FOLDERS := $(wildcard csrc fastrnn tests benchmarks examples)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv build test test-all test-draws test-sanitize test-aarch64 cuda-emulate cuda-compile demo examples lint format clean distclean FORCE
-.PHONY: clients docs wheel
+.PHONY: clients docs wheel repair
 .PHONY: bench bench-quick plots gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
 
 help:
@@ -97,7 +97,10 @@ clients: venv
 docs: $(VENV)/.docs
 	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
 
-# What torch brings with it stays out of the wheel: its libraries, OpenMP's and CUDA's. For another Python as well:
+# What torch brings with it stays out of the wheel: its libraries, OpenMP's and CUDA's.
+REPAIR := auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*' --exclude 'libcu*'
+
+# For another Python as well:
 #   make wheel PYTHON=python3.13 VENV=.venv313
 wheel: export PATH := $(abspath $(VENV)/bin):$(PATH)
 wheel: venv
@@ -105,8 +108,12 @@ wheel: venv
 	rm -rf build/wheel dist/*.tar.gz dist/*-$$($(PY) -c "import sys; print('cp%d%d' % sys.version_info[:2])")-*
 	$(PY) setup.py --quiet sdist
 	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
-	auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*' --exclude 'libcu*' --wheel-dir dist build/wheel/*.whl
+	$(REPAIR) --wheel-dir dist build/wheel/*.whl
 	$(PY) -m pytest tests/test_wheel.py -m wheel -s $(PYTEST_ARGS)
+
+# What cibuildwheel runs on a wheel that it has built (pyproject.toml).
+repair:
+	$(REPAIR) --wheel-dir $(DEST) $(WHEEL)
 
 # The machine with the GPU brings its own Python and torch, and may reach no network. There the package is not installed.
 gpu-%: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))

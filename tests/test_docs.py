@@ -38,3 +38,8 @@ def test_there_are_blocks():
 def test_pre_commit_has_the_versions_of_make_lint(tool):
     (pinned,) = re.findall(rf"^{tool}==(\S+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
     assert set(re.findall(rf"{tool}==([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text())) == {pinned}
+
+
+def test_wheels_are_built_with_the_torch_of_make_venv():
+    (torch,) = re.findall(r"^TORCH \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert f'environment = {{ TORCH = "{torch}",' in (ROOT / "pyproject.toml").read_text()
