@@ -22,6 +22,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 README, INSTALL = ROOT / "README.md", ROOT / "docs" / "install.md"
 PAGES = [
     README,
+    ROOT / "CONTRIBUTING.md",
     ROOT / "docs" / "performance.py",
     *(page for pattern in ("docs/*.md", "csrc/README.md", "benchmarks/*.md") for page in ROOT.glob(pattern)),
     *(page for folder in ("benchmarks", "examples") for page in (ROOT / folder).glob("*.py")),
