@@ -90,8 +90,7 @@ std::vector<Case> all_cases(const Coverage& coverage, uint64_t seed) {
     if (!coverage.projections) return;
     const int64_t projections[] = {1, (hidden + 1) / 2, hidden - 1};
     const int64_t projection = std::max<int64_t>(projections[draw_below(random, 3)], 1);
-    cases.push_back(
-        draw_options({kLstm, hidden, projection, batch, steps, shape, {}, {}, {}, {}, {}, {}}, random));
+    cases.push_back(draw_options({kLstm, hidden, projection, batch, steps, shape, {}, {}, {}, {}, {}, {}}, random));
   };
   for (Shape shape : coverage.shapes) {
     for (int64_t hidden : coverage.hidden) {

@@ -212,8 +212,7 @@ void test_facts(Report& report) {
     Problem p{};
     p.cell = cell;
     bool right = facts.gates == p.gates() && facts.channels == p.channels() &&
-                 facts.has_cell_state == (cell == kLstm) &&
-                 facts.keeps_channels == (cell == kLstm || cell == kGru);
+                 facts.has_cell_state == (cell == kLstm) && facts.keeps_channels == (cell == kLstm || cell == kGru);
     for (int gate = 0; gate < facts.gates; ++gate) {
       right = right && facts.recurrent_channel[gate] == p.recurrent_channel(gate);
     }
