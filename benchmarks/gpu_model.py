@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from workloads import GATES, Case
 
 ROWS, THREADS, WARPS = 16, 256, 8  # of a tile, and of a block
-CHANNELS = {"RNN": 1, "GRU": 4, "LSTM": 4}
+SAVED_VALUES = {"RNN": 1, "GRU": 4, "LSTM": 4}
 BYTES = {"f32": 4, "tf32": 4, "f16": 2, "bf16": 2}
 REGISTER_BYTES = 48 * 4 * THREADS  # of weights, in a block
 CLUSTER_UNITS, LARGEST_CLUSTER = (16, 32), 16
 SPLIT_BLOCKS, LEAST_BYTES_TO_SPLIT = 4, 8 << 20
-CALLS_AT_ONCE, PART_STEPS = 4, 64  # of layers that run as a wavefront
+CALLS_AT_ONCE, SUB_CHUNK_STEPS = 4, 64  # of layers that run as a wavefront
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def shared_memory(cell: str, precision: str, hidden: int, grid: Grid, backward: 
     size, tile = BYTES[precision], ROWS * grid.units
     weights = held_weights(cell, precision, hidden, grid.units)
     if backward:
-        inputs = 2 * tile * ((CHANNELS[cell] + 1) * size + 8 * (cell == "LSTM"))
+        inputs = 2 * tile * ((SAVED_VALUES[cell] + 1) * size + 8 * (cell == "LSTM"))
         if grid.path == "cluster":
             return weights + inputs + grid.tiles * 2 * hidden * (ROWS + 2) * 4 + GATES[cell] * tile * 4
         parts = 4 * grid.split if grid.split > 1 else 0
@@ -119,7 +119,7 @@ def shared_memory(cell: str, precision: str, hidden: int, grid: Grid, backward: 
 
 def most_calls(grid: Grid, case: Case, layers: int, room: int) -> Grid:
     """As many layers at once as leave each the groups that it would have alone."""
-    if case.steps < 2 * PART_STEPS:
+    if case.steps < 2 * SUB_CHUNK_STEPS:
         return grid
     together = (calls for calls in range(min(layers, CALLS_AT_ONCE), 1, -1) if grid.groups * calls <= room)
     return replace(grid, calls=next(together, 1))
@@ -192,9 +192,9 @@ def stack_seconds(cell: str, precision: str, case: Case, layers: int, grid: Grid
     step = step_seconds(cell, precision, case, grid, backward, gpu)
     if grid.calls == 1:
         return turns * step
-    parts = case.steps // PART_STEPS
-    launches = parts + grid.calls - 1
-    return turns * launches * (step * case.steps / parts + gpu.launch) / case.steps
+    sub_chunks = case.steps // SUB_CHUNK_STEPS
+    launches = sub_chunks + grid.calls - 1
+    return turns * launches * (step * case.steps / sub_chunks + gpu.launch) / case.steps
 
 
 def floor_seconds(cell: str, precision: str, case: Case, layers: int, gpu: Gpu) -> float:

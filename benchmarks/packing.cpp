@@ -38,8 +38,8 @@ extern "C" Pass* packing_make(int cell, int64_t steps, int64_t batch, int64_t hi
   ForwardParams<float>& forward = pass->forward;
   forward.steps = {steps, batch, nullptr, nullptr, false};
   forward.dims = dims;
-  forward.channel_stride = facts.channels * hidden;
-  forward.channels = take(rows * forward.channel_stride);
+  forward.saved_stride = facts.saved_values * hidden;
+  forward.saved = take(rows * forward.saved_stride);
   forward.w_hh = take(facts.gates * hidden * hidden);
   forward.hx = take(state);
   forward.output = take(rows * hidden);
@@ -51,7 +51,7 @@ extern "C" Pass* packing_make(int cell, int64_t steps, int64_t batch, int64_t hi
   BackwardParams<float>& backward = pass->backward;
   backward.steps = forward.steps;
   backward.dims = dims;
-  backward.channels = forward.channels;
+  backward.saved = forward.saved;
   backward.cells = take(rows * hidden);
   backward.w_hh = forward.w_hh;
   backward.hx = backward.cx = forward.hx;
@@ -59,7 +59,7 @@ extern "C" Pass* packing_make(int cell, int64_t steps, int64_t batch, int64_t hi
   backward.output_stride = hidden;
   backward.grad_h = take(state);
   backward.grad_c = take(state);
-  backward.grad_channels = take(rows * facts.channels * hidden);
+  backward.grad_saved = take(rows * facts.saved_values * hidden);
   backward.scratch = forward.scratch;
   return pass.release();
 }
@@ -67,7 +67,7 @@ extern "C" Pass* packing_make(int cell, int64_t steps, int64_t batch, int64_t hi
 extern "C" void packing_run(Pass* pass, int cell, bool backward, bool pack) {
   const auto& kernels = cpu::cell_kernels<float>(kKernels, static_cast<CellKind>(cell));
   const Steps& steps = pass->forward.steps;
-  const Stretch whole{0, steps.steps, 0, steps.steps * steps.batch};
+  const Chunk whole{0, steps.steps, 0, steps.steps * steps.batch};
   if (backward) {
     const BackwardCall<float> call{pass->backward, whole, nullptr};
     cpu::run_loops<BackwardCall<float>>(kernels.backward, plan(pack), {&call, 1});

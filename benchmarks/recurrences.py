@@ -22,7 +22,7 @@ from workloads import CELLS, Case
 
 import fastrnn
 from fastrnn import _cells, reference
-from fastrnn._extended import unit_weights_joined
+from fastrnn._extended import per_unit_weights_joined
 
 CASES = (Case(100, 1, 128, 128), Case(100, 16, 128, 128), Case(512, 8, 64, 64))
 
@@ -140,7 +140,7 @@ class VariantLoop(nn.Module):
         cell, weights = options.cell(self.layer.mode), list(self.layer.parameters())
         states = [input.new_zeros(1, input.shape[1], self.layer.hidden_size)] * _cells.CELLS[cell].states
         if options.layer_norm:
-            weights = unit_weights_joined(cell, weights, 1)
+            weights = per_unit_weights_joined(cell, weights, 1)
         return reference.layer(cell, input, states, weights, False)[0]
 
 

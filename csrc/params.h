@@ -1,7 +1,7 @@
 // Plain structs that cross the border between the ops, which know torch, and the kernels, which do not.
 //
 // T steps, B batch, I input_size, H hidden_size, P proj_size, K the size of h (P with a projection, else H),
-// G gates, C channels (see cells/cell.h), N rows: the valid (step, batch) pairs of padded or packed data.
+// G gates, C saved values (see cells/cell.h), N rows: the valid (step, batch) pairs of padded or packed data.
 //
 // T, the type, is what tensors hold; A, the accumulators' type, holds c and the gradients of states. They differ only
 // for half types on a GPU, where A is float. W is what recurrent weights are stored in; it differs from T only for
@@ -46,7 +46,7 @@ struct Steps {
 };
 
 // Consecutive steps of a pass, whose rows lie side by side in the data.
-struct Stretch {
+struct Chunk {
   int64_t begin, end;          // steps s
   int64_t first_row, end_row;  // of the data
 };
@@ -94,26 +94,26 @@ template <class T, class A = T, class W = T>
 struct ForwardParams {
   Steps steps;
   Dims dims;
-  const T* input;          // (N, I), which a time loop on the CPU multiplies by
-  const W* w_ih;           // (G*H, I), if its plan says so
-  T* channels;             // (N, channel_stride): out, if keep, the channels; in, unless the time loop multiplies it,
-                           // x W_ih^T in the first G*H columns. Null where it is neither
-  int64_t channel_stride;  // C*H if keep, else G*H
-  bool keep;               // backward will want channels and cells
-  const W* w_hh;           // (G*H, K)
-  const W* w_hr;           // (P, H) or null
-  const T* b_ih;           // (G*H) or null
-  const T* b_hh;           // (G*H) or null
-  const T* b_hr;           // (P) or null
-  const T* unit_weights;   // (kUnitWeights, H), null where there are none
-  const T* hx;             // (B, K)
-  T* output;               // (N, output_stride), K columns written
-  int64_t output_stride;   // K times the number of directions
-  T* hy;                   // (B, K) out; on a GPU it holds hx when the call begins
-  A* cell;                 // (B, H): in cx, out cy; null without a cell state
-  A* cells;                // (N, H): every step's c if keep, else null
-  T* scratch;              // forward_scratch() values
-  T* frozen;               // frozen_size() values that freeze() wrote, or null
+  const T* input;        // (N, I), which a time loop on the CPU multiplies by
+  const W* w_ih;         // (G*H, I), if its plan says so
+  T* saved;              // (N, saved_stride): out, if keep, the saved values; in, unless the time loop multiplies it,
+                         // x W_ih^T in the first G*H columns. Null where it is neither
+  int64_t saved_stride;  // C*H if keep, else G*H
+  bool keep;             // backward will want saved values and cells
+  const W* w_hh;         // (G*H, K)
+  const W* w_hr;         // (P, H) or null
+  const T* b_ih;         // (G*H) or null
+  const T* b_hh;         // (G*H) or null
+  const T* b_hr;         // (P) or null
+  const T* per_unit_weights;   // (kPerUnitWeights, H), null where there are none
+  const T* hx;                 // (B, K)
+  T* output;                   // (N, output_stride), K columns written
+  int64_t output_stride;       // K times the number of directions
+  T* hy;                       // (B, K) out; on a GPU it holds hx when the call begins
+  A* cell;                     // (B, H): in cx, out cy; null without a cell state
+  A* cells;                    // (N, H): every step's c if keep, else null
+  T* scratch;                  // forward_scratch() values
+  T* frozen;                   // frozen_size() values that freeze() wrote, or null
   const Extras<T, A>* extras;  // null in a plain recurrence
 };
 
@@ -121,11 +121,11 @@ template <class T, class A = T>
 struct BackwardParams {
   Steps steps;
   Dims dims;
-  const T* channels;  // (N, C*H) or null where the cell keeps none
-  const A* cells;     // (N, H) or null
-  const T* w_hh;      // (G*H, K)
-  const T* w_hr;      // (P, H) or null
-  const T* unit_weights;
+  const T* saved;  // (N, C*H) or null where the cell keeps none
+  const A* cells;  // (N, H) or null
+  const T* w_hh;   // (G*H, K)
+  const T* w_hr;   // (P, H) or null
+  const T* per_unit_weights;
   const T* hx;      // (B, K)
   const A* cx;      // (B, H) or null
   const T* output;  // (N, output_stride), K columns read
@@ -134,29 +134,29 @@ struct BackwardParams {
   int64_t grad_output_stride;
   A* grad_h;                   // (B, K): in grad_hy, out grad_hx
   A* grad_c;                   // (B, H): in grad_cy, out grad_cx; null without a cell state
-  T* grad_channels;            // (N, C*H) out
-  A* grad_unit_weights;        // (B, kUnitWeights * H): gradients are added; null where there are none
+  T* grad_saved;               // (N, C*H) out
+  A* grad_per_unit_weights;    // (B, kPerUnitWeights * H): gradients are added; null where there are none
   T* grad_projected;           // (N, P) out: the whole gradient of h_t; null without a projection
   T* operand;                  // (N, H) out: what the step's second product multiplied, h before the projection or r *
-                               // h_{t-1} where a late gate takes it; null where there is none
+                               // h_{t-1} where a second-pass gate takes it; null where there is none
   T* scratch;                  // backward_scratch() values
   const Extras<T, A>* extras;  // null in a plain recurrence, as is
   const ExtraGrads<T, A>* extra_grads;
 };
 
-// A stretch of one direction, as a time loop runs it. params.channels, in backward params.grad_channels, begins with
-// the stretch's first row.
+// A chunk of one direction, as a time loop runs it. params.saved, in backward params.grad_saved, begins with
+// the chunk's first row.
 template <class T, class A = T, class W = T>
 struct ForwardCall {
   ForwardParams<T, A, W> params;
-  Stretch stretch;
+  Chunk chunk;
 };
 
 template <class T, class A = T>
 struct BackwardCall {
   BackwardParams<T, A> params;
-  Stretch stretch;
-  const T* after;  // the gradients of the channels of step stretch.end, if there is one
+  Chunk chunk;
+  const T* after;  // the gradients of the saved values of step chunk.end, if there is one
 };
 
 }  // namespace fastrnn

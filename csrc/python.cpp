@@ -44,8 +44,8 @@ py::dict describe_cells() {
     cell["gates"] = facts.gates;
     cell["states"] = facts.states();
     cell["plain"] = facts.plain;
-    cell["peepholes"] = facts.inner_unit_weights;
-    cell["norm_weights"] = facts.unit_weights - facts.inner_unit_weights;
+    cell["peepholes"] = facts.inner_per_unit_weights;
+    cell["norm_weights"] = facts.per_unit_weights - facts.inner_per_unit_weights;
     cells[facts.name.text] = cell;
   }
   return cells;
@@ -73,7 +73,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cells") = describe_cells();
   cpu::interrupt_requested = &python_signal_arrived;
   m.def("take_interruption", &take_interruption);
-  m.def("force_stretch_rows", [](int64_t rows) { ops::forced_stretch_rows = rows; });
+  m.def("force_chunk_rows", [](int64_t rows) { ops::forced_chunk_rows = rows; });
   m.def("force_usable_cores", [](int cores) { cpu::forced_usable_cores = cores; });
   m.def("force_input_steps", [](int64_t steps) { cpu::forced_input_steps = steps; });
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);

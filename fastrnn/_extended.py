@@ -185,7 +185,7 @@ def run_in_turn(
         own = list(weights[index * per_layer : (index + 1) * per_layer])
         own = _effective_weights(cell, own, directions, options, training)
         if options.layer_norm:
-            own = unit_weights_joined(cell, own, directions)
+            own = per_unit_weights_joined(cell, own, directions)
         extras, return_cells = None, added.return_cells and index == layers - 1
         if needs_extras(cell, options, training, cuts is not None, return_cells):
             extras = _extras(added, training, input, by_layer[index], return_cells, cuts)
@@ -297,7 +297,7 @@ def _effective_weights(
     return weights
 
 
-def unit_weights_joined(cell: str, weights: list[Tensor], directions: int) -> list[Tensor]:
+def per_unit_weights_joined(cell: str, weights: list[Tensor], directions: int) -> list[Tensor]:
     """The weights with those of layer normalisation, and peepholes, in the one tensor that the kernels take."""
     _, gates, states, _, peepholes, _ = CELLS[cell]
     count = NORM_PARAMETERS[states] + (1 if peepholes else 0)

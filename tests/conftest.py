@@ -81,10 +81,10 @@ def _garbage_for_kernels(request):
 
 
 @pytest.fixture
-def stretches():
-    """A function that has passes cut into stretches of so many rows, however short they are."""
-    yield _native._C.force_stretch_rows
-    _native._C.force_stretch_rows(0)
+def chunks():
+    """A function that has passes cut into chunks of so many rows, however short they are."""
+    yield _native._C.force_chunk_rows
+    _native._C.force_chunk_rows(0)
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ def weight_shapes(kernel, input_size, hidden_size, projection):
     """The shapes of one direction's weights, with biases, as a cell's ops take them. See reference.name_weights."""
     cell = kernel.removesuffix("_proj")
     _, gates, _, _, peepholes, norm_weights = CELLS[cell]
-    unit_weights = peepholes + norm_weights
+    per_unit_weights = peepholes + norm_weights
     rows = gates * hidden_size
     shapes = [(rows, input_size), (rows, projection or hidden_size), (rows,), (rows,)]
     shapes += [(projection, hidden_size)] * bool(projection)
     shapes += [(projection,)] * bool(projection and cell == "jordan")
-    return shapes + [(unit_weights, hidden_size)] * bool(unit_weights)
+    return shapes + [(per_unit_weights, hidden_size)] * bool(per_unit_weights)
 
 
 @dataclass(frozen=True)

@@ -169,8 +169,8 @@ def both_devices(monkeypatch, call, layout="dense", expected_dtype=None, groups=
 def stored_tolerance(dtype, depth):
     """The relative difference from exact results of a half type.
 
-    At each step half an ulp is lost in six places: x W_ih, h, the masked h, the channels that backward reads, what it
-    takes the candidate of h or c from, and the channels' gradients. That adds up as in cases.tolerance.
+    At each step half an ulp is lost in six places: x W_ih, h, the masked h, the values saved for backward, what it
+    takes the candidate of h or c from, and the saved values' gradients. That adds up as in cases.tolerance.
     """
     return 4 * torch.finfo(dtype).eps / 2 * (6 * 2 * depth) ** 0.5
 

@@ -116,7 +116,7 @@ def rounded_case(kernel, **how):
 def stored_tolerance(ulp, depth):
     """The relative difference from exact results, where what is stored or multiplied has this ulp and sums are better.
 
-    At each step half an ulp is lost in four places: x W_ih, h, the channels that backward reads, and their gradients.
+    At each step half an ulp is lost in four places: x W_ih, h, the values saved for backward, and their gradients.
     That adds up as in cases.tolerance, whose 4 covers the largest error here too.
     """
     return 4 * ulp / 2 * (4 * 2 * depth) ** 0.5

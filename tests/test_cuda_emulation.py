@@ -86,7 +86,7 @@ FORWARD, BACKWARD = "persistent_forward.cuh", "persistent_backward.cuh"
 COPIED = "        wait_for_copies<0>();\n"
 FINISHED = "        finish(s, tile, inputs(buffer));\n"
 MEET = "        __syncthreads();\n"
-FORWARD_AWAIT = "if (s > 0) exchange_.await(product_.begin(), product_.end(), s);"
+FORWARD_AWAIT = "if (s > 0) exchange_.await(gemm_.begin(), gemm_.end(), s);"
 BACKWARD_AWAIT = "if (steps_done > 0) await_gradients(steps_done);"
 RECEIVED = "        if (tile >= tiles_.begin) sums_.received("
 POLL = "while (load_acquire(flag) < static_cast<uint32_t>(steps_done)) {"
@@ -133,8 +133,8 @@ FAULTS = (
         "share_unawaited",
         "race",
         BACKWARD,
-        "first_gate_row_ + product_.begin(), first_gate_row_ + product_.end()",
-        "product_.begin(), product_.end()",
+        "first_gate_row_ + gemm_.begin(), first_gate_row_ + gemm_.end()",
+        "gemm_.begin(), gemm_.end()",
         cell="Gru",
     ),
     Fault(
@@ -148,7 +148,7 @@ FAULTS = (
     Fault("sums_never_received", "plain", SPLIT, "{ exchange_.received(0, n); }", "{}", FOR_EVER),
     Fault("too_few_buffers", "race", SPLIT, "ClusterExchange<4>", "ClusterExchange<2>", UNAWAITED),
     Fault("share_lost", "plain", SPLIT, "block < kSplit; ++block) sum", "block < kSplit - 1; ++block) sum"),
-    Fault("share_of_another_block", "plain", SPLIT, "part(n, cluster_rank())", "part(n, 0)"),
+    Fault("share_of_another_block", "plain", SPLIT, "partial(n, cluster_rank())", "partial(n, 0)"),
     # Blocks of a cluster that do not wait for one another, and threads that do not meet in between.
     Fault("h_unawaited", "race", CLUSTER_FORWARD, H_AWAIT, "", UNAWAITED),
     Fault("h_before_awaited", "race", CLUSTER_FORWARD, H_AWAIT, H_AWAIT.replace("s - 1);", "s + 1);"), UNAWAITED),

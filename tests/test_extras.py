@@ -204,8 +204,8 @@ def test_kernels_equal_reference_in_one_direction(kernel):
 
 @pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))
 @pytest.mark.parametrize("ragged", RAGGED)
-def test_kernels_equal_reference_in_stretches(kernel, ragged, stretches):
-    stretches(3)
+def test_kernels_equal_reference_in_chunks(kernel, ragged, chunks):
+    chunks(3)
     check(ExtendedCase(kernel, "all", bidirectional=True, ragged=ragged))
 
 

@@ -77,9 +77,9 @@ class TestEqualToPacking:
     @pytest.mark.thorough
     @by_layer
     @pytest.mark.parametrize("options", ({"bidirectional": True}, {"num_layers": 2}), ids=("directions", "layers"))
-    def test_stretches_at_the_same_time(self, layer, options, threads, stretches):
+    def test_chunks_at_the_same_time(self, layer, options, threads, chunks):
         """Long enough for directions, or layers, to run at the same time on several threads."""
-        stretches(512)
+        chunks(512)
         lengths = torch.tensor([200, 1000, 777])
         ours, theirs, leaves = both(Case(layer, options, seq=1000, batch=3, hidden_size=96))
         actual = outputs_and_gradients(ours, leaves, with_lengths(lengths))

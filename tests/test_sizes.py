@@ -56,9 +56,9 @@ def test_threaded(kernel, dtype, shape, layout, threads):
 
 @by_kernel
 @pytest.mark.parametrize("layout", ("batched", "packed"))
-def test_directions_on_their_own_threads(kernel, layout, threads, stretches):
-    """Each in several stretches, whose parts of the input's gradient meet midway (test_explain.py pins the path)."""
-    stretches(512)
+def test_directions_on_their_own_threads(kernel, layout, threads, chunks):
+    """Each in several chunks, whose parts of the input's gradient meet midway (test_explain.py pins the path)."""
+    chunks(512)
     check_parity(case_of(kernel, 96, 3, 1000, layout, bidirectional=True), torch.float64)
 
 
@@ -66,9 +66,9 @@ def test_directions_on_their_own_threads(kernel, layout, threads, stretches):
 @pytest.mark.parametrize("layout", ("batched", "packed"))
 @pytest.mark.parametrize("layers", (2, 3))
 @pytest.mark.parametrize("rows", (0, 48))
-def test_layers_as_a_wavefront(kernel, layout, layers, rows, threads, stretches):
-    """In one stretch of several parts, and in several stretches (test_explain.py pins the path)."""
-    stretches(rows)
+def test_layers_as_a_wavefront(kernel, layout, layers, rows, threads, chunks):
+    """In one chunk of several parts, and in several chunks (test_explain.py pins the path)."""
+    chunks(rows)
     check_parity(case_of(kernel, 48, 3, 200, layout, num_layers=layers), torch.float64)
 
 
@@ -79,9 +79,9 @@ def test_layers_as_a_wavefront(kernel, layout, layers, rows, threads, stretches)
 @pytest.mark.parametrize("bidirectional", (False, True))
 @pytest.mark.parametrize("layers", (2, 3))
 @pytest.mark.parametrize("rows", (1, 5, 16))
-def test_stretches(kernel, dtype, layout, bidirectional, layers, rows, stretches):
+def test_chunks(kernel, dtype, layout, bidirectional, layers, rows, chunks):
     """As a long call is cut: from a step at a time to all but the last few together."""
-    stretches(rows)
+    chunks(rows)
     check_parity(case_of(kernel, 9, 3, 6, layout, bidirectional=bidirectional, num_layers=layers), dtype)
 
 

@@ -139,9 +139,9 @@ class TestGradients:
         assert_close_trees(actual, looped(grad(loss_of(case.oracle), argnums=everything), dims, arguments))
 
     @by_few
-    def test_per_sample_in_stretches(self, case, stretches):
-        """Groups of the weights' gradients, added up stretch by stretch."""
-        stretches(2 * SAMPLES)
+    def test_per_sample_in_chunks(self, case, chunks):
+        """Groups of the weights' gradients, added up chunk by chunk."""
+        chunks(2 * SAMPLES)
         dims = dims_of(case, 0, 1)
         arguments = batched(case, dims)
         everything = tuple(range(len(arguments)))

@@ -15,13 +15,13 @@ constexpr int kMaxGates = 8;
 // See cell.h.
 struct CellFacts {
   CellName name, inner_name;  // the second without layer normalisation
-  int gates, channels, late_gates;
-  int unit_weights, inner_unit_weights;  // the second without those of layer normalisation
-  bool plain;                            // one of PlainCells
-  bool has_cell_state, keeps_channels, projects, activates_output;
-  int recurrent_channel[kMaxGates];
-  // The first of the channels whose gradients are those of b_ih, and for each gate that of b_hh's.
-  int bias_channel, recurrent_bias_channel[kMaxGates];
+  int gates, saved_values, second_pass_gates;
+  int per_unit_weights, inner_per_unit_weights;  // the second without those of layer normalisation
+  bool plain;                                    // one of PlainCells
+  bool has_cell_state, reads_saved, projects, activates_output;
+  int recurrent_slot[kMaxGates];
+  // The first of the saved values whose gradients are those of b_ih, and for each gate that of b_hh's.
+  int bias_slot, recurrent_bias_slot[kMaxGates];
 
   constexpr int states() const { return has_cell_state ? 2 : 1; }
 };
@@ -31,22 +31,22 @@ constexpr CellFacts facts_of(bool plain) {
   CellFacts facts{.name = Cell::kName,
                   .inner_name = InnerCell<Cell>::kName,
                   .gates = Cell::kGates,
-                  .channels = Cell::kChannels,
-                  .late_gates = Cell::kLateGates,
-                  .unit_weights = Cell::kUnitWeights,
-                  .inner_unit_weights = InnerCell<Cell>::kUnitWeights,
+                  .saved = Cell::kSavedValues,
+                  .second_pass_gates = Cell::kSecondPassGates,
+                  .per_unit_weights = Cell::kPerUnitWeights,
+                  .inner_per_unit_weights = InnerCell<Cell>::kPerUnitWeights,
                   .plain = plain,
                   .has_cell_state = Cell::kHasCellState,
-                  .keeps_channels = Cell::kKeepsChannels,
+                  .reads_saved = Cell::kReadsSaved,
                   .projects = Cell::kProjects,
                   .activates_output = Cell::kActivatesOutput,
-                  .recurrent_channel = {},
-                  .bias_channel = kInnerChannel<Cell>,
-                  .recurrent_bias_channel = {}};
+                  .recurrent_slot = {},
+                  .bias_slot = kInnerSlot<Cell>,
+                  .recurrent_bias_slot = {}};
   static_assert(Cell::kGates <= kMaxGates);
   for (int gate = 0; gate < Cell::kGates; ++gate) {
-    facts.recurrent_channel[gate] = Cell::recurrent_channel(gate);
-    facts.recurrent_bias_channel[gate] = kInnerChannel<Cell> + InnerCell<Cell>::recurrent_channel(gate);
+    facts.recurrent_slot[gate] = Cell::recurrent_slot(gate);
+    facts.recurrent_bias_slot[gate] = kInnerSlot<Cell> + InnerCell<Cell>::recurrent_slot(gate);
   }
   return facts;
 }

@@ -12,35 +12,35 @@ namespace fastrnn {
 struct Gru : CellDefaults {
   static constexpr CellName kName{"gru"};
   enum Gate { kReset, kUpdate, kNew };
-  // W_hn h_{t-1} + b_hn: its gradient differs from kNew's by the factor r, so it has a channel of its own.
+  // W_hn h_{t-1} + b_hn: its gradient differs from kNew's by the factor r, so it has a saved value of its own.
   static constexpr int kNewRecurrent = 3;
   static constexpr int kGates = 3;
-  static constexpr int kChannels = 4;
-  static constexpr int kApartBias = kNew;
+  static constexpr int kSavedValues = 4;
+  static constexpr int kSeparateBias = kNew;
   static constexpr bool kReadsPreviousH = true;
   static constexpr bool kCarriesH = true;
-  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return gate == kNew ? kNewRecurrent : gate; }
+  static constexpr FASTRNN_INLINE int recurrent_slot(int gate) { return gate == kNew ? kNewRecurrent : gate; }
 
   // x: W_ih x_t and b_in; r: W_hh h_{t-1} and the other biases
   template <class V>
-  static FASTRNN_INLINE void forward(const V (&x)[kGates], const V (&r)[kGates], Step<V, kChannels>& step) {
-    V(&channel)[kChannels] = step.channels;
-    channel[kReset] = sigmoid<V>(x[kReset] + r[kReset]);
-    channel[kUpdate] = sigmoid<V>(x[kUpdate] + r[kUpdate]);
-    channel[kNewRecurrent] = r[kNew];
-    channel[kNew] = Math<V>::tanh(x[kNew] + channel[kReset] * r[kNew]);
-    step.h = channel[kNew] + channel[kUpdate] * (step.h_prev - channel[kNew]);
+  static FASTRNN_INLINE void forward(const V (&x)[kGates], const V (&r)[kGates], Step<V, kSavedValues>& step) {
+    V(&saved)[kSavedValues] = step.saved;
+    saved[kReset] = sigmoid<V>(x[kReset] + r[kReset]);
+    saved[kUpdate] = sigmoid<V>(x[kUpdate] + r[kUpdate]);
+    saved[kNewRecurrent] = r[kNew];
+    saved[kNew] = Math<V>::tanh(x[kNew] + saved[kReset] * r[kNew]);
+    step.h = saved[kNew] + saved[kUpdate] * (step.h_prev - saved[kNew]);
   }
 
   template <class V>
-  static FASTRNN_INLINE void backward(const Step<V, kChannels>& step, StepGrad<V, kChannels>& grad) {
-    const V(&channel)[kChannels] = step.channels;
-    const V dn = grad.h * (1 - channel[kUpdate]) * tanh_grad(channel[kNew]);
-    grad.channels[kReset] = dn * channel[kNewRecurrent] * sigmoid_grad(channel[kReset]);
-    grad.channels[kUpdate] = grad.h * (step.h_prev - channel[kNew]) * sigmoid_grad(channel[kUpdate]);
-    grad.channels[kNew] = dn;
-    grad.channels[kNewRecurrent] = dn * channel[kReset];
-    grad.h = grad.h * channel[kUpdate];
+  static FASTRNN_INLINE void backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
+    const V(&saved)[kSavedValues] = step.saved;
+    const V dn = grad.h * (1 - saved[kUpdate]) * tanh_grad(saved[kNew]);
+    grad.saved[kReset] = dn * saved[kNewRecurrent] * sigmoid_grad(saved[kReset]);
+    grad.saved[kUpdate] = grad.h * (step.h_prev - saved[kNew]) * sigmoid_grad(saved[kUpdate]);
+    grad.saved[kNew] = dn;
+    grad.saved[kNewRecurrent] = dn * saved[kReset];
+    grad.h = grad.h * saved[kUpdate];
   }
 };
 

@@ -13,45 +13,47 @@ struct GruResetBefore : CellDefaults {
   static constexpr CellName kName{"gru_reset_before"};
   enum Gate { kReset, kUpdate, kNew };
   static constexpr int kGates = 3;
-  static constexpr int kChannels = 3;
-  static constexpr int kLateGates = 1;
+  static constexpr int kSavedValues = 3;
+  static constexpr int kSecondPassGates = 1;
   static constexpr bool kReadsPreviousH = true;
   static constexpr bool kCarriesH = true;
 
   // x: W_ih x_t; r: W_hh h_{t-1} and the biases, of r and z
   template <class V>
-  static FASTRNN_INLINE void early(const V (&x)[kGates], const V (&r)[kGates - kLateGates], Step<V, kChannels>& step) {
-    step.channels[kReset] = sigmoid<V>(x[kReset] + r[kReset]);
-    step.channels[kUpdate] = sigmoid<V>(x[kUpdate] + r[kUpdate]);
+  static FASTRNN_INLINE void first_pass(const V (&x)[kGates], const V (&r)[kGates - kSecondPassGates],
+                                        Step<V, kSavedValues>& step) {
+    step.saved[kReset] = sigmoid<V>(x[kReset] + r[kReset]);
+    step.saved[kUpdate] = sigmoid<V>(x[kUpdate] + r[kUpdate]);
   }
 
   // What w_hh multiplies for n.
   template <class V>
-  static FASTRNN_INLINE V late_operand(const Step<V, kChannels>& step) {
-    return step.channels[kReset] * step.h_prev;
+  static FASTRNN_INLINE V second_pass_operand(const Step<V, kSavedValues>& step) {
+    return step.saved[kReset] * step.h_prev;
   }
 
   // x: W_in x_t; r: W_hn (r * h_{t-1}) and the biases
   template <class V>
-  static FASTRNN_INLINE void late(V x, V r, Step<V, kChannels>& step) {
-    step.channels[kNew] = Math<V>::tanh(x + r);
-    step.h = step.channels[kNew] + step.channels[kUpdate] * (step.h_prev - step.channels[kNew]);
+  static FASTRNN_INLINE void second_pass(V x, V r, Step<V, kSavedValues>& step) {
+    step.saved[kNew] = Math<V>::tanh(x + r);
+    step.h = step.saved[kNew] + step.saved[kUpdate] * (step.h_prev - step.saved[kNew]);
   }
 
-  // Backward runs the other way: what late() reads of the step has its gradient first.
+  // Backward runs the other way: what second_pass() reads of the step has its gradient first.
   template <class V>
-  static FASTRNN_INLINE void late_backward(const Step<V, kChannels>& step, StepGrad<V, kChannels>& grad) {
-    const V(&channel)[kChannels] = step.channels;
-    grad.channels[kUpdate] = grad.h * (step.h_prev - channel[kNew]) * sigmoid_grad(channel[kUpdate]);
-    grad.channels[kNew] = grad.h * (1 - channel[kUpdate]) * tanh_grad(channel[kNew]);
-    grad.h = grad.h * channel[kUpdate];
+  static FASTRNN_INLINE void second_pass_backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
+    const V(&saved)[kSavedValues] = step.saved;
+    grad.saved[kUpdate] = grad.h * (step.h_prev - saved[kNew]) * sigmoid_grad(saved[kUpdate]);
+    grad.saved[kNew] = grad.h * (1 - saved[kUpdate]) * tanh_grad(saved[kNew]);
+    grad.h = grad.h * saved[kUpdate];
   }
 
-  // operand: the gradient of late_operand(); grad.h: out, what it adds to dh_{t-1}
+  // operand: the gradient of second_pass_operand(); grad.h: out, what it adds to dh_{t-1}
   template <class V>
-  static FASTRNN_INLINE void early_backward(V operand, const Step<V, kChannels>& step, StepGrad<V, kChannels>& grad) {
-    grad.channels[kReset] = operand * step.h_prev * sigmoid_grad(step.channels[kReset]);
-    grad.h = operand * step.channels[kReset];
+  static FASTRNN_INLINE void first_pass_backward(V operand, const Step<V, kSavedValues>& step,
+                                                 StepGrad<V, kSavedValues>& grad) {
+    grad.saved[kReset] = operand * step.h_prev * sigmoid_grad(step.saved[kReset]);
+    grad.h = operand * step.saved[kReset];
   }
 };
 

@@ -11,25 +11,25 @@ namespace fastrnn {
 struct Jordan : CellDefaults {
   static constexpr CellName kName{"jordan"};
   static constexpr int kGates = 1;
-  static constexpr int kChannels = 1;
+  static constexpr int kSavedValues = 1;
   static constexpr bool kProjects = true;
   static constexpr bool kActivatesOutput = true;
-  static constexpr bool kKeepsChannels = true;  // h, of which the output may be a projection
+  static constexpr bool kReadsSaved = true;  // h, of which the output may be a projection
 
   // x: W_ih x_t; r: W_hh h_{t-1} and the biases
   template <class V>
-  static FASTRNN_INLINE void forward(const V (&x)[kGates], const V (&r)[kGates], Step<V, kChannels>& step) {
-    step.h = step.channels[0] = activate<V>(step.activation, x[0] + r[0]);
+  static FASTRNN_INLINE void forward(const V (&x)[kGates], const V (&r)[kGates], Step<V, kSavedValues>& step) {
+    step.h = step.saved[0] = activate<V>(step.activation, x[0] + r[0]);
   }
 
   template <class V>
-  static FASTRNN_INLINE void backward(const Step<V, kChannels>& step, StepGrad<V, kChannels>& grad) {
-    grad.channels[0] = activate_backward<V>(step.activation, step.channels[0], grad.h);
+  static FASTRNN_INLINE void backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
+    grad.saved[0] = activate_backward<V>(step.activation, step.saved[0], grad.h);
   }
 
   template <class V>
-  static FASTRNN_INLINE V hidden(const Step<V, kChannels>& step) {
-    return step.channels[0];
+  static FASTRNN_INLINE V hidden(const Step<V, kSavedValues>& step) {
+    return step.saved[0];
   }
 };
 

@@ -16,80 +16,80 @@ struct LstmCell : CellDefaults {
   static constexpr int kInput = 0, kForget = 1;  // where there is one
   static constexpr int kCandidate = kCoupled ? 1 : 2, kOutput = kCandidate + 1;
   static constexpr int kGates = kOutput + 1;
-  static constexpr int kChannels = kGates;
-  static constexpr int kUnitWeights = kPeepholes ? kGates - 1 : 0;
-  static constexpr int kInputPeephole = 0, kForgetPeephole = 1, kOutputPeephole = kUnitWeights - 1;
+  static constexpr int kSavedValues = kGates;
+  static constexpr int kPerUnitWeights = kPeepholes ? kGates - 1 : 0;
+  static constexpr int kInputPeephole = 0, kForgetPeephole = 1, kOutputPeephole = kPerUnitWeights - 1;
   static constexpr bool kProjects = true;
   static constexpr bool kHasCellState = true;
 
   // x: W_ih x_t; r: W_hh h_{t-1} and the biases
   template <class V>
-  static FASTRNN_INLINE void forward(const V (&x)[kGates], const V (&r)[kGates], Step<V, kChannels>& step) {
-    V(&gate)[kChannels] = step.channels;
+  static FASTRNN_INLINE void forward(const V (&x)[kGates], const V (&r)[kGates], Step<V, kSavedValues>& step) {
+    V(&gate)[kSavedValues] = step.saved;
     for (int g = 0; g < kGates; ++g) gate[g] = x[g] + r[g];
     if constexpr (kPeepholes) {
-      gate[kInput] += step.unit_weights[kInputPeephole] * step.c_prev;
-      if constexpr (!kCoupled) gate[kForget] += step.unit_weights[kForgetPeephole] * step.c_prev;
+      gate[kInput] += step.per_unit_weights[kInputPeephole] * step.c_prev;
+      if constexpr (!kCoupled) gate[kForget] += step.per_unit_weights[kForgetPeephole] * step.c_prev;
     }
     gate[kInput] = sigmoid<V>(gate[kInput]);
     if constexpr (!kCoupled) gate[kForget] = sigmoid<V>(gate[kForget]);
     gate[kCandidate] = Math<V>::tanh(gate[kCandidate]);
     step.c = candidate_c(step);
-    if constexpr (kPeepholes) gate[kOutput] += step.unit_weights[kOutputPeephole] * step.c;
+    if constexpr (kPeepholes) gate[kOutput] += step.per_unit_weights[kOutputPeephole] * step.c;
     gate[kOutput] = sigmoid<V>(gate[kOutput]);
     step.h = hidden(step);
   }
 
   template <class V>
-  static FASTRNN_INLINE void backward(const Step<V, kChannels>& step, StepGrad<V, kChannels>& grad) {
-    grad.c += hidden_backward(step.channels[kOutput], step.c, grad.h, grad.channels[kOutput]);
+  static FASTRNN_INLINE void backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
+    grad.c += hidden_backward(step.saved[kOutput], step.c, grad.h, grad.saved[kOutput]);
     cell_backward(step, grad);
   }
 
   // Backward from c_t and the output gate on.
   template <class V>
-  static FASTRNN_INLINE void cell_backward(const Step<V, kChannels>& step, StepGrad<V, kChannels>& grad) {
-    const V(&gate)[kChannels] = step.channels;
+  static FASTRNN_INLINE void cell_backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
+    const V(&gate)[kSavedValues] = step.saved;
     V dc = grad.c;
-    if constexpr (kPeepholes) dc += grad.channels[kOutput] * step.unit_weights[kOutputPeephole];
-    grad.channels[kCandidate] = dc * gate[kInput] * tanh_grad(gate[kCandidate]);
+    if constexpr (kPeepholes) dc += grad.saved[kOutput] * step.per_unit_weights[kOutputPeephole];
+    grad.saved[kCandidate] = dc * gate[kInput] * tanh_grad(gate[kCandidate]);
     if constexpr (kCoupled) {
-      grad.channels[kInput] = dc * (gate[kCandidate] - step.c_prev) * sigmoid_grad(gate[kInput]);
+      grad.saved[kInput] = dc * (gate[kCandidate] - step.c_prev) * sigmoid_grad(gate[kInput]);
     } else {
-      grad.channels[kInput] = dc * gate[kCandidate] * sigmoid_grad(gate[kInput]);
-      grad.channels[kForget] = dc * step.c_prev * sigmoid_grad(gate[kForget]);
+      grad.saved[kInput] = dc * gate[kCandidate] * sigmoid_grad(gate[kInput]);
+      grad.saved[kForget] = dc * step.c_prev * sigmoid_grad(gate[kForget]);
     }
     grad.c = dc * forget(step);
     if constexpr (kPeepholes) {
-      grad.c += grad.channels[kInput] * step.unit_weights[kInputPeephole];
-      if constexpr (!kCoupled) grad.c += grad.channels[kForget] * step.unit_weights[kForgetPeephole];
+      grad.c += grad.saved[kInput] * step.per_unit_weights[kInputPeephole];
+      if constexpr (!kCoupled) grad.c += grad.saved[kForget] * step.per_unit_weights[kForgetPeephole];
     }
   }
 
-  // The step's part of the gradient of its unit_weights.
+  // The step's part of the gradient of its per_unit_weights.
   template <class V>
-  static FASTRNN_INLINE V unit_weight_grad(int weight, const Step<V, kChannels>& step,
-                                           const StepGrad<V, kChannels>& grad) {
-    if (weight == kOutputPeephole) return grad.channels[kOutput] * step.c;
-    return grad.channels[weight] * step.c_prev;
+  static FASTRNN_INLINE V per_unit_weight_grad(int weight, const Step<V, kSavedValues>& step,
+                                               const StepGrad<V, kSavedValues>& grad) {
+    if (weight == kOutputPeephole) return grad.saved[kOutput] * step.c;
+    return grad.saved[weight] * step.c_prev;
   }
 
   template <class V>
-  static FASTRNN_INLINE V forget(const Step<V, kChannels>& step) {
-    if constexpr (kCoupled) return 1 - step.channels[kInput];
-    return step.channels[kForget];
+  static FASTRNN_INLINE V forget(const Step<V, kSavedValues>& step) {
+    if constexpr (kCoupled) return 1 - step.saved[kInput];
+    return step.saved[kForget];
   }
 
   // c_t before anything is done to it, computed again from what the reserve holds.
   template <class V>
-  static FASTRNN_INLINE V candidate_c(const Step<V, kChannels>& step) {
-    return forget(step) * step.c_prev + step.channels[kInput] * step.channels[kCandidate];
+  static FASTRNN_INLINE V candidate_c(const Step<V, kSavedValues>& step) {
+    return forget(step) * step.c_prev + step.saved[kInput] * step.saved[kCandidate];
   }
 
   // The h that a projection would see, computed again from what the reserve holds.
   template <class V>
-  static FASTRNN_INLINE V hidden(const Step<V, kChannels>& step) {
-    return hidden_of(step.channels[kOutput], step.c);
+  static FASTRNN_INLINE V hidden(const Step<V, kSavedValues>& step) {
+    return hidden_of(step.saved[kOutput], step.c);
   }
 
   template <class V>

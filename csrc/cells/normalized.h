@@ -14,19 +14,19 @@ template <class Cell>
 struct Normalized : Cell {
   static constexpr CellName kName{Cell::kName.text, "_norm"};
   static constexpr int kGates = Cell::kGates;
-  // Channels: W_ih x_t, the cell's own, and W_hh h_{t-1}. The products as they were before they were normalised.
+  // Saved values: W_ih x_t, the cell's own, and W_hh h_{t-1}. The products as they were before they were normalised.
   static constexpr int kInner = kGates;
-  static constexpr int kProduct = kInner + Cell::kChannels;
-  static constexpr int kChannels = kProduct + kGates;
-  static constexpr bool kKeepsChannels = true;
-  static constexpr FASTRNN_INLINE int recurrent_channel(int gate) { return kProduct + gate; }
+  static constexpr int kProduct = kInner + Cell::kSavedValues;
+  static constexpr int kSavedValues = kProduct + kGates;
+  static constexpr bool kReadsSaved = true;
+  static constexpr FASTRNN_INLINE int recurrent_slot(int gate) { return kProduct + gate; }
 
-  // Behind the cell's own unit weights: the gains of W_ih x_t and W_hh h_{t-1}, gain and bias of c.
-  static constexpr int kInputGain = Cell::kUnitWeights;
+  // Behind the cell's own per-unit weights: the gains of W_ih x_t and W_hh h_{t-1}, gain and bias of c.
+  static constexpr int kInputGain = Cell::kPerUnitWeights;
   static constexpr int kGain = kInputGain + kGates;
   static constexpr int kCellGain = kGain + kGates;
   static constexpr int kCellBias = kCellGain + 1;
-  static constexpr int kUnitWeights = kCellGain + (Cell::kHasCellState ? 2 : 0);
+  static constexpr int kPerUnitWeights = kCellGain + (Cell::kHasCellState ? 2 : 0);
 };
 
 // The cell whose step a loop runs.
@@ -45,11 +45,11 @@ template <class Cell>
 inline constexpr bool kNormalizes = false;
 template <class Cell>
 inline constexpr bool kNormalizes<Normalized<Cell>> = true;
-// Where the cell's own channels begin.
+// Where the cell's own saved values begin.
 template <class Cell>
-inline constexpr int kInnerChannel = 0;
+inline constexpr int kInnerSlot = 0;
 template <class Cell>
-inline constexpr int kInnerChannel<Normalized<Cell>> = Normalized<Cell>::kInner;
+inline constexpr int kInnerSlot<Normalized<Cell>> = Normalized<Cell>::kInner;
 template <class Cell>
 inline constexpr bool kNormalizesCell = kNormalizes<Cell> && Cell::kHasCellState;
 

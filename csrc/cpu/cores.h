@@ -3,7 +3,7 @@
 
 namespace fastrnn::cpu {
 
-// By the calling thread's affinity and the control group's quota. A team with more members waits at every step for one
+// By the calling thread's affinity and the control group's quota. A team with more workers waits at every step for one
 // that has no core: with torch.set_num_threads(16) on two busy cores, 100 steps of a GRU or LSTM of one batch row and
 // 256 units took 220 ms, and 1.3 ms in a team of two (an AMD EPYC, Zen 4, 2026-11-28).
 int usable_cores();

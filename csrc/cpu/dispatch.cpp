@@ -99,7 +99,7 @@ constexpr int64_t kLightWeights = 128 * 1024;
 // least at B = 1, H = 256, T = 100 (0.95-1.05); beyond 1 MB 0.92-1.09. One thread up to H = 96, RNN and GRU 1.0-1.25,
 // LSTM 1.0-1.19; at H = 128 to 320 0.91-1.03 for B = 1 and 2 but for one, 0.99-1.27 for B = 4 to 64.
 constexpr int64_t kTeamInputWeights = 1 << 20, kAloneInputWeights = 128 * 1024, kAloneInputWeightsOfRows = 2 << 20;
-// Steps whose input is multiplied at a time, if the gates that a member so makes are no more bytes than that. Of 1 to
+// Steps whose input is multiplied at a time, if the gates that a worker so makes are no more bytes than that. Of 1 to
 // 32 steps, those that made 64 to 128 KB did best; 256 KB, half the second-level cache, took 1.1-1.3 times as long.
 constexpr int64_t kInputSteps = 32, kInputGateBytes = 128 * 1024;
 
@@ -153,7 +153,7 @@ Choice choose_plan(const Workload& work) {
   return choice(by_units, Split::kUnits, "each thread runs its own hidden units, meeting at every step");
 }
 
-ProductPlan choose_product_plan(int threads, int64_t rows, int64_t macs, int64_t panels) {
+GemmPlan choose_gemm_plan(int threads, int64_t rows, int64_t macs, int64_t panels) {
   const bool within_a_team = omp_in_parallel();
   if (threads == 1 || within_a_team || macs < kWorthATeam) return {1, false};
   if (rows / threads >= kWorthPackingTwice) return {threads, true};

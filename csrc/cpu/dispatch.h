@@ -36,6 +36,6 @@ Choice choose_plan(const Workload& work);
 inline int64_t forced_input_steps = -1;
 
 // How a product of many rows with bfloat16 weights is spread over threads.
-ProductPlan choose_product_plan(int threads, int64_t rows, int64_t macs, int64_t panels);
+GemmPlan choose_gemm_plan(int threads, int64_t rows, int64_t macs, int64_t panels);
 
 }  // namespace fastrnn::cpu

@@ -14,22 +14,22 @@ struct ForwardCells {
   using S = Simd<Isa, T>;
   using V = typename S::V;
   using Inner = InnerCell<Cell>;
-  using CellStep = Step<V, Inner::kChannels>;
+  using CellStep = Step<V, Inner::kSavedValues>;
   using Params = ForwardParams<T, T, W>;
   struct NoExtras {};
-  using AtStep = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
-  // Gates of the first product of a step. The second is that of the late gate, or the projection.
-  static constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
-  static_assert(Cell::kLateGates <= 1);
+  using MaybeExtras = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
+  // Gates of the first product of a step. The second is that of the second-pass gate, or the projection.
+  static constexpr int kFirstPassGates = Cell::kGates - Cell::kSecondPassGates;
+  static_assert(Cell::kSecondPassGates <= 1);
 
   // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
-  struct Now {
+  struct StepContext {
     Params p;
     int64_t hidden, recurrent;
     bool has_projection;
-    Range rows;          // that the member runs
+    Range rows;          // that the worker runs
     int64_t first;       // row of the data that batch row 0 has
-    T* channels;         // (B, channel_stride)
+    T* saved;            // (B, saved_stride)
     int64_t rows_after;  // that run at the next step too
     const T* h_prev;     // (B, K)
     T* h;                // (B, K)
@@ -38,103 +38,104 @@ struct ForwardCells {
     T* product;          // (B, product_stride), of a cell that normalises it
     int64_t product_stride;
     bool prefetch;
-    AtStep extras;
+    MaybeExtras extras;
   };
 
-  static FASTRNN_INLINE bool projects(const Now& now) { return Cell::kProjects && now.has_projection; }
+  static FASTRNN_INLINE bool projects(const StepContext& ctx) { return Cell::kProjects && ctx.has_projection; }
 
-  struct FinishCell {
-    const Now& now;
+  struct CellEpilogue {
+    const StepContext& ctx;
 
-    FASTRNN_INLINE bool prefetches() const { return now.prefetch; }
+    FASTRNN_INLINE bool prefetches() const { return ctx.prefetch; }
     FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const {
-      const Params& p = now.p;
-      const int64_t at = now.first + row;
+      const Params& p = ctx.p;
+      const int64_t at = ctx.first + row;
       for (int gate = 0; gate < Cell::kGates; ++gate) {
-        __builtin_prefetch(now.channels + row * p.channel_stride + gate * now.hidden + unit);
+        __builtin_prefetch(ctx.saved + row * p.saved_stride + gate * ctx.hidden + unit);
       }
-      if (p.keep && Cell::kHasCellState) __builtin_prefetch(p.cells + at * now.hidden + unit, 1);
-      if (!projects(now)) __builtin_prefetch(p.output + at * p.output_stride + unit, 1);
+      if (p.keep && Cell::kHasCellState) __builtin_prefetch(p.cells + at * ctx.hidden + unit, 1);
+      if (!projects(ctx)) __builtin_prefetch(p.output + at * p.output_stride + unit, 1);
     }
     FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
-      if constexpr (Cell::kLateGates > 0) {
-        finish_early(now, row, unit, lanes, sums);
+      if constexpr (Cell::kSecondPassGates > 0) {
+        finish_first_pass(ctx, row, unit, lanes, sums);
       } else if constexpr (kNormalizes<Cell>) {
-        T* product = now.product + row * now.product_stride + unit;
+        T* product = ctx.product + row * ctx.product_stride + unit;
         for (int gate = 0; gate < Cell::kGates; ++gate) {
-          S::store(product + gate * now.hidden, S::load(sums + gate * S::kLanes), lanes);
+          S::store(product + gate * ctx.hidden, S::load(sums + gate * S::kLanes), lanes);
         }
       } else {
-        const Params& p = now.p;
-        const T* channels = now.channels + row * p.channel_stride + unit;
+        const Params& p = ctx.p;
+        const T* saved = ctx.saved + row * p.saved_stride + unit;
         V x[Cell::kGates], r[Cell::kGates];
         for (int gate = 0; gate < Cell::kGates; ++gate) {
-          x[gate] = S::load(channels + gate * now.hidden, lanes);
+          x[gate] = S::load(saved + gate * ctx.hidden, lanes);
           r[gate] = S::load(sums + gate * S::kLanes);
-          if (gate == Cell::kApartBias && p.b_ih) x[gate] += S::load(p.b_ih + gate * now.hidden + unit, lanes);
+          if (gate == Cell::kSeparateBias && p.b_ih) x[gate] += S::load(p.b_ih + gate * ctx.hidden + unit, lanes);
         }
-        finish_cell(now, row, unit, lanes, x, r);
+        finish_cell(ctx, row, unit, lanes, x, r);
       }
     }
   };
 
   // See the cell for x and r.
-  static FASTRNN_INLINE void finish_cell(const Now& now, int64_t row, int64_t unit, int lanes,
+  static FASTRNN_INLINE void finish_cell(const StepContext& ctx, int64_t row, int64_t unit, int lanes,
                                          const V (&x)[Cell::kGates], const V (&r)[Cell::kGates]) {
-    const Params& p = now.p;
-    const int64_t at = now.first + row;
-    T* channels = inner_channels(now, row) + unit;
+    const Params& p = ctx.p;
+    const int64_t at = ctx.first + row;
+    T* saved = inner_saved(ctx, row) + unit;
     CellStep step;
     if constexpr (Cell::kReadsPreviousH) {
-      const T* h_prev = now.h_prev + row * now.hidden;
-      if constexpr (kExtended) h_prev = now.extras.previous_h(row);
+      const T* h_prev = ctx.h_prev + row * ctx.hidden;
+      if constexpr (kExtended) h_prev = ctx.extras.previous_h(row);
       step.h_prev = S::load(h_prev + unit, lanes);
     }
-    if constexpr (Cell::kHasCellState) step.c_prev = S::load(now.c + row * now.hidden + unit, lanes);
-    const UnitWeights<Isa, Inner, T> unit_weights(p.unit_weights, now.hidden, unit, lanes);
-    step.unit_weights = unit_weights.values;
-    if constexpr (kExtended) step.activation = now.extras.extras.activation;
+    if constexpr (Cell::kHasCellState) step.c_prev = S::load(ctx.c + row * ctx.hidden + unit, lanes);
+    const PerUnitWeights<Isa, Inner, T> per_unit_weights(p.per_unit_weights, ctx.hidden, unit, lanes);
+    step.per_unit_weights = per_unit_weights.values;
+    if constexpr (kExtended) step.activation = ctx.extras.extras.activation;
     Inner::forward(x, r, step);
-    if (Inner::kKeepsChannels && p.keep) {
-      for (int c = 0; c < Inner::kChannels; ++c) S::store(channels + c * now.hidden, step.channels[c], lanes);
+    if (Inner::kReadsSaved && p.keep) {
+      for (int c = 0; c < Inner::kSavedValues; ++c) S::store(saved + c * ctx.hidden, step.saved[c], lanes);
     }
     if constexpr (kNormalizesCell<Cell>) {
-      S::store(channels + Cell::kOutput * now.hidden, step.channels[Cell::kOutput], lanes);
-      S::store(now.operand + row * now.hidden + unit, step.c, lanes);
+      S::store(saved + Cell::kOutput * ctx.hidden, step.saved[Cell::kOutput], lanes);
+      S::store(ctx.operand + row * ctx.hidden + unit, step.c, lanes);
     }
     if constexpr (Cell::kHasCellState) {
-      if constexpr (kExtended) step.c = now.extras.zoned_c(row, unit, lanes, step.c, step.c_prev);
-      if (p.keep) S::store(p.cells + at * now.hidden + unit, step.c, lanes);
+      if constexpr (kExtended) step.c = ctx.extras.zoned_c(row, unit, lanes, step.c, step.c_prev);
+      if (p.keep) S::store(p.cells + at * ctx.hidden + unit, step.c, lanes);
       if constexpr (kExtended) {
-        if (now.extras.cut_after(row) == kCutState) {
-          step.c = S::load(now.extras.extras.reset_c + row * now.hidden + unit, lanes);
+        if (ctx.extras.cut_after(row) == kCutState) {
+          step.c = S::load(ctx.extras.extras.reset_c + row * ctx.hidden + unit, lanes);
         }
       }
-      S::store(now.c + row * now.hidden + unit, step.c, lanes);
+      S::store(ctx.c + row * ctx.hidden + unit, step.c, lanes);
     }
-    if constexpr (!kNormalizesCell<Cell>) hand_on_h(now, row, unit, lanes, step.h);
+    if constexpr (!kNormalizesCell<Cell>) hand_on_h(ctx, row, unit, lanes, step.h);
   }
 
-  // The cell's own channels. Where nothing is kept, they take the place of W_ih x.
-  static FASTRNN_INLINE T* inner_channels(const Now& now, int64_t row) {
-    T* channels = now.channels + row * now.p.channel_stride;
-    return kNormalizes<Cell> && now.p.keep ? channels + kInnerChannel<Cell> * now.hidden : channels;
+  // The cell's own saved values. Where nothing is kept, they take the place of W_ih x.
+  static FASTRNN_INLINE T* inner_saved(const StepContext& ctx, int64_t row) {
+    T* saved = ctx.saved + row * ctx.p.saved_stride;
+    return kNormalizes<Cell> && ctx.p.keep ? saved + kInnerSlot<Cell> * ctx.hidden : saved;
   }
 
   // h, to the product with the projection or to the next step.
-  static FASTRNN_INLINE void hand_on_h(const Now& now, int64_t row, int64_t unit, int lanes, V h) {
-    if (projects(now)) {
-      S::store(now.operand + row * now.hidden + unit, h, lanes);
+  static FASTRNN_INLINE void hand_on_h(const StepContext& ctx, int64_t row, int64_t unit, int lanes, V h) {
+    if (projects(ctx)) {
+      S::store(ctx.operand + row * ctx.hidden + unit, h, lanes);
     } else {
-      finish_h(now, row, unit, lanes, h);
+      finish_h(ctx, row, unit, lanes, h);
     }
   }
 
-  static FASTRNN_INLINE void finish_row(const Now& now, int64_t row) {
-    const Params& p = now.p;
-    const int64_t hidden = now.hidden;
-    const T *input = now.channels + row * p.channel_stride, *product = now.product + row * now.product_stride;
-    const T *input_gain = p.unit_weights + Cell::kInputGain * hidden, *gain = p.unit_weights + Cell::kGain * hidden;
+  static FASTRNN_INLINE void finish_row(const StepContext& ctx, int64_t row) {
+    const Params& p = ctx.p;
+    const int64_t hidden = ctx.hidden;
+    const T *input = ctx.saved + row * p.saved_stride, *product = ctx.product + row * ctx.product_stride;
+    const T *input_gain = p.per_unit_weights + Cell::kInputGain * hidden,
+            *gain = p.per_unit_weights + Cell::kGain * hidden;
     const RowNorm<T> input_norm = norm_of<Isa>(input, Cell::kGates * hidden);
     const RowNorm<T> norm = norm_of<Isa>(product, Cell::kGates * hidden);
     for_each_vector<Isa, T>(hidden, [&](int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
@@ -148,80 +149,81 @@ struct ForwardCells {
           r[gate] += S::load(p.b_hh + at, lanes);
         }
       }
-      finish_cell(now, row, unit, lanes, x, r);
+      finish_cell(ctx, row, unit, lanes, x, r);
     });
   }
 
   // h of the row, whose c lies in the place of the operand.
-  static FASTRNN_INLINE void finish_normalized_c(const Now& now, int64_t row) {
-    const int64_t hidden = now.hidden;
-    const T* c = now.operand + row * hidden;
-    const T* output_gate = inner_channels(now, row) + Cell::kOutput * hidden;
-    const T *gain = now.p.unit_weights + Cell::kCellGain * hidden,
-            *bias = now.p.unit_weights + Cell::kCellBias * hidden;
+  static FASTRNN_INLINE void finish_normalized_c(const StepContext& ctx, int64_t row) {
+    const int64_t hidden = ctx.hidden;
+    const T* c = ctx.operand + row * hidden;
+    const T* output_gate = inner_saved(ctx, row) + Cell::kOutput * hidden;
+    const T *gain = ctx.p.per_unit_weights + Cell::kCellGain * hidden,
+            *bias = ctx.p.per_unit_weights + Cell::kCellBias * hidden;
     const RowNorm<T> norm = norm_of<Isa>(c, hidden);
     for_each_vector<Isa, T>(hidden, [&](int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
       const V normal = norm(S::load(c + unit, lanes)) * S::load(gain + unit, lanes) + S::load(bias + unit, lanes);
-      hand_on_h(now, row, unit, lanes, Inner::hidden_of(V(S::load(output_gate + unit, lanes)), normal));
+      hand_on_h(ctx, row, unit, lanes, Inner::hidden_of(V(S::load(output_gate + unit, lanes)), normal));
     });
   }
 
-  struct FinishSecond {
-    const Now& now;
+  struct SecondEpilogue {
+    const StepContext& ctx;
 
-    FASTRNN_INLINE bool prefetches() const { return now.prefetch; }
+    FASTRNN_INLINE bool prefetches() const { return ctx.prefetch; }
     FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const {
-      __builtin_prefetch(now.p.output + (now.first + row) * now.p.output_stride + unit, 1);
+      __builtin_prefetch(ctx.p.output + (ctx.first + row) * ctx.p.output_stride + unit, 1);
     }
     FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
-      if constexpr (Cell::kLateGates > 0) {
-        finish_late(now, row, unit, lanes, S::load(sums));
+      if constexpr (Cell::kSecondPassGates > 0) {
+        finish_second_pass(ctx, row, unit, lanes, S::load(sums));
       } else {
         V h = S::load(sums);
-        if constexpr (Cell::kActivatesOutput) h = activate<V>(now.extras.extras.output_activation, h);
-        finish_h(now, row, unit, lanes, h);
+        if constexpr (Cell::kActivatesOutput) h = activate<V>(ctx.extras.extras.output_activation, h);
+        finish_h(ctx, row, unit, lanes, h);
       }
     }
   };
 
   // The gates of the first product, and what the second one multiplies.
-  static FASTRNN_INLINE void finish_early(const Now& now, int64_t row, int64_t unit, int lanes, const T* sums) {
-    T* channels = now.channels + row * now.p.channel_stride + unit;
-    V x[Cell::kGates], r[kEarlyGates];
-    for (int gate = 0; gate < kEarlyGates; ++gate) {
-      x[gate] = S::load(channels + gate * now.hidden, lanes);
+  static FASTRNN_INLINE void finish_first_pass(const StepContext& ctx, int64_t row, int64_t unit, int lanes,
+                                               const T* sums) {
+    T* saved = ctx.saved + row * ctx.p.saved_stride + unit;
+    V x[Cell::kGates], r[kFirstPassGates];
+    for (int gate = 0; gate < kFirstPassGates; ++gate) {
+      x[gate] = S::load(saved + gate * ctx.hidden, lanes);
       r[gate] = S::load(sums + gate * S::kLanes);
     }
     CellStep step;
-    step.h_prev = S::load(now.extras.previous_h(row) + unit, lanes);
-    Cell::early(x, r, step);
-    for (int gate = 0; gate < kEarlyGates; ++gate) S::store(channels + gate * now.hidden, step.channels[gate], lanes);
-    const V operand = now.extras.masked(row, unit, lanes, Cell::late_operand(step));
-    S::store(now.operand + row * now.hidden + unit, operand, lanes);
+    step.h_prev = S::load(ctx.extras.previous_h(row) + unit, lanes);
+    Cell::first_pass(x, r, step);
+    for (int gate = 0; gate < kFirstPassGates; ++gate) S::store(saved + gate * ctx.hidden, step.saved[gate], lanes);
+    const V operand = ctx.extras.masked(row, unit, lanes, Cell::second_pass_operand(step));
+    S::store(ctx.operand + row * ctx.hidden + unit, operand, lanes);
   }
 
-  static FASTRNN_INLINE void finish_late(const Now& now, int64_t row, int64_t unit, int lanes, V sum) {
-    T* channels = now.channels + row * now.p.channel_stride + unit;
+  static FASTRNN_INLINE void finish_second_pass(const StepContext& ctx, int64_t row, int64_t unit, int lanes, V sum) {
+    T* saved = ctx.saved + row * ctx.p.saved_stride + unit;
     CellStep step;
-    for (int gate = 0; gate < kEarlyGates; ++gate) step.channels[gate] = S::load(channels + gate * now.hidden, lanes);
-    step.h_prev = S::load(now.extras.previous_h(row) + unit, lanes);
-    T* last = channels + kEarlyGates * now.hidden;
-    Cell::late(V(S::load(last, lanes)), sum, step);
-    if (now.p.keep) S::store(last, step.channels[kEarlyGates], lanes);
-    finish_h(now, row, unit, lanes, step.h);
+    for (int gate = 0; gate < kFirstPassGates; ++gate) step.saved[gate] = S::load(saved + gate * ctx.hidden, lanes);
+    step.h_prev = S::load(ctx.extras.previous_h(row) + unit, lanes);
+    T* last = saved + kFirstPassGates * ctx.hidden;
+    Cell::second_pass(V(S::load(last, lanes)), sum, step);
+    if (ctx.p.keep) S::store(last, step.saved[kFirstPassGates], lanes);
+    finish_h(ctx, row, unit, lanes, step.h);
   }
 
-  static FASTRNN_INLINE void finish_h(const Now& now, int64_t row, int64_t unit, int lanes, V h) {
-    if constexpr (kExtended) h = now.extras.zoned_h(row, unit, lanes, h);
-    S::store(now.p.output + (now.first + row) * now.p.output_stride + unit, h, lanes);
+  static FASTRNN_INLINE void finish_h(const StepContext& ctx, int64_t row, int64_t unit, int lanes, V h) {
+    if constexpr (kExtended) h = ctx.extras.zoned_h(row, unit, lanes, h);
+    S::store(ctx.p.output + (ctx.first + row) * ctx.p.output_stride + unit, h, lanes);
     if constexpr (kExtended) {
-      if (row < now.rows_after) {
-        const bool cut = now.extras.cut_after(row) == kCutState;
-        if (cut) h = S::load(now.extras.extras.reset_h + row * now.recurrent + unit, lanes);
-        h = now.extras.masked(row, unit, lanes, h);
+      if (row < ctx.rows_after) {
+        const bool cut = ctx.extras.cut_after(row) == kCutState;
+        if (cut) h = S::load(ctx.extras.extras.reset_h + row * ctx.recurrent + unit, lanes);
+        h = ctx.extras.masked(row, unit, lanes, h);
       }
     }
-    S::store((row < now.rows_after ? now.h : now.p.hy) + row * now.recurrent + unit, h, lanes);
+    S::store((row < ctx.rows_after ? ctx.h : ctx.p.hy) + row * ctx.recurrent + unit, h, lanes);
   }
 };
 

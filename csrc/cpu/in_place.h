@@ -7,7 +7,7 @@ namespace fastrnn::cpu {
 
 constexpr int kDots = 4;
 // Rows of the weights that are asked for ahead: worth 1.10 where they come from beyond the second-level cache.
-constexpr int kRowsAhead = 8;
+constexpr int kPrefetchRows = 8;
 
 // sums[row][dot] = the dot product of row `row` of `a` with row `dot` of the weights; kDots of them, or the first few.
 template <class Isa, class T, class W, int kRows>
@@ -27,7 +27,7 @@ FASTRNN_INLINE void multiply_dots(const T* a, int64_t a_stride, const W* weights
     for (int row = 0; row < kRows; ++row) x[row] = load(a + row * a_stride + k);
 #pragma GCC unroll 4
     for (int dot = 0; dot < kDots; ++dot) {
-      __builtin_prefetch(from[dot] + kRowsAhead * depth + k);
+      __builtin_prefetch(from[dot] + kPrefetchRows * depth + k);
       const V w = load(from[dot] + k);
 #pragma GCC unroll 4
       for (int row = 0; row < kRows; ++row) acc[row][dot] = Isa::multiply_add(x[row], w, acc[row][dot]);
@@ -86,17 +86,18 @@ struct RowsInPlace : PanelGrid<Isa, T, kGates> {
   const W* weight;
   const T* bias_a;
   const T* bias_b;
-  int apart;
+  int separate_bias;
 
   // As multiply_views, for an operand of one run.
-  template <class Visit>
-  FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) const {
+  template <class Epilogue>
+  FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end,
+                               const Epilogue& epilogue) const {
     constexpr int kRows = 2;
     alignas(64) T sums[kRows * kMaxPanelVectors * kLanes] = {};  // lanes past the last unit stay 0
     for (int64_t row = begin; row < end; row += kRows) {
       const int64_t rows = smaller(kRows, end - row);
       sum(i, a.data + row * a.stride, a.stride, rows, sums);
-      this->visit_rows({i, i + 1}, row, rows, sums, visit);
+      this->apply_epilogue({i, i + 1}, row, rows, sums, epilogue);
     }
   }
 
@@ -111,7 +112,7 @@ struct RowsInPlace : PanelGrid<Isa, T, kGates> {
       multiply_rows<Isa, T, W>(out, stride, a, a_stride, rows, weight + first * depth, valid, depth);
       for (int64_t row = 0; row < rows; ++row) {
         for (int64_t lane = 0; lane < valid; ++lane) {
-          if (bias_a && gate != apart) out[row * stride + lane] += bias_a[first + lane];
+          if (bias_a && gate != separate_bias) out[row * stride + lane] += bias_a[first + lane];
           if (bias_b) out[row * stride + lane] += bias_b[first + lane];
         }
       }

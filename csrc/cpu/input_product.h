@@ -8,29 +8,29 @@
 namespace fastrnn::cpu {
 
 template <class Isa, class T, class W>
-class InputProduct {
+class InputGemm {
  public:
   using Call = ForwardCall<T, T, W>;
 
   // Of so many columns, G*H. With no scratch it only counts.
-  InputProduct(int64_t columns, const Dims& dims, const Plan& plan, Carver<T>& scratch)
+  InputGemm(int64_t columns, const Dims& dims, const Plan& plan, Arena<T>& scratch)
       : steps_(plan.input_steps),
         columns_(columns),
         weights_({columns, dims.input_size}, is_mine() ? WeightSource::kPacked : WeightSource::kInPlace, scratch) {
-    if (is_mine()) gates_ = scratch.take(steps_ * dims.batch * columns + gaps<T>(plan));
+    if (is_mine()) gates_ = scratch.take(steps_ * dims.batch * columns + row_padding<T>(plan));
   }
 
-  void set(const Call& call, const Portion& portion) {
+  void set(const Call& call, const WorkSlice& slice) {
     p_ = &call.params;
-    stretch_ = call.stretch;
-    portion_ = &portion;
-    rows_ = portion.rows(p_->dims.batch);
+    chunk_ = call.chunk;
+    slice_ = &slice;
+    rows_ = slice.rows(p_->dims.batch);
     weights_.set(p_->w_ih, nullptr, nullptr, -1);
-    if (is_mine()) gates_ += steps_ * rows_.begin * columns_ + portion.gaps_before<T>();
+    if (is_mine()) gates_ += steps_ * rows_.begin * columns_ + slice.row_padding_before<T>();
   }
 
-  void prepare(const Member& member) const {
-    if (is_mine()) weights_.prepare(member);
+  void prepare(const Worker& worker) const {
+    if (is_mine()) weights_.prepare(worker);
   }
 
   // Whether the loop makes the product, and not its caller.
@@ -38,14 +38,14 @@ class InputProduct {
 
   // To be called at each step, before its cells run.
   FASTRNN_INLINE void begin_step(int64_t s) {
-    if (is_mine() && (s - stretch_.begin) % steps_ == 0) begin_block(s);
+    if (is_mine() && (s - chunk_.begin) % steps_ == 0) begin_block(s);
   }
 
-  // (B, channel_stride) of the member's rows at a step. Where the caller gave them no place, that of one block is the
+  // (B, saved_stride) of the worker's rows at a step. Where the caller gave them no place, that of one block is the
   // next one's, too.
-  FASTRNN_INLINE T* channels(int64_t s) const {
+  FASTRNN_INLINE T* saved(int64_t s) const {
     const int64_t row = p_->steps.offset(s);
-    if (p_->channels) return p_->channels + (row - stretch_.first_row) * p_->channel_stride;
+    if (p_->saved) return p_->saved + (row - chunk_.first_row) * p_->saved_stride;
     if (has_all_rows()) return gates_ + (row - first_row_) * columns_;
     return gates_ + ((s - first_step_) * own_rows() - rows_.begin) * columns_;
   }
@@ -56,7 +56,7 @@ class InputProduct {
 
   [[gnu::noinline]] void begin_block(int64_t s) {
     const Steps& steps = p_->steps;
-    const int64_t count = smaller(steps_, stretch_.end - s), last = s + count - 1;
+    const int64_t count = smaller(steps_, chunk_.end - s), last = s + count - 1;
     first_step_ = s;
     first_row_ = smaller(steps.offset(s), steps.offset(last));
     if (has_all_rows() && (!steps.sizes || steps.offsets)) {  // they lie side by side, step by step
@@ -66,20 +66,20 @@ class InputProduct {
     } else {
       for (int64_t step = s; step <= last; ++step) multiply_step(step);
     }
-    portion_->meet();
+    slice_->sync();
   }
 
   // Of the steps from one to the other, as they lie in the data.
   void multiply_all_rows(int64_t begins, int64_t ends) const {
     const int64_t end_row = p_->steps.offset(ends) + p_->steps.stored_rows(ends);
-    multiply({first_row_, 1, end_row - first_row_}, channels(begins), 1);
+    multiply({first_row_, 1, end_row - first_row_}, saved(begins), 1);
   }
 
   // Each row at `count` steps, where these are more than a step's rows: a larger product has fuller tiles.
   void multiply_row_by_row(int64_t s, int64_t count) const {
-    const int64_t batch = p_->steps.batch, stride = p_->channel_stride;
-    T* const out = channels(s);
-    const int64_t out_apart = count > 1 ? (channels(s + 1) - out) / stride : 0;
+    const int64_t batch = p_->steps.batch, stride = p_->saved_stride;
+    T* const out = saved(s);
+    const int64_t out_apart = count > 1 ? (saved(s + 1) - out) / stride : 0;
     for (int64_t row = rows_.begin; row < rows_.end; ++row) {
       multiply({p_->steps.offset(s) + row, p_->steps.reverse ? -batch : batch, count}, out + row * stride, out_apart);
     }
@@ -87,8 +87,7 @@ class InputProduct {
 
   void multiply_step(int64_t s) const {
     const Range rows = below(rows_, p_->steps.rows(s));
-    multiply({p_->steps.offset(s) + rows.begin, 1, rows.end - rows.begin},
-             channels(s) + rows.begin * p_->channel_stride, 1);
+    multiply({p_->steps.offset(s) + rows.begin, 1, rows.end - rows.begin}, saved(s) + rows.begin * p_->saved_stride, 1);
   }
 
   // Rows of the data, each so many behind the one before it.
@@ -100,20 +99,20 @@ class InputProduct {
   void multiply(const Rows& rows, T* out, int64_t out_apart) const {
     const int64_t size = p_->dims.input_size;
     const Operand<T> x{p_->input + rows.first * size, rows.apart * size, size, 1, {0}};
-    const StoreSums<Isa, T> store{out, out_apart * p_->channel_stride};
-    portion_->for_each_panels(weights_.count(), 0, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
+    const StoreSums<Isa, T> store{out, out_apart * p_->saved_stride};
+    slice_->for_each_panels(weights_.count(), 0, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
       weights_.multiply(panels, x, 0, rows.count, store);
     });
   }
 
   const ForwardParams<T, T, W>* p_ = nullptr;
-  const Portion* portion_ = nullptr;
-  Stretch stretch_{};
+  const WorkSlice* slice_ = nullptr;
+  Chunk chunk_{};
   const int64_t steps_;  // of a block; 0 where the product is the caller's
   const int64_t columns_;
   ForwardWeights<Isa, T, W, 1> weights_;
-  Range rows_{0, 0};                        // the member's
-  T* gates_ = nullptr;                      // (steps, rows, G*H) of the member, where there are no channels
+  Range rows_{0, 0};                        // the worker's
+  T* gates_ = nullptr;                      // (steps, rows, G*H) of the worker, where there are no saved values
   int64_t first_step_ = 0, first_row_ = 0;  // of the block; the latter in the data
 };
 

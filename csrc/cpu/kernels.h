@@ -10,13 +10,13 @@
 namespace fastrnn::cpu {
 
 struct Plan;
-struct Portion;
+struct WorkSlice;
 
-// The time loop of a pass as one member of a team runs it (loops.h): one call or several, for one stretch after the
+// The time loop of a pass as one worker of a team runs it (loops.h): one call or several, for one chunk after the
 // other (in backward, the last one first) with the same scratch.
 template <class T, class W = T>
 struct ForwardKernels {
-  void (*forward)(const ForwardCall<T, T, W>& call, const Portion& portion);
+  void (*forward)(const ForwardCall<T, T, W>& call, const WorkSlice& slice);
   int64_t (*forward_scratch)(const Dims& dims, const Plan& plan);
   // Writes frozen_size() values: the recurrent weights and biases, packed for ForwardParams::frozen. Reads nothing but
   // these and dims of params. Both are null for cells that always have extras.
@@ -28,13 +28,13 @@ struct ForwardKernels {
 // The same time loops for calls with extras (params.h). Cells that always have them have no others.
 template <class T>
 struct ExtendedKernels {
-  void (*forward)(const ForwardCall<T>& call, const Portion& portion);
-  void (*backward)(const BackwardCall<T>& call, const Portion& portion);
+  void (*forward)(const ForwardCall<T>& call, const WorkSlice& slice);
+  void (*backward)(const BackwardCall<T>& call, const WorkSlice& slice);
 };
 
 template <class T>
 struct CellKernels : ForwardKernels<T> {
-  void (*backward)(const BackwardCall<T>& call, const Portion& portion);
+  void (*backward)(const BackwardCall<T>& call, const WorkSlice& slice);
   int64_t (*backward_scratch)(const Dims& dims, const Plan& plan);
   int backward_tile[2];
   ExtendedKernels<T> extended;
@@ -42,7 +42,7 @@ struct CellKernels : ForwardKernels<T> {
 
 // out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth).
 template <class T, class W>
-struct WeightProduct {
+struct WeightGemm {
   T* out;
   int64_t out_stride;
   const T* a;
@@ -52,7 +52,7 @@ struct WeightProduct {
   T* scratch;  // for each thread a panel of `depth` rows of kMaxPanelVectors vectors
 };
 
-struct ProductPlan {
+struct GemmPlan {
   int threads;
   bool by_rows;  // each thread multiplies its own rows by all weights, not all rows by its own weights
 };
@@ -66,7 +66,7 @@ struct DtypeKernels {
   void (*multiply_rows)(T* out, int64_t out_stride, const T* a, int64_t a_stride, int64_t rows, const W* weights,
                         int64_t columns, int64_t depth);
   // The same for more rows.
-  void (*multiply_panels)(const WeightProduct<T, W>& product, const ProductPlan& plan);
+  void (*multiply_panels)(const WeightGemm<T, W>& gemm, const GemmPlan& plan);
   // In the order of CellKind; where W is not T, there are the plain ones alone.
   Cell cells[PlainCells::kCount + (std::is_same_v<T, W> ? ExtendedCells::kCount : 0)];
   // out (count): the value with the probability, else 0. Which is which depends on nothing but the seed.

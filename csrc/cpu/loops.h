@@ -1,4 +1,4 @@
-// The team that runs the time loops of a call. Not for kernel files, which hold what each member runs.
+// The team that runs the time loops of a call. Not for kernel files, which hold what each worker runs.
 #pragma once
 
 #include <cstddef>
@@ -11,21 +11,21 @@ namespace fastrnn::cpu {
 // Runs loop, of ForwardKernels or CellKernels, on calls: on all directions at once under Split::kDirections, else on
 // one after the other. False if the user interrupted them.
 template <class Call>
-bool run_loops(void (*loop)(const Call&, const Portion&), const Plan& plan, std::span<const Call> calls) {
+bool run_loops(void (*loop)(const Call&, const WorkSlice&), const Plan& plan, std::span<const Call> calls) {
   struct Context {
-    void (*loop)(const Call&, const Portion&);
+    void (*loop)(const Call&, const WorkSlice&);
     const Plan& plan;
     std::span<const Call> calls;
   } context{loop, plan, calls};
-  const auto together = [](void* pointer, Member& member) {
+  const auto together = [](void* pointer, Worker& worker) {
     const Context& c = *static_cast<Context*>(pointer);
-    for (const Call& call : c.calls) c.loop(call, {c.plan, member});
+    for (const Call& call : c.calls) c.loop(call, {c.plan, worker});
   };
   // OpenMP may grant one thread, which then runs both.
-  const auto apart = [](void* pointer, Member& member) {
+  const auto apart = [](void* pointer, Worker& worker) {
     const Context& c = *static_cast<Context*>(pointer);
-    Member alone = member.alone();
-    for (size_t i = static_cast<size_t>(member.index); i < c.calls.size(); i += static_cast<size_t>(member.count)) {
+    Worker alone = worker.alone();
+    for (size_t i = static_cast<size_t>(worker.index); i < c.calls.size(); i += static_cast<size_t>(worker.count)) {
       c.loop(c.calls[i], {c.plan, alone});
     }
   };

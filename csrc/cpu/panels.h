@@ -26,22 +26,22 @@ FASTRNN_INLINE Range below(const Range& range, int64_t end) {
   return {smaller(range.begin, end), smaller(range.end, end)};
 }
 
-// Bytes of a step's gates up to which a member asks for those of the next step before it runs this one; of larger steps
+// Bytes of a step's gates up to which a worker asks for those of the next step before it runs this one; of larger steps
 // a cell asks for its own before its tile is multiplied. A panel takes one line of every gate's row, which is no
 // pattern that a processor would foresee. Where the gates came from the third-level cache, asking a step ahead was
 // worth 1.1-1.5 at steps of 2 to 64 KB (LSTM; GRU 1.0-1.2, RNN 1.0-1.1; one thread, AVX2, 2026-11-26) and nothing
 // beyond; asking tile by tile was worth 1.10-1.15 at 128 and 256 KB (B = 32, H = 256; B = 128, H = 128) and
 // cost 1.03-1.10 at up to 32 KB.
-constexpr int64_t kAskedAhead = 64 * 1024;
+constexpr int64_t kPrefetchStepBytes = 64 * 1024;
 
 template <class T>
-FASTRNN_INLINE bool is_asked_ahead(const Range& rows, int64_t row_size) {
-  return (rows.end - rows.begin) * row_size * static_cast<int64_t>(sizeof(T)) <= kAskedAhead;
+FASTRNN_INLINE bool fits_step_prefetch(const Range& rows, int64_t row_size) {
+  return (rows.end - rows.begin) * row_size * static_cast<int64_t>(sizeof(T)) <= kPrefetchStepBytes;
 }
 
 // Asks for `size` values of each of these rows.
 template <class T>
-FASTRNN_INLINE void ask_for(const T* data, int64_t stride, const Range& rows, int64_t size) {
+FASTRNN_INLINE void prefetch_values(const T* data, int64_t stride, const Range& rows, int64_t size) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for (int64_t i = 0; i < size; i += kLine) __builtin_prefetch(data + row * stride + i);
@@ -76,28 +76,28 @@ struct PanelGrid {
     return all ? kPanelsOfARow : 1;
   }
 
-  template <class Visit>
-  FASTRNN_INLINE void prefetch_rows(const Range& panels, int64_t first_row, int rows, const Visit& visit) const {
+  template <class Epilogue>
+  FASTRNN_INLINE void prefetch_rows(const Range& panels, int64_t first_row, int rows, const Epilogue& epilogue) const {
     const int64_t unit = first_unit(panels.begin), end = unit + units_in(panels);
     for (int row = 0; row < rows; ++row) {
-      for (int64_t u = unit; u < end; u += kLanes) visit.prefetch(first_row + row, u);
+      for (int64_t u = unit; u < end; u += kLanes) epilogue.prefetch(first_row + row, u);
     }
   }
 
-  // Hands on the sums of some rows, or of one row and several panels: visit(row, unit, lanes, sums) gets each row's
+  // Hands on the sums of some rows, or of one row and several panels: epilogue(row, unit, lanes, sums) gets each row's
   // vectors, with sums pointing at kGates vectors of `lanes` valid lanes.
   //
   // One loop, not one within another, in which GCC would set up the constants of the cell's arithmetic anew for each
   // row: so GRU was 1.17-1.27 times as fast, LSTM 1.11-1.16, RNN 1.04-1.08 (inference at H = 32 to 128, B = 4 to 128,
   // one thread, AVX2, 2026-11-26; what next_tile_rows and StoreSums::place saved is in it).
-  template <class Visit>
-  FASTRNN_INLINE void visit_rows(const Range& panels, int64_t first_row, int rows, const T* sums,
-                                 const Visit& visit) const {
+  template <class Epilogue>
+  FASTRNN_INLINE void apply_epilogue(const Range& panels, int64_t first_row, int rows, const T* sums,
+                                     const Epilogue& epilogue) const {
     const int64_t first = first_unit(panels.begin), count = units_in(panels);
     const int unit_vecs = static_cast<int>(ceil_div(count, kLanes)), whole = static_cast<int>(count / kLanes);
     // A constant number of lanes leaves no masks and no branches in what is inlined here.
     for (int at = 0, row = 0, uv = 0; at < rows * whole; ++at) {
-      visit(first_row + row, first + uv * kLanes, kLanes, sums + (row * unit_vecs + uv) * kGates * kLanes);
+      epilogue(first_row + row, first + uv * kLanes, kLanes, sums + (row * unit_vecs + uv) * kGates * kLanes);
       if (++uv == whole) {
         uv = 0;
         ++row;
@@ -106,7 +106,8 @@ struct PanelGrid {
     if (whole == unit_vecs) return;
     const int64_t unit = first + whole * kLanes;
     for (int row = 0; row < rows; ++row) {
-      visit(first_row + row, unit, static_cast<int>(units - unit), sums + (row * unit_vecs + whole) * kGates * kLanes);
+      epilogue(first_row + row, unit, static_cast<int>(units - unit),
+               sums + (row * unit_vecs + whole) * kGates * kLanes);
     }
   }
 };
@@ -132,18 +133,18 @@ struct StoreSums {
 // A tile goes through the whole depth at once: blocks of it that stay in the first-level cache were no faster (80
 // against 83 G multiply-adds a second at depths of 64 to 2048, the panel in the second-level cache), and the cell's
 // arithmetic then no longer runs beside the next tile's.
-template <class W, class Isa, class T, int kGates, class View, class Visit>
+template <class W, class Isa, class T, int kGates, class View, class Epilogue>
 FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
-                                     const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) {
+                                     const Operand<T>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
   alignas(64) T sums[kMaxTileRows * kMaxPanelVectors * grid.kLanes];
   const int vectors = grid.vectors_in(panels.begin);
   const int64_t most = tile_rows<Isa>(vectors);
-  constexpr bool kPlaces = requires { visit.place(begin, begin); };
+  constexpr bool kPlaces = requires { epilogue.place(begin, begin); };
   const bool whole = grid.units_in(panels) % grid.kLanes == 0;
   int rows;
   for (int64_t first = begin; first < end; first += rows) {
     rows = static_cast<int>(next_tile_rows(end - first, most));
-    if (visit.prefetches()) grid.prefetch_rows(panels, first, rows, visit);
+    if (epilogue.prefetches()) grid.prefetch_rows(panels, first, rows, epilogue);
     const bool one_panel = panels.end - panels.begin == 1;
     const auto multiply = one_panel ? choose_tile<Isa, T, W>(rows, vectors)
                                     : &multiply_tile<Isa, T, W, 1, grid.kWidth / grid.kLanes, kPanelsOfARow>;
@@ -151,27 +152,27 @@ FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, cons
         a.data + first * a.stride, &a, {view(panels.begin), view(panels.end - 1)}, sums, vectors * grid.kLanes};
     if constexpr (kPlaces) {
       if (whole) {
-        tile.sums = visit.place(first, grid.first_unit(panels.begin));
-        tile.stride = visit.stride;
+        tile.sums = epilogue.place(first, grid.first_unit(panels.begin));
+        tile.stride = epilogue.stride;
         multiply(tile);
         continue;
       }
     }
     multiply(tile);
-    grid.visit_rows(panels, first, rows, sums, visit);
+    grid.apply_epilogue(panels, first, rows, sums, epilogue);
   }
 }
 
-// Rows [begin, end) of `a` times `panels`, of which view(i) shows one, tile by tile; see PanelGrid::visit_rows for what
-// the sums are handed to, and StoreSums for the one that tiles know how to serve. Where visit.prefetches(),
-// visit.prefetch(row, unit) is called before a tile is multiplied, for each of its rows' vectors of units: what it asks
-// for arrives meanwhile.
-template <class W, class Isa, class T, int kGates, class View, class Visit>
+// Rows [begin, end) of `a` times `panels`, of which view(i) shows one, tile by tile; see PanelGrid::apply_epilogue for
+// what the sums are handed to, and StoreSums for the one that tiles know how to serve. Where epilogue.prefetches(),
+// epilogue.prefetch(row, unit) is called before a tile is multiplied, for each of its rows' vectors of units: what it
+// asks for arrives meanwhile.
+template <class W, class Isa, class T, int kGates, class View, class Epilogue>
 FASTRNN_INLINE void multiply_views(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
-                                   const Operand<T>& a, int64_t begin, int64_t end, const Visit& visit) {
+                                   const Operand<T>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
   const int64_t step = grid.at_once(panels, end - begin);
   for (int64_t i = panels.begin; i < panels.end; i += step) {
-    multiply_at_once<W>(grid, {i, i + step}, view, a, begin, end, visit);
+    multiply_at_once<W>(grid, {i, i + step}, view, a, begin, end, epilogue);
   }
 }
 
@@ -193,8 +194,8 @@ struct Panels : PanelGrid<Isa, T, kGates> {
   FASTRNN_INLINE int64_t view_stride(int64_t i) const { return int64_t{vectors_in(i)} * kLanes; }
 
   // weight (kGates * units, depth): sums run along its rows, as in forward. bias_a, bias_b (kGates * units) or null
-  // start the sums; bias_a stays out for gate `apart`.
-  void pack_rows(int64_t i, const W* weight, const T* bias_a, const T* bias_b, int apart) const {
+  // start the sums; bias_a stays out for gate `separate_bias`.
+  void pack_rows(int64_t i, const W* weight, const T* bias_a, const T* bias_b, int separate_bias) const {
     const int vectors = vectors_in(i);
     for (int v = 0; v < vectors; ++v) {
       const int gate = v % kGates;
@@ -203,7 +204,7 @@ struct Panels : PanelGrid<Isa, T, kGates> {
       T* start = init(i) + v * kLanes;
       for (int64_t lane = 0; lane < kLanes; ++lane) {
         start[lane] = 0;
-        if (lane < valid && bias_a && gate != apart) start[lane] += bias_a[first + lane];
+        if (lane < valid && bias_a && gate != separate_bias) start[lane] += bias_a[first + lane];
         if (lane < valid && bias_b) start[lane] += bias_b[first + lane];
       }
     }

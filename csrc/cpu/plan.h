@@ -29,7 +29,7 @@ struct Plan {
 
 // Cuts the scratch of a call into its parts; with no scratch it only counts.
 template <class T>
-struct Carver {
+struct Arena {
   T* scratch;
   int64_t used = 0;
 
@@ -43,66 +43,66 @@ struct Carver {
   }
 };
 
-// Where each member runs its own batch rows, those of its state begin so many bytes further from the next member's than
+// Where each worker runs its own batch rows, those of its state begin so many bytes further from the next worker's than
 // they would side by side: a core reads ahead of what it reads, but not beyond a page, and what it takes from the core
 // that writes there at every step, that one has to take back. Worth 1.15, 1.15, 1.0 and 1.0 for LSTM at (512, 8, 64,
 // 64), (100, 16, 128, 128), (1000, 4, 32, 32) and (28, 128, 128, 128), 1.08, 1.09, 1.04 and 1.0 for GRU (the time loop
 // alone on two cores, AVX2, 2026-11-26); level in backward, which has no such state but the gradients of c and h.
-constexpr int64_t kRowsApart = 4096;
+constexpr int64_t kRowPaddingBytes = 4096;
 
-// Values that lie between the rows of all members.
+// Values that lie between the rows of all workers.
 template <class T>
-FASTRNN_INLINE int64_t gaps(const Plan& plan) {
-  return plan.split == Split::kBatch ? plan.threads * kRowsApart / static_cast<int64_t>(sizeof(T)) : 0;
+FASTRNN_INLINE int64_t row_padding(const Plan& plan) {
+  return plan.split == Split::kBatch ? plan.threads * kRowPaddingBytes / static_cast<int64_t>(sizeof(T)) : 0;
 }
 
-// What one member of the team works on: batch rows, and its part of any number of panels.
-struct Portion {
+// What one worker of the team works on: batch rows, and its part of any number of panels.
+struct WorkSlice {
   Plan plan;
-  Member& member;
+  Worker& worker;
 
   FASTRNN_INLINE Range rows(int64_t batch) const {
-    return plan.split == Split::kBatch ? share(batch, member.index, member.count) : Range{0, batch};
+    return plan.split == Split::kBatch ? share(batch, worker.index, worker.count) : Range{0, batch};
   }
-  // Values that lie before this member's rows; see gaps().
+  // Values that lie before this worker's rows; see row_padding().
   template <class T>
-  FASTRNN_INLINE int64_t gaps_before() const {
-    return gaps<T>(plan) / plan.threads * member.index;
+  FASTRNN_INLINE int64_t row_padding_before() const {
+    return row_padding<T>(plan) / plan.threads * worker.index;
   }
-  // The member's part of (B, size) values, in what is done once.
+  // The worker's part of (B, size) values, in what is done once.
   FASTRNN_INLINE Range values(int64_t batch, int64_t size) const {
-    if (!has_whole_rows()) return share(batch * size, member.index, member.count);
+    if (!has_whole_rows()) return share(batch * size, worker.index, worker.count);
     const Range mine = rows(batch);
     return {mine.begin * size, mine.end * size};
   }
   FASTRNN_INLINE bool has_whole_rows() const { return plan.split != Split::kUnits; }
-  // Calls visit(panels) for the member's panels in step s, kPanelsOfARow of them or fewer at a time: forwards in even
+  // Calls visit(panels) for the worker's panels in step s, kPanelsOfARow of them or fewer at a time: forwards in even
   // steps, backwards in odd ones, so that the panels that a step reads first are those that the last one left in the
   // cache.
   template <class Visit>
   FASTRNN_INLINE void for_each_panels(int64_t count, int64_t s, const Visit& visit) const {
-    const Range mine = plan.split == Split::kUnits ? share(count, member.index, member.count) : Range{0, count};
+    const Range mine = plan.split == Split::kUnits ? share(count, worker.index, worker.count) : Range{0, count};
     const int64_t visits = ceil_div(mine.end - mine.begin, kPanelsOfARow);
     for (int64_t n = 0; n < visits; ++n) {
       const int64_t begin = mine.begin + (s % 2 == 0 ? n : visits - 1 - n) * kPanelsOfARow;
       visit(Range{begin, smaller(begin + kPanelsOfARow, mine.end)});
     }
   }
-  // The member's part of the batch rows that rows() gave it, in a phase that works on whole rows.
-  FASTRNN_INLINE Range deal(const Range& rows) const {
+  // The worker's part of the batch rows that rows() gave it, in a phase that works on whole rows.
+  FASTRNN_INLINE Range partition(const Range& rows) const {
     if (has_whole_rows()) return rows;
-    const Range mine = share(rows.end - rows.begin, member.index, member.count);
+    const Range mine = share(rows.end - rows.begin, worker.index, worker.count);
     return {rows.begin + mine.begin, rows.begin + mine.end};
   }
-  // The end of a phase whose results other members read.
-  FASTRNN_INLINE void meet() const {
-    if (plan.split == Split::kUnits) member.barrier();
+  // The end of a phase whose results other workers read.
+  FASTRNN_INLINE void sync() const {
+    if (plan.split == Split::kUnits) worker.barrier();
   }
   // The end of the step that is the count-th of the loop; false to leave the loop.
   FASTRNN_INLINE bool end_step(int64_t count) const {
-    if (count % plan.poll_every == 0) member.poll(count);
-    meet();
-    return !member.stopped_at(count);
+    if (count % plan.poll_every == 0) worker.poll(count);
+    sync();
+    return !worker.stopped_at(count);
   }
 };
 

@@ -10,14 +10,14 @@
 namespace fastrnn::cpu {
 
 template <class Isa, class T, class W>
-void multiply_share(const WeightProduct<T, W>& p, const ProductPlan& plan, const Member& member) {
+void multiply_share(const WeightGemm<T, W>& p, const GemmPlan& plan, const Worker& worker) {
   using Packed = Panels<Isa, T, T, 1>;
   alignas(64) static constexpr T kZeros[Packed::kWidth] = {};
-  T* const panel = p.scratch + member.index * Packed::kWidth * p.depth;
+  T* const panel = p.scratch + worker.index * Packed::kWidth * p.depth;
   const Packed grid{{p.columns, p.depth}, nullptr, nullptr};
   const Operand<T> a{p.a, p.a_stride, p.depth, 1, {0}};
-  const Range rows = plan.by_rows ? share(p.rows, member.index, member.count) : Range{0, p.rows};
-  const Range panels = plan.by_rows ? Range{0, grid.count()} : share(grid.count(), member.index, member.count);
+  const Range rows = plan.by_rows ? share(p.rows, worker.index, worker.count) : Range{0, p.rows};
+  const Range panels = plan.by_rows ? Range{0, grid.count()} : share(grid.count(), worker.index, worker.count);
   for (int64_t i = panels.begin; i < panels.end; ++i) {
     grid.pack_values(i, p.weights, panel);
     const PanelView<T, T> view{kZeros, panel, grid.view_stride(i)};
@@ -27,16 +27,16 @@ void multiply_share(const WeightProduct<T, W>& p, const ProductPlan& plan, const
 }
 
 template <class Isa, class T, class W>
-void multiply_panels(const WeightProduct<T, W>& product, const ProductPlan& plan) {
+void multiply_panels(const WeightGemm<T, W>& gemm, const GemmPlan& plan) {
   struct Context {
-    const WeightProduct<T, W>& product;
-    const ProductPlan& plan;
-  } context{product, plan};
+    const WeightGemm<T, W>& gemm;
+    const GemmPlan& plan;
+  } context{gemm, plan};
   run_team(
       plan.threads,
-      [](void* pointer, Member& member) {
+      [](void* pointer, Worker& worker) {
         const Context& call = *static_cast<Context*>(pointer);
-        multiply_share<Isa, T, W>(call.product, call.plan, member);
+        multiply_share<Isa, T, W>(call.gemm, call.plan, worker);
       },
       &context);
 }

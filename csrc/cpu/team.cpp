@@ -17,7 +17,7 @@ constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 struct TeamState {
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<int> phase{0};
-  // A step, not a flag: a member that is still at step s must not take a decision made at s + 1 for its own.
+  // A step, not a flag: a worker that is still at step s must not take a decision made at s + 1 for its own.
   alignas(64) std::atomic<int64_t> last_step{kNever};
   InterruptPoll interrupt;
 };
@@ -37,9 +37,9 @@ bool InterruptPoll::requested() {
   return interrupt_requested();
 }
 
-Member Member::alone() const { return {0, 1, state, polls}; }
+Worker Worker::alone() const { return {0, 1, state, polls}; }
 
-void Member::barrier() {
+void Worker::barrier() {
   if (count == 1) return;
   const int phase = state->phase.load(std::memory_order_relaxed);
   if (state->arrived.fetch_add(1, std::memory_order_acq_rel) == count - 1) {
@@ -50,28 +50,28 @@ void Member::barrier() {
   spin_until([&] { return state->phase.load(std::memory_order_acquire) != phase; });
 }
 
-void Member::poll(int64_t step) {
+void Worker::poll(int64_t step) {
   if (!polls || !state->interrupt.requested()) return;
   if (count == 1) return stop();
   state->last_step.store(step, std::memory_order_relaxed);
 }
 
-void Member::stop() { state->last_step.store(0, std::memory_order_relaxed); }
+void Worker::stop() { state->last_step.store(0, std::memory_order_relaxed); }
 
-bool Member::stopped_at(int64_t step) const { return step >= state->last_step.load(std::memory_order_relaxed); }
+bool Worker::stopped_at(int64_t step) const { return step >= state->last_step.load(std::memory_order_relaxed); }
 
-bool run_team(int threads, void (*body)(void* context, Member& member), void* context) {
+bool run_team(int threads, void (*body)(void* context, Worker& worker), void* context) {
   TeamState state;
   if (threads <= 1) {
-    Member member{0, 1, &state, true};
-    body(context, member);
+    Worker worker{0, 1, &state, true};
+    body(context, worker);
     return state.last_step.load() == kNever;
   }
 #pragma omp parallel num_threads(threads)
   {
     const int index = omp_get_thread_num();
-    Member member{index, omp_get_num_threads(), &state, index == 0};
-    body(context, member);
+    Worker worker{index, omp_get_num_threads(), &state, index == 0};
+    body(context, worker);
   }
   return state.last_step.load() == kNever;
 }

@@ -31,7 +31,7 @@ FASTRNN_INLINE int64_t next_tile_rows(int64_t left, int64_t most) {
 }
 
 // The left operand: rows of `stride` values, whose depth lies in `count` runs of `length` values; run i starts at
-// starts[i]. One run is plain; GRU's backward skips a channel.
+// starts[i]. One run is plain; GRU's backward skips a saved value.
 template <class T>
 struct Operand {
   const T* data;

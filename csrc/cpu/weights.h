@@ -12,37 +12,37 @@ template <class Isa, class T, class W, int kGates>
 class ForwardWeights {
  public:
   // Packed ones are held in a part of `memory`; with no memory it only counts.
-  ForwardWeights(const PanelGrid<Isa, T, kGates>& grid, WeightSource source, Carver<T>& memory)
+  ForwardWeights(const PanelGrid<Isa, T, kGates>& grid, WeightSource source, Arena<T>& memory)
       : source_(source), packed_{grid, nullptr, nullptr} {
     if (source == WeightSource::kInPlace) return;
     packed_.inits = memory.take(packed_.inits_size());
     packed_.data = memory.template take_as<W>(packed_.size());
   }
 
-  void set(const W* weight, const T* bias_a, const T* bias_b, int apart) {
-    in_place_ = {packed_, weight, bias_a, bias_b, apart};
+  void set(const W* weight, const T* bias_a, const T* bias_b, int separate_bias) {
+    in_place_ = {packed_, weight, bias_a, bias_b, separate_bias};
   }
 
-  // A member's share of the packing. Not inlined: all cells share it.
-  [[gnu::noinline]] void prepare(const Member& member) const {
+  // A worker's share of the packing. Not inlined: all cells share it.
+  [[gnu::noinline]] void prepare(const Worker& worker) const {
     if (source_ != WeightSource::kPacked) return;
-    const Range mine = share(packed_.count(), member.index, member.count);
+    const Range mine = share(packed_.count(), worker.index, worker.count);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-      packed_.pack_rows(i, in_place_.weight, in_place_.bias_a, in_place_.bias_b, in_place_.apart);
+      packed_.pack_rows(i, in_place_.weight, in_place_.bias_a, in_place_.bias_b, in_place_.separate_bias);
     }
   }
 
   FASTRNN_INLINE int64_t count() const { return packed_.count(); }
 
   // See multiply_views.
-  template <class Visit>
+  template <class Epilogue>
   FASTRNN_INLINE void multiply(const Range& panels, const Operand<T>& a, int64_t begin, int64_t end,
-                               const Visit& visit) const {
+                               const Epilogue& epilogue) const {
     if (source_ == WeightSource::kInPlace) {
-      for (int64_t i = panels.begin; i < panels.end; ++i) in_place_.multiply(i, a, begin, end, visit);
+      for (int64_t i = panels.begin; i < panels.end; ++i) in_place_.multiply(i, a, begin, end, epilogue);
     } else {
       multiply_views<W>(
-          packed_, panels, [&](int64_t i) FASTRNN_INLINE_LAMBDA { return view(i); }, a, begin, end, visit);
+          packed_, panels, [&](int64_t i) FASTRNN_INLINE_LAMBDA { return view(i); }, a, begin, end, epilogue);
     }
   }
 
@@ -62,7 +62,7 @@ template <class Isa, class T>
 class BackwardWeights {
  public:
   // With no scratch it only counts.
-  BackwardWeights(const PanelGrid<Isa, T, 1>& grid, WeightSource source, Carver<T>& scratch)
+  BackwardWeights(const PanelGrid<Isa, T, 1>& grid, WeightSource source, Arena<T>& scratch)
       : pack_(source != WeightSource::kInPlace), packed_{grid, nullptr, nullptr} {
     if (pack_) {
       packed_.data = scratch.take(packed_.size());
@@ -73,13 +73,13 @@ class BackwardWeights {
 
   void set(const T* weight) { weight_ = weight; }
 
-  // A member's share of the packing. Not inlined: all cells share it.
-  [[gnu::noinline]] void prepare(const Member& member) const {
+  // A worker's share of the packing. Not inlined: all cells share it.
+  [[gnu::noinline]] void prepare(const Worker& worker) const {
     const int64_t count = packed_.count();
     if (pack_) {
-      const Range mine = share(count, member.index, member.count);
+      const Range mine = share(count, worker.index, worker.count);
       for (int64_t i = mine.begin; i < mine.end; ++i) packed_.pack_columns(i, weight_, packed_.panel(i));
-    } else if (narrow_ && member.index == 0) {
+    } else if (narrow_ && worker.index == 0) {
       packed_.pack_columns(count - 1, weight_, narrow_);
     }
   }
@@ -87,10 +87,11 @@ class BackwardWeights {
   FASTRNN_INLINE int64_t count() const { return packed_.count(); }
 
   // See multiply_views.
-  template <class Visit>
+  template <class Epilogue>
   FASTRNN_INLINE void multiply(const Range& panels, const Operand<T>& a, int64_t begin, int64_t end,
-                               const Visit& visit) const {
-    multiply_views<T>(packed_, panels, [&](int64_t i) FASTRNN_INLINE_LAMBDA { return view(i); }, a, begin, end, visit);
+                               const Epilogue& epilogue) const {
+    multiply_views<T>(
+        packed_, panels, [&](int64_t i) FASTRNN_INLINE_LAMBDA { return view(i); }, a, begin, end, epilogue);
   }
 
  private:
@@ -112,67 +113,68 @@ class BackwardWeights {
 // Cells beyond torch.nn's, whose steps are functions of their own, called through a pointer by products that all of
 // them share: inlined wherever a tile is finished, they would take half of the time in which a kernel file compiles.
 template <class Cell>
-inline constexpr bool kFinishedApart = Cell::kUnitWeights > 0 || Cell::kLateGates > 0 || Cell::kActivatesOutput;
+inline constexpr bool kOutOfLineEpilogue =
+    Cell::kPerUnitWeights > 0 || Cell::kSecondPassGates > 0 || Cell::kActivatesOutput;
 
 // What such a cell makes of the sums of a product; see multiply_views.
 template <class T>
-class VisitApart {
+class EpilogueRef {
  public:
-  template <class Visit>
-  explicit VisitApart(const Visit& visit)
-      : visit_(&visit),
-        prefetches_(visit.prefetches()),
+  template <class Epilogue>
+  explicit EpilogueRef(const Epilogue& epilogue)
+      : epilogue_(&epilogue),
+        prefetches_(epilogue.prefetches()),
         call_([](const void* pointer, int64_t row, int64_t unit, int lanes, const T* sums) {
-          (*static_cast<const Visit*>(pointer))(row, unit, lanes, sums);
+          (*static_cast<const Epilogue*>(pointer))(row, unit, lanes, sums);
         }),
         prefetch_([](const void* pointer, int64_t row, int64_t unit) {
-          static_cast<const Visit*>(pointer)->prefetch(row, unit);
+          static_cast<const Epilogue*>(pointer)->prefetch(row, unit);
         }) {}
 
   FASTRNN_INLINE bool prefetches() const { return prefetches_; }
-  FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const { prefetch_(visit_, row, unit); }
+  FASTRNN_INLINE void prefetch(int64_t row, int64_t unit) const { prefetch_(epilogue_, row, unit); }
   FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
-    call_(visit_, row, unit, lanes, sums);
+    call_(epilogue_, row, unit, lanes, sums);
   }
 
  private:
-  const void* visit_;
+  const void* epilogue_;
   bool prefetches_;
-  void (*call_)(const void* visit, int64_t row, int64_t unit, int lanes, const T* sums);
-  void (*prefetch_)(const void* visit, int64_t row, int64_t unit);
+  void (*call_)(const void* epilogue, int64_t row, int64_t unit, int lanes, const T* sums);
+  void (*prefetch_)(const void* epilogue, int64_t row, int64_t unit);
 };
 
 template <class Weights, class T>
-[[gnu::noinline]] void multiply_apart(const Weights& weights, const Range& panels, const Operand<T>& a, int64_t begin,
-                                      int64_t end, const VisitApart<T>& visit) {
-  weights.multiply(panels, a, begin, end, visit);
+[[gnu::noinline]] void multiply_out_of_line(const Weights& weights, const Range& panels, const Operand<T>& a,
+                                            int64_t begin, int64_t end, const EpilogueRef<T>& epilogue) {
+  weights.multiply(panels, a, begin, end, epilogue);
 }
 
 // A product of a step, and what the cell makes of it; see multiply_views.
-template <bool kApart, class Weights, class T, class Visit>
-FASTRNN_INLINE void multiply_and_finish(const Weights& weights, const Range& panels, const Operand<T>& a, int64_t begin,
-                                        int64_t end, const Visit& visit) {
-  if constexpr (kApart) {
-    multiply_apart(weights, panels, a, begin, end, VisitApart<T>(visit));
+template <bool kOutOfLine, class Weights, class T, class Epilogue>
+FASTRNN_INLINE void multiply_with_epilogue(const Weights& weights, const Range& panels, const Operand<T>& a,
+                                           int64_t begin, int64_t end, const Epilogue& epilogue) {
+  if constexpr (kOutOfLine) {
+    multiply_out_of_line(weights, panels, a, begin, end, EpilogueRef<T>(epilogue));
   } else {
-    weights.multiply(panels, a, begin, end, visit);
+    weights.multiply(panels, a, begin, end, epilogue);
   }
 }
 
-// Whether a step may have a second product: of a late gate, or with a projection. It is not compiled for cells that
-// have neither.
+// Whether a step may have a second product: of a second-pass gate, or with a projection. It is not compiled for cells
+// that have neither.
 template <class Cell>
-inline constexpr bool kMayHaveSecond = Cell::kLateGates > 0 || Cell::kProjects;
+inline constexpr bool kMayHaveSecond = Cell::kSecondPassGates > 0 || Cell::kProjects;
 
-// Step::unit_weights of a vector of units.
+// Step::per_unit_weights of a vector of units.
 template <class Isa, class Cell, class T>
-struct UnitWeights {
+struct PerUnitWeights {
   using S = Simd<Isa, T>;
-  typename S::V values[Cell::kUnitWeights > 0 ? Cell::kUnitWeights : 1];
+  typename S::V values[Cell::kPerUnitWeights > 0 ? Cell::kPerUnitWeights : 1];
 
-  // weights (kUnitWeights, H)
-  FASTRNN_INLINE UnitWeights(const T* weights, int64_t hidden, int64_t unit, int lanes) {
-    for (int w = 0; w < Cell::kUnitWeights; ++w) values[w] = S::load(weights + w * hidden + unit, lanes);
+  // weights (kPerUnitWeights, H)
+  FASTRNN_INLINE PerUnitWeights(const T* weights, int64_t hidden, int64_t unit, int lanes) {
+    for (int w = 0; w < Cell::kPerUnitWeights; ++w) values[w] = S::load(weights + w * hidden + unit, lanes);
   }
 };
 

@@ -16,7 +16,7 @@ struct CellBackwardParams {
 
   StepRows rows, rows_before;
   int64_t hidden_size;                 // H
-  const T* channels;                   // (rows, C*H), or null where the cell keeps none
+  const T* saved;                      // (rows, C*H), or null where the cell keeps none
   const A *cells, *cells_before, *cx;  // (rows, H), (rows, H), (B, H); null without a cell state
   const T *output, *output_before;     // (rows, output_stride)
   int64_t output_stride;
@@ -26,13 +26,13 @@ struct CellBackwardParams {
   A* grad_h;  // (B, H): in dh_t but for grad_output, out what of dh_{t-1} bypasses w_hh; null with a projection
   const A* grad_operand;  // (rows, H): gradient of what a second product multiplies; null where there is none
   A* grad_c;              // (B, H): in dc_t, out dc_{t-1}; null without a cell state
-  T* grad_channels;       // (rows, C*H)
-  const T* unit_weights;
-  A* grad_unit_weights;  // (B, kUnitWeights * H): gradients are added
-  A* dc;                 // (B, H): what of dc_t comes through its normalisation, of a cell that normalises it
-  A* candidate_c;        // (B, H): c_t before anything was done to it, of such a cell; out
-  T* operand;            // (rows, H): see BackwardParams; or null
-  const T* h_mask;       // (B, K) or null; where a late gate's operand is masked
+  T* grad_saved;          // (rows, C*H)
+  const T* per_unit_weights;
+  A* grad_per_unit_weights;  // (B, kPerUnitWeights * H): gradients are added
+  A* dc;                     // (B, H): what of dc_t comes through its normalisation, of a cell that normalises it
+  A* candidate_c;            // (B, H): c_t before anything was done to it, of such a cell; out
+  T* operand;                // (rows, H): see BackwardParams; or null
+  const T* h_mask;           // (B, K) or null; where a second-pass gate's operand is masked
   Activation activation;
   Zoneout<T> zoneout;
   StepCuts cuts;
@@ -70,11 +70,11 @@ template <class Cell, class T>
 __device__ auto load_step(const CellBackwardParams<T>& p, int64_t row, int64_t unit) {
   using Inner = InnerCell<Cell>;
   const int64_t hidden = p.hidden_size, state = row * hidden + unit;
-  Step<Accumulator<T>, Inner::kChannels> step;
+  Step<Accumulator<T>, Inner::kSavedValues> step;
   if constexpr (Cell::kActivatesOutput) step.activation = p.activation;
-  if constexpr (Inner::kKeepsChannels) {
-    const T* channels = p.channels + (row * Cell::kChannels + kInnerChannel<Cell>)*hidden + unit;
-    for (int c = 0; c < Inner::kChannels; ++c) step.channels[c] = widen(channels[c * hidden]);
+  if constexpr (Inner::kReadsSaved) {
+    const T* saved = p.saved + (row * Cell::kSavedValues + kInnerSlot<Cell>)*hidden + unit;
+    for (int c = 0; c < Inner::kSavedValues; ++c) step.saved[c] = widen(saved[c * hidden]);
   }
   if (Cell::kReadsPreviousH || (Cell::kReadsH && p.zoneout.h.any())) step.h_prev = previous_h(p, row, unit);
   if constexpr (Cell::kReadsH) {
@@ -98,11 +98,11 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   const auto [row, unit] = element_of_thread(hidden);
   if (!p.rows.include(row)) return;
   const int64_t state = row * hidden + unit;
-  const int64_t channel = (row * Cell::kChannels + kInnerChannel<Cell>)*hidden + unit;
+  const int64_t first_saved = (row * Cell::kSavedValues + kInnerSlot<Cell>)*hidden + unit;
   auto step = load_step<Cell>(p, row, unit);
-  StepGrad<A, Inner::kChannels> grad;
-  const UnitWeights<Inner, T> unit_weights(p.unit_weights, hidden, unit);
-  step.unit_weights = unit_weights.values;
+  StepGrad<A, Inner::kSavedValues> grad;
+  const PerUnitWeights<Inner, T> per_unit_weights(p.per_unit_weights, hidden, unit);
+  step.per_unit_weights = per_unit_weights.values;
   A kept_grad_h{}, kept_grad_c{};  // of what zoneout keeps of h and c
   if (p.grad_operand) {
     grad.h = p.grad_operand[state];
@@ -120,7 +120,7 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
     }
   }
   if constexpr (kNormalizesCell<Cell>) {
-    grad.channels[Cell::kOutput] = widen(p.grad_channels[channel + Cell::kOutput * hidden]);
+    grad.saved[Cell::kOutput] = widen(p.grad_saved[first_saved + Cell::kOutput * hidden]);
     grad.c += p.dc[state];
     Inner::cell_backward(step, grad);
   } else {
@@ -129,50 +129,50 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
     }
     Inner::backward(step, grad);
   }
-  for (int c = 0; c < Inner::kChannels; ++c) p.grad_channels[channel + c * hidden] = narrow<T>(grad.channels[c]);
-  if constexpr (Inner::kUnitWeights > 0) {
-    A* sums = p.grad_unit_weights + row * Cell::kUnitWeights * hidden + unit;
-    for (int w = 0; w < Inner::kUnitWeights; ++w) sums[w * hidden] += Inner::unit_weight_grad(w, step, grad);
+  for (int c = 0; c < Inner::kSavedValues; ++c) p.grad_saved[first_saved + c * hidden] = narrow<T>(grad.saved[c]);
+  if constexpr (Inner::kPerUnitWeights > 0) {
+    A* sums = p.grad_per_unit_weights + row * Cell::kPerUnitWeights * hidden + unit;
+    for (int w = 0; w < Inner::kPerUnitWeights; ++w) sums[w * hidden] += Inner::per_unit_weight_grad(w, step, grad);
   }
   if (p.grad_h) p.grad_h[state] = (Cell::kCarriesH ? grad.h : A{}) + kept_grad_h;
   if constexpr (Cell::kHasCellState) p.grad_c[state] = grad.c + kept_grad_c;
 }
 
-// A cell with a late gate, before that gate's product and after it.
+// A cell with a second-pass gate, before that gate's product and after it.
 template <class Cell, class T>
-__global__ void cell_late_backward(const CellBackwardParams<T> p) {
+__global__ void cell_second_pass_backward(const CellBackwardParams<T> p) {
   using A = Accumulator<T>;
   const auto [row, unit] = element_of_thread(p.hidden_size);
   if (!p.rows.include(row)) return;
-  const int64_t channel = row * Cell::kChannels * p.hidden_size + unit;
-  Step<A, Cell::kChannels> step;
-  StepGrad<A, Cell::kChannels> grad;
-  for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * p.hidden_size]);
+  const int64_t first_saved = row * Cell::kSavedValues * p.hidden_size + unit;
+  Step<A, Cell::kSavedValues> step;
+  StepGrad<A, Cell::kSavedValues> grad;
+  for (int c = 0; c < Cell::kSavedValues; ++c) step.saved[c] = widen(p.saved[first_saved + c * p.hidden_size]);
   step.h_prev = previous_h(p, row, unit);
   const ArrivedGrad<T> arrived(p, row, unit);
   grad.h = arrived.grad;
-  Cell::late_backward(step, grad);
-  for (int c = 0; c < Cell::kChannels; ++c) {
-    if (c != Cell::kReset) p.grad_channels[channel + c * p.hidden_size] = narrow<T>(grad.channels[c]);
+  Cell::second_pass_backward(step, grad);
+  for (int c = 0; c < Cell::kSavedValues; ++c) {
+    if (c != Cell::kReset) p.grad_saved[first_saved + c * p.hidden_size] = narrow<T>(grad.saved[c]);
   }
   p.grad_h[row * p.hidden_size + unit] = grad.h + arrived.kept;
 }
 
 template <class Cell, class T>
-__global__ void cell_early_backward(const CellBackwardParams<T> p) {
+__global__ void cell_first_pass_backward(const CellBackwardParams<T> p) {
   using A = Accumulator<T>;
   const auto [row, unit] = element_of_thread(p.hidden_size);
   if (!p.rows.include(row)) return;
-  const int64_t state = row * p.hidden_size + unit, channel = row * Cell::kChannels * p.hidden_size + unit;
-  Step<A, Cell::kChannels> step;
-  StepGrad<A, Cell::kChannels> grad;
-  for (int c = 0; c < Cell::kChannels; ++c) step.channels[c] = widen(p.channels[channel + c * p.hidden_size]);
+  const int64_t state = row * p.hidden_size + unit, first_saved = row * Cell::kSavedValues * p.hidden_size + unit;
+  Step<A, Cell::kSavedValues> step;
+  StepGrad<A, Cell::kSavedValues> grad;
+  for (int c = 0; c < Cell::kSavedValues; ++c) step.saved[c] = widen(p.saved[first_saved + c * p.hidden_size]);
   step.h_prev = previous_h(p, row, unit);
   const A mask = p.h_mask ? widen(p.h_mask[state]) : A(1);
-  Cell::early_backward(p.grad_operand[state] * mask, step, grad);
-  p.grad_channels[channel + Cell::kReset * p.hidden_size] = narrow<T>(grad.channels[Cell::kReset]);
+  Cell::first_pass_backward(p.grad_operand[state] * mask, step, grad);
+  p.grad_saved[first_saved + Cell::kReset * p.hidden_size] = narrow<T>(grad.saved[Cell::kReset]);
   p.grad_h[state] += grad.h;
-  p.operand[state] = narrow<T>(Cell::late_operand(step) * mask);
+  p.operand[state] = narrow<T>(Cell::second_pass_operand(step) * mask);
 }
 
 }  // namespace fastrnn::cuda

@@ -19,16 +19,16 @@ struct CellForwardParams {
   A* product;            // (rows, G*H): h_{t-1} W_hh^T, and of a cell that normalises then what that became, as well as
   A* input;              // (rows, G*H): what x W_ih^T became
   const T *b_ih, *b_hh;  // (G*H) or null
-  const T* unit_weights;
-  T* channels;  // (rows, channel_stride): in x W_ih^T, out the channels if keep
-  int64_t channel_stride;
+  const T* per_unit_weights;
+  T* saved;  // (rows, saved_stride): in x W_ih^T, out the saved values if keep
+  int64_t saved_stride;
   A* cell;    // (B, H): in c_{t-1}, out c_t
   A* cells;   // (rows, H): c_t, or null
   T* h;       // (B, H): in h_{t-1}, out h_t; null with a projection
   T* output;  // (rows, output_stride): h_t; null with a projection
   int64_t output_stride;
   T* operand;       // (rows, H): what the step's second product multiplies (see BackwardParams), or null
-  const T* h_mask;  // (B, K) or null; where a late gate's operand is masked
+  const T* h_mask;  // (B, K) or null; where a second-pass gate's operand is masked
   A* candidate_c;   // (B, H): c_t before anything is done to it, of a cell that normalises it
   Zoneout<T> zoneout;
   Activation activation;
@@ -52,11 +52,11 @@ __device__ void hand_on_h(const CellForwardParams<T>& p, int64_t row, int64_t un
   }
 }
 
-// The cell's own channels. Where nothing is kept, they take the place of x W_ih^T.
+// The cell's own saved values. Where nothing is kept, they take the place of x W_ih^T.
 template <class Cell, class T>
-__device__ T* inner_channels(const CellForwardParams<T>& p, int64_t row) {
-  T* channels = p.channels + row * p.channel_stride;
-  return kNormalizes<Cell> && p.keep ? channels + kInnerChannel<Cell> * p.hidden_size : channels;
+__device__ T* inner_saved(const CellForwardParams<T>& p, int64_t row) {
+  T* saved = p.saved + row * p.saved_stride;
+  return kNormalizes<Cell> && p.keep ? saved + kInnerSlot<Cell> * p.hidden_size : saved;
 }
 
 template <class Cell, class T>
@@ -68,29 +68,29 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
   if (!p.rows.include(row)) return;
   const int64_t state = row * hidden + unit;
   const int64_t first = row * Cell::kGates * hidden + unit;
-  T* channels = inner_channels<Cell>(p, row) + unit;
+  T* saved = inner_saved<Cell>(p, row) + unit;
   A x[Cell::kGates], r[Cell::kGates];
   for (int gate = 0; gate < Cell::kGates; ++gate) {
-    x[gate] = kNormalizes<Cell> ? p.input[first + gate * hidden] : widen(channels[gate * hidden]);
+    x[gate] = kNormalizes<Cell> ? p.input[first + gate * hidden] : widen(saved[gate * hidden]);
     r[gate] = p.product[first + gate * hidden];
     if (p.b_ih) {
-      A& joined = gate == Inner::kApartBias ? x[gate] : r[gate];
+      A& joined = gate == Inner::kSeparateBias ? x[gate] : r[gate];
       joined += widen(p.b_ih[gate * hidden + unit]);
       r[gate] += widen(p.b_hh[gate * hidden + unit]);
     }
   }
-  Step<A, Inner::kChannels> step;
+  Step<A, Inner::kSavedValues> step;
   if constexpr (Cell::kActivatesOutput) step.activation = p.activation;
   if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(p.h[state]);
   if constexpr (Cell::kHasCellState) step.c_prev = p.cell[state];
-  const UnitWeights<Inner, T> unit_weights(p.unit_weights, hidden, unit);
-  step.unit_weights = unit_weights.values;
+  const PerUnitWeights<Inner, T> per_unit_weights(p.per_unit_weights, hidden, unit);
+  step.per_unit_weights = per_unit_weights.values;
   Inner::forward(x, r, step);
-  if constexpr (Inner::kKeepsChannels) {
-    for (int c = 0; p.keep && c < Inner::kChannels; ++c) channels[c * hidden] = narrow<T>(step.channels[c]);
+  if constexpr (Inner::kReadsSaved) {
+    for (int c = 0; p.keep && c < Inner::kSavedValues; ++c) saved[c * hidden] = narrow<T>(step.saved[c]);
   }
   if constexpr (kNormalizesCell<Cell>) {
-    channels[Cell::kOutput * hidden] = narrow<T>(step.channels[Cell::kOutput]);
+    saved[Cell::kOutput * hidden] = narrow<T>(step.saved[Cell::kOutput]);
     p.candidate_c[state] = step.c;
   }
   if constexpr (Cell::kHasCellState) {
@@ -101,47 +101,48 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
   if constexpr (!kNormalizesCell<Cell>) hand_on_h(p, row, unit, step.h);
 }
 
-// A cell with a late gate, before that gate's product and after it. The early gates wait in the channels.
+// A cell with a second-pass gate, before that gate's product and after it. The first-pass gates wait in the saved
+// values.
 template <class Cell, class T>
-__global__ void cell_early(const CellForwardParams<T> p) {
+__global__ void cell_first_pass(const CellForwardParams<T> p) {
   using A = Accumulator<T>;
-  constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
+  constexpr int kFirstPassGates = Cell::kGates - Cell::kSecondPassGates;
   const int64_t hidden = p.hidden_size;
   const auto [row, unit] = element_of_thread(hidden);
   if (!p.rows.include(row)) return;
   const int64_t state = row * hidden + unit;
-  T* channels = p.channels + row * p.channel_stride + unit;
-  A x[Cell::kGates], r[kEarlyGates];
-  for (int gate = 0; gate < kEarlyGates; ++gate) {
-    x[gate] = widen(channels[gate * hidden]);
-    r[gate] = p.product[(row * kEarlyGates + gate) * hidden + unit];
+  T* saved = p.saved + row * p.saved_stride + unit;
+  A x[Cell::kGates], r[kFirstPassGates];
+  for (int gate = 0; gate < kFirstPassGates; ++gate) {
+    x[gate] = widen(saved[gate * hidden]);
+    r[gate] = p.product[(row * kFirstPassGates + gate) * hidden + unit];
     if (p.b_ih) r[gate] += widen(p.b_ih[gate * hidden + unit]) + widen(p.b_hh[gate * hidden + unit]);
   }
-  Step<A, Cell::kChannels> step;
+  Step<A, Cell::kSavedValues> step;
   step.h_prev = widen(p.h[state]);
-  Cell::early(x, r, step);
-  for (int gate = 0; gate < kEarlyGates; ++gate) channels[gate * hidden] = narrow<T>(step.channels[gate]);
-  A operand = Cell::late_operand(step);
+  Cell::first_pass(x, r, step);
+  for (int gate = 0; gate < kFirstPassGates; ++gate) saved[gate * hidden] = narrow<T>(step.saved[gate]);
+  A operand = Cell::second_pass_operand(step);
   if (p.h_mask) operand *= widen(p.h_mask[state]);
   p.operand[state] = narrow<T>(operand);
 }
 
 template <class Cell, class T>
-__global__ void cell_late(const CellForwardParams<T> p) {
+__global__ void cell_second_pass(const CellForwardParams<T> p) {
   using A = Accumulator<T>;
-  constexpr int kLate = Cell::kGates - Cell::kLateGates;
+  constexpr int kSecondPassGate = Cell::kGates - Cell::kSecondPassGates;
   const int64_t hidden = p.hidden_size;
   const auto [row, unit] = element_of_thread(hidden);
   if (!p.rows.include(row)) return;
   const int64_t state = row * hidden + unit;
-  T* channels = p.channels + row * p.channel_stride + unit;
+  T* saved = p.saved + row * p.saved_stride + unit;
   A r = p.product[state];
-  if (p.b_ih) r += widen(p.b_ih[kLate * hidden + unit]) + widen(p.b_hh[kLate * hidden + unit]);
-  Step<A, Cell::kChannels> step;
-  for (int gate = 0; gate < kLate; ++gate) step.channels[gate] = widen(channels[gate * hidden]);
+  if (p.b_ih) r += widen(p.b_ih[kSecondPassGate * hidden + unit]) + widen(p.b_hh[kSecondPassGate * hidden + unit]);
+  Step<A, Cell::kSavedValues> step;
+  for (int gate = 0; gate < kSecondPassGate; ++gate) step.saved[gate] = widen(saved[gate * hidden]);
   step.h_prev = widen(p.h[state]);
-  Cell::late(widen(channels[kLate * hidden]), r, step);
-  if (p.keep) channels[kLate * hidden] = narrow<T>(step.channels[kLate]);
+  Cell::second_pass(widen(saved[kSecondPassGate * hidden]), r, step);
+  if (p.keep) saved[kSecondPassGate * hidden] = narrow<T>(step.saved[kSecondPassGate]);
   finish_h(p, row, unit, step.h);
 }
 

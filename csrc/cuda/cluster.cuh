@@ -12,7 +12,7 @@ namespace fastrnn::cuda {
 template <class Call, class Block, void (*kKernel)(StationaryParams<Call>)>
 struct ClusterLaunch {
   static int64_t shared_bytes(const Dims& dims, int64_t tiles) {
-    Carver count(nullptr);
+    SharedArena count(nullptr);
     typename Block::Shared(dims, tiles, count);
     return count.used();
   }
@@ -32,7 +32,7 @@ struct ClusterLaunch {
   static constexpr ClusterPass<Call> pass() { return {&resident, &run}; }
 };
 
-template <class Cell, class T, Math kMath, int kUnits>
+template <class Cell, class T, MathMode kMath, int kUnits>
 constexpr ClusterKernels<T> cluster_kernels() {
   return {ClusterLaunch<Forward<T>, ClusterForwardBlock<Cell, T, kMath, kUnits>,
                         &cluster_forward<Cell, T, kMath, kUnits>>::pass(),
@@ -45,18 +45,18 @@ struct ClusterTable {
   ClusterKernels<T> kernels[PlainCells::kCount];
 };
 
-template <class T, Math kMath, int kUnits, class... Plain>
+template <class T, MathMode kMath, int kUnits, class... Plain>
 constexpr ClusterTable<T> cluster_table(CellList<Plain...>) {
   return {{cluster_kernels<Plain, T, kMath, kUnits>()...}};
 }
 
-template <class T, Math kMath, int kUnits>
+template <class T, MathMode kMath, int kUnits>
 const ClusterKernels<T>& cluster_of(CellKind cell) {
   static constexpr ClusterTable<T> table = cluster_table<T, kMath, kUnits>(PlainCells{});
   return table.kernels[static_cast<int>(cell)];
 }
 
-template <class T, Math kMath>
+template <class T, MathMode kMath>
 const ClusterKernels<T>& cluster(CellKind cell, int64_t units) {
   return units == kClusterUnits[0] ? cluster_of<T, kMath, kClusterUnits[0]>(cell)
                                    : cluster_of<T, kMath, kClusterUnits[1]>(cell);

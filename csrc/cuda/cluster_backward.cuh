@@ -10,11 +10,11 @@
 
 namespace fastrnn::cuda {
 
-template <class Cell, class T, Math kMath, int kUnits>
+template <class Cell, class T, MathMode kMath, int kUnits>
 class ClusterBackwardBlock {
   static constexpr int kDepth = Cell::kGates * kUnits;
   using A = Accumulator<T>;
-  using Product = ScatteredProductOf<T, kMath, kDepth>;
+  using Gemm = ScatteredGemmOf<T, kMath, kDepth>;
   using Cells = BackwardCells<Cell, T, kUnits>;
   using Inputs = typename Cells::Inputs;
   using Place = ThreadPlace<kUnits>;
@@ -22,22 +22,22 @@ class ClusterBackwardBlock {
 
  public:
   struct Shared {
-    typename Product::Shared product;
+    typename Gemm::Shared gemm;
     char* inputs;         // of the tile at hand and of the next one
-    float* parts;         // (tiles, 2, blocks, kUnits, kPartStride): of dh of this block's units
+    float* partials;      // (tiles, 2, blocks, kUnits, kPartialStride): of dh of this block's units
     T* grads;             // (16, kGradStride): of this block's gates
     A* grad_h;            // (tiles, 16, kUnits): as in BackwardParams
     A* grad_c = nullptr;  // the same
     uint64_t* barriers;   // of the exchange
 
-    FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, Carver& carver)
-        : product(dims.hidden_size, carver),
-          inputs(carver.take<char>(2 * Inputs(Carver(nullptr)).bytes)),
-          parts(carver.take<float>(tiles * Exchange::kBuffers * dims.hidden_size * kPartStride)),
-          grads(carver.take<T>(kBatchRowsPerTile * kGradStride)),
-          grad_h(carver.take<A>(tiles * kTileValues<kUnits>)) {
-      if (Cell::kHasCellState) grad_c = carver.take<A>(tiles * kTileValues<kUnits>);
-      barriers = Exchange::take_barriers(carver, tiles);
+    FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, SharedArena& arena)
+        : gemm(dims.hidden_size, arena),
+          inputs(arena.take<char>(2 * Inputs(SharedArena(nullptr)).bytes)),
+          partials(arena.take<float>(tiles * Exchange::kBuffers * dims.hidden_size * kPartialStride)),
+          grads(arena.take<T>(kBatchRowsPerTile * kGradStride)),
+          grad_h(arena.take<A>(tiles * kTileValues<kUnits>)) {
+      if (Cell::kHasCellState) grad_c = arena.take<A>(tiles * kTileValues<kUnits>);
+      barriers = Exchange::take_barriers(arena, tiles);
     }
   };
 
@@ -48,7 +48,7 @@ class ClusterBackwardBlock {
         tiles_(call.dims.batch),
         shared_(shared),
         cells_(call),
-        product_(hidden_, shared.product),
+        gemm_(hidden_, shared.gemm),
         exchange_(shared.barriers, tiles_.end - tiles_.begin,
                   static_cast<int>(hidden_ * kBatchRowsPerTile * static_cast<int64_t>(sizeof(float))),
                   call.steps.steps) {
@@ -56,7 +56,7 @@ class ClusterBackwardBlock {
       const int64_t gate_row = column / kUnits * hidden_ + place_.first_unit + column % kUnits;
       return p_.w_hh + gate_row * hidden_ + unit;
     };
-    product_.load_weights(weight, hidden_);
+    gemm_.load_weights(weight, hidden_);
     for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
       for_own_rows(tile, [&](int64_t row, int in_tile) {
         grad_h(tile, in_tile) = p_.grad_h[state(row)];
@@ -96,12 +96,12 @@ class ClusterBackwardBlock {
 
  private:
   // Not 16: neighbouring units' parts would share a bank. Even, for two are stored at a time.
-  static constexpr int kPartStride = kBatchRowsPerTile + 2;
+  static constexpr int kPartialStride = kBatchRowsPerTile + 2;
   // Rows whose pieces neighbouring lanes load must not share a bank.
   static constexpr int kGradStride = kDepth + 32 / static_cast<int>(sizeof(T));
 
   __device__ Inputs inputs(int buffer) const {
-    return Inputs(Carver(shared_.inputs + buffer * Inputs(Carver(nullptr)).bytes));
+    return Inputs(SharedArena(shared_.inputs + buffer * Inputs(SharedArena(nullptr)).bytes));
   }
 
   // visit(row, in_tile), for rows of the batch.
@@ -121,15 +121,15 @@ class ClusterBackwardBlock {
   __device__ A& grad_h(int64_t tile, int in_tile) const { return shared_.grad_h[own(tile, in_tile)]; }
   __device__ A& grad_c(int64_t tile, int in_tile) const { return shared_.grad_c[own(tile, in_tile)]; }
 
-  // What the blocks found of dh that step s handed on: (blocks, kUnits, kPartStride).
-  __device__ float* parts(int64_t s, int64_t tile) const {
-    return shared_.parts + Exchange::buffer(tile - tiles_.begin, last_ - s) * hidden_ * kPartStride;
+  // What the blocks found of dh that step s handed on: (blocks, kUnits, kPartialStride).
+  __device__ float* partials(int64_t s, int64_t tile) const {
+    return shared_.partials + Exchange::buffer(tile - tiles_.begin, last_ - s) * hidden_ * kPartialStride;
   }
 
-  __device__ A sum_of_parts(int64_t s, int64_t tile, int in_tile) const {
-    const float* part = parts(s, tile) + place_.unit * kPartStride + in_tile;
+  __device__ A sum_of_partials(int64_t s, int64_t tile, int in_tile) const {
+    const float* partial = partials(s, tile) + place_.unit * kPartialStride + in_tile;
     A sum = 0;
-    for (int block = 0; block < static_cast<int>(gridDim.x); ++block) sum += part[block * kUnits * kPartStride];
+    for (int block = 0; block < static_cast<int>(gridDim.x); ++block) sum += partial[block * kUnits * kPartialStride];
     return sum;
   }
 
@@ -146,22 +146,22 @@ class ClusterBackwardBlock {
       if (row >= p_.dims.batch) continue;
       A no_c;
       cells_.finish(
-          s, row, inputs, [&] { return sum_of_parts(s + 1, tile, in_tile); }, grad_h(tile, in_tile),
+          s, row, inputs, [&] { return sum_of_partials(s + 1, tile, in_tile); }, grad_h(tile, in_tile),
           Cell::kHasCellState ? grad_c(tile, in_tile) : no_c,
-          [&](int channel, T value) {
+          [&](int slot, T value) {
 #pragma unroll
             for (int gate = 0; gate < Cell::kGates; ++gate) {
-              if (Cell::recurrent_channel(gate) == channel) grads[gate * kUnits] = value;
+              if (Cell::recurrent_slot(gate) == slot) grads[gate * kUnits] = value;
             }
           });
     }
   }
 
   __device__ void multiply_and_send(int64_t s, int64_t tile) const {
-    float* const own_parts = parts(s, tile) + int64_t{cluster_rank()} * kUnits * kPartStride;
+    float* const own_partials = partials(s, tile) + int64_t{cluster_rank()} * kUnits * kPartialStride;
     const auto row = [&](int batch_row) { return shared_.grads + batch_row * kGradStride; };
-    product_.multiply(row, [&](int64_t unit, int batch_row, float2 sums) {
-      float* const to = own_parts + unit % kUnits * kPartStride + batch_row;
+    gemm_.multiply(row, [&](int64_t unit, int batch_row, float2 sums) {
+      float* const to = own_partials + unit % kUnits * kPartialStride + batch_row;
       exchange_.send(reinterpret_cast<float2*>(to), tile - tiles_.begin, last_ - s, static_cast<int>(unit / kUnits),
                      sums);
     });
@@ -173,18 +173,18 @@ class ClusterBackwardBlock {
   const Tiles tiles_;
   const Shared& shared_;
   const Cells cells_;
-  Product product_;
+  Gemm gemm_;
   const Exchange exchange_;
 };
 
-template <class Cell, class T, Math kMath, int kUnits>
+template <class Cell, class T, MathMode kMath, int kUnits>
 __global__ void __launch_bounds__(kThreadsPerBlock, 1)
     cluster_backward(const __grid_constant__ StationaryParams<Backward<T>> params) {
 #if FASTRNN_HAS_CLUSTERS
   using Block = ClusterBackwardBlock<Cell, T, kMath, kUnits>;
-  Carver carver(dynamic_shared());
+  SharedArena arena(dynamic_shared());
   const Backward<T>& call = params.calls[blockIdx.z];
-  const typename Block::Shared shared(call.dims, params.most_tiles, carver);
+  const typename Block::Shared shared(call.dims, params.most_tiles, arena);
   Block(call, shared).run();
 #endif
 }

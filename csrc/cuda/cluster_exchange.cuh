@@ -17,8 +17,8 @@ class ClusterExchange {
   static constexpr int kBuffers = kBufferCount;
 
   // tiles: of a group of batch rows
-  static FASTRNN_INLINE uint64_t* take_barriers(Carver& carver, int64_t tiles) {
-    return carver.take<uint64_t>(kBuffers * tiles);
+  static FASTRNN_INLINE uint64_t* take_barriers(SharedArena& arena, int64_t tiles) {
+    return arena.take<uint64_t>(kBuffers * tiles);
   }
 
   // bytes: that arrive in a step of a tile; sends: how many steps send anything. Ends where all threads of the cluster

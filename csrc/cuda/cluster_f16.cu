@@ -2,6 +2,6 @@
 
 namespace fastrnn::cuda {
 
-template const ClusterKernels<__half>& cluster<__half, Math::kTensorCores>(CellKind, int64_t);
+template const ClusterKernels<__half>& cluster<__half, MathMode::kTensorCores>(CellKind, int64_t);
 
 }  // namespace fastrnn::cuda

@@ -2,6 +2,6 @@
 
 namespace fastrnn::cuda {
 
-template const ClusterKernels<float>& cluster<float, Math::kTensorCores>(CellKind, int64_t);
+template const ClusterKernels<float>& cluster<float, MathMode::kTensorCores>(CellKind, int64_t);
 
 }  // namespace fastrnn::cuda

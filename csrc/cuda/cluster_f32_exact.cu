@@ -2,6 +2,6 @@
 
 namespace fastrnn::cuda {
 
-template const ClusterKernels<float>& cluster<float, Math::kExact>(CellKind, int64_t);
+template const ClusterKernels<float>& cluster<float, MathMode::kExact>(CellKind, int64_t);
 
 }  // namespace fastrnn::cuda

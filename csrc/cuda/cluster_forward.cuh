@@ -9,32 +9,32 @@
 
 namespace fastrnn::cuda {
 
-template <class Cell, class T, Math kMath, int kUnits>
+template <class Cell, class T, MathMode kMath, int kUnits>
 class ClusterForwardBlock {
   using A = Accumulator<T>;
   // Small blocks have few columns: the largest cluster of them has 256.
   static constexpr int kWeightRegisters = kUnits == 16 ? 32 : 48;
-  using Product = StationaryProductOf<T, kMath, Cell::kGates, kUnits / kMmaUnits, kWeightRegisters>;
+  using Gemm = StationaryGemmOf<T, kMath, Cell::kGates, kUnits / kMmaUnits, kWeightRegisters>;
   using Cells = ForwardCells<Cell, T, kUnits>;
   using Place = ThreadPlace<kUnits>;
   using Exchange = ClusterExchange<2>;
 
  public:
   struct Shared {
-    typename Product::Shared product;
+    typename Gemm::Shared gemm;
     T* inputs;           // of the tile at hand and of the next one
     T* h;                // (tiles, 2, 16, h_stride): h of every other step
     T* own_h;            // (16, kUnits): on its way to the others
     A* c = nullptr;      // (tiles, 16, kUnits)
     uint64_t* barriers;  // of the exchange
 
-    FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, Carver& carver)
-        : product(dims.recurrent_size, carver),
-          inputs(carver.take<T>(2 * Cells::kInputs)),
-          h(carver.take<T>(tiles * Exchange::kBuffers * kBatchRowsPerTile * h_stride(dims.hidden_size))),
-          own_h(carver.take<T>(kTileValues<kUnits>)) {
-      if (Cell::kHasCellState) c = carver.take<A>(tiles * kTileValues<kUnits>);
-      barriers = Exchange::take_barriers(carver, tiles);
+    FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, SharedArena& arena)
+        : gemm(dims.recurrent_size, arena),
+          inputs(arena.take<T>(2 * Cells::kInputs)),
+          h(arena.take<T>(tiles * Exchange::kBuffers * kBatchRowsPerTile * h_stride(dims.hidden_size))),
+          own_h(arena.take<T>(kTileValues<kUnits>)) {
+      if (Cell::kHasCellState) c = arena.take<A>(tiles * kTileValues<kUnits>);
+      barriers = Exchange::take_barriers(arena, tiles);
     }
   };
 
@@ -45,13 +45,13 @@ class ClusterForwardBlock {
         tiles_(call.dims.batch),
         shared_(shared),
         cells_(call),
-        product_(call.dims.recurrent_size, shared.product),
+        gemm_(call.dims.recurrent_size, shared.gemm),
         exchange_(shared.barriers, tiles_.end - tiles_.begin,
                   static_cast<int>(kBatchRowsPerTile * hidden_ * static_cast<int64_t>(sizeof(T))), p_.steps.steps - 1) {
     const auto weight = [&](int gate, int unit, int64_t column) {
       return p_.w_hh + (gate * hidden_ + place_.first_unit + unit) * hidden_ + column;
     };
-    product_.load_weights(weight, 1);
+    gemm_.load_weights(weight, 1);
     for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) load_state(tile);
     __syncthreads();
   }
@@ -113,7 +113,7 @@ class ClusterForwardBlock {
   }
 
   __device__ void multiply(int64_t s, int64_t tile) const {
-    product_.multiply([&](int row) { return h(s - 1, tile) + row * stride_; }, [](int64_t column) { return column; });
+    gemm_.multiply([&](int row) { return h(s - 1, tile) + row * stride_; }, [](int64_t column) { return column; });
   }
 
   // Rows that do not run keep their h: until they begin, that is hx.
@@ -127,8 +127,7 @@ class ClusterForwardBlock {
         A own_c{};
         if constexpr (Cell::kHasCellState) own_c = c(tile, row);
         own_h = cells_.finish(
-            s, at, inputs, [&](int gate) { return product_.sum(gate, place_.unit, row); }, [&] { return own_h; },
-            own_c);
+            s, at, inputs, [&](int gate) { return gemm_.sum(gate, place_.unit, row); }, [&] { return own_h; }, own_c);
         if constexpr (Cell::kHasCellState) {
           c(tile, row) = own_c;
           if (at >= running_next) p_.cell[at * hidden_ + place_.first_unit + place_.unit] = own_c;
@@ -158,18 +157,18 @@ class ClusterForwardBlock {
   const Tiles tiles_;
   const Shared& shared_;
   const Cells cells_;
-  Product product_;
+  Gemm gemm_;
   const Exchange exchange_;
 };
 
-template <class Cell, class T, Math kMath, int kUnits>
+template <class Cell, class T, MathMode kMath, int kUnits>
 __global__ void __launch_bounds__(kThreadsPerBlock, 1)
     cluster_forward(const __grid_constant__ StationaryParams<Forward<T>> params) {
 #if FASTRNN_HAS_CLUSTERS
   using Block = ClusterForwardBlock<Cell, T, kMath, kUnits>;
-  Carver carver(dynamic_shared());
+  SharedArena arena(dynamic_shared());
   const Forward<T>& call = params.calls[blockIdx.z];
-  const typename Block::Shared shared(call.dims, params.most_tiles, carver);
+  const typename Block::Shared shared(call.dims, params.most_tiles, arena);
   Block(call, shared).run();
 #endif
 }

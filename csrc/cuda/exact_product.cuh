@@ -9,13 +9,13 @@
 
 namespace fastrnn::cuda {
 
-constexpr int kChunk = 4;  // columns that are loaded at once
+constexpr int kQuad = 4;  // columns that are loaded at once
 constexpr int kLaneBatchRows = kBatchRowsPerTile / 4;
 
 // sums[i][b] += the lane's i-th row of weights, 8 rows after the one before, by its b-th batch row.
 template <int kLaneRows>
-__device__ __forceinline__ void add_chunk(const float4* weights, const float4 (&batch)[kLaneBatchRows],
-                                          float (&sums)[kLaneRows][kLaneBatchRows]) {
+__device__ __forceinline__ void add_quad(const float4* weights, const float4 (&batch)[kLaneBatchRows],
+                                         float (&sums)[kLaneRows][kLaneBatchRows]) {
 #pragma unroll
   for (int i = 0; i < kLaneRows; ++i) {
     const float4 w = weights[i * 8];
@@ -30,12 +30,12 @@ __device__ __forceinline__ void add_chunk(const float4* weights, const float4 (&
 }
 
 // Four columns that lie `stride` apart.
-__device__ __forceinline__ float4 load_chunk(const float* values, int64_t stride) {
+__device__ __forceinline__ float4 load_quad(const float* values, int64_t stride) {
   return {values[0], values[stride], values[2 * stride], values[3 * stride]};
 }
 
 template <int kTiles, int kTileGroups>
-class ExactStationaryProduct {
+class ExactStationaryGemm {
   using Sums = WarpSums<kTiles, kTileGroups>;
   static constexpr int kRows = kTiles * kMmaUnits;  // of a group
 
@@ -44,25 +44,25 @@ class ExactStationaryProduct {
     float4* weights;
     float* sums;
 
-    FASTRNN_INLINE Shared(int64_t depth, Carver& carver)
-        : weights(carver.take<float4>(kTileGroups * depth / kChunk * kRows)), sums(Sums::take(carver)) {}
+    FASTRNN_INLINE Shared(int64_t depth, SharedArena& arena)
+        : weights(arena.take<float4>(kTileGroups * depth / kQuad * kRows)), sums(Sums::take(arena)) {}
   };
 
-  __device__ ExactStationaryProduct(int64_t depth, const Shared& shared)
+  __device__ ExactStationaryGemm(int64_t depth, const Shared& shared)
       : sums_(shared.sums),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        first_(sums_.first(depth / kChunk)),
-        chunks_(static_cast<int>(sums_.end(depth / kChunk) - first_)),
-        weights_(shared.weights + (depth / kChunk * sums_.group() + first_) * kRows) {}
+        first_(sums_.first(depth / kQuad)),
+        quads_(static_cast<int>(sums_.end(depth / kQuad) - first_)),
+        weights_(shared.weights + (depth / kQuad * sums_.group() + first_) * kRows) {}
 
-  __device__ int64_t begin() const { return first_ * kChunk; }
-  __device__ int64_t end() const { return (first_ + chunks_) * kChunk; }
+  __device__ int64_t begin() const { return first_ * kQuad; }
+  __device__ int64_t end() const { return (first_ + quads_) * kQuad; }
 
   template <class Address>
   __device__ void load_weights(const Address& address, int64_t stride) {
-    for (int i = lane_; i < chunks_ * kRows; i += 32) {
+    for (int i = lane_; i < quads_ * kRows; i += 32) {
       const int row = i % kRows, in_groups = sums_.group() * kMmaUnits + row % kMmaUnits;
-      weights_[i] = load_chunk(address(row / kMmaUnits, in_groups, (first_ + i / kRows) * kChunk), stride);
+      weights_[i] = load_quad(address(row / kMmaUnits, in_groups, (first_ + i / kRows) * kQuad), stride);
     }
     __syncwarp();
   }
@@ -85,14 +85,14 @@ class ExactStationaryProduct {
     constexpr int kCount = kTiles - kFirst < 2 ? kTiles - kFirst : 2;
     float sums[2 * kCount][kLaneBatchRows] = {};
 #pragma unroll 1
-    for (int i = 0; i < chunks_; ++i) {
-      const int64_t at = offset((first_ + i) * kChunk);
+    for (int i = 0; i < quads_; ++i) {
+      const int64_t at = offset((first_ + i) * kQuad);
       float4 batch[kLaneBatchRows];
 #pragma unroll
       for (int b = 0; b < kLaneBatchRows; ++b) {
         batch[b] = rows[b] ? *reinterpret_cast<const float4*>(rows[b] + at) : float4{};
       }
-      add_chunk(weights_ + i * kRows + kFirst * kMmaUnits + lane_ / 4, batch, sums);
+      add_quad(weights_ + i * kRows + kFirst * kMmaUnits + lane_ / 4, batch, sums);
     }
 #pragma unroll
     for (int i = 0; i < 2 * kCount; ++i) {
@@ -107,23 +107,23 @@ class ExactStationaryProduct {
 
   const Sums sums_;
   const int lane_;
-  const int64_t first_;  // chunk
-  const int chunks_;
-  float4* const weights_;  // (chunks, kRows) of this warp's columns
+  const int64_t first_;  // quad
+  const int quads_;
+  float4* const weights_;  // (quads, kRows) of this warp's columns
 };
 
 template <int kDepth>
-class ExactScatteredProduct {
-  static constexpr int kChunks = kDepth / kChunk;
+class ExactScatteredGemm {
+  static constexpr int kQuads = kDepth / kQuad;
 
  public:
   struct Shared {
     float4* weights;
 
-    FASTRNN_INLINE Shared(int64_t rows, Carver& carver) : weights(carver.take<float4>(rows * kChunks)) {}
+    FASTRNN_INLINE Shared(int64_t rows, SharedArena& arena) : weights(arena.take<float4>(rows * kQuads)) {}
   };
 
-  __device__ ExactScatteredProduct(int64_t rows, const Shared& shared)
+  __device__ ExactScatteredGemm(int64_t rows, const Shared& shared)
       : warp_(static_cast<int>(threadIdx.x) / 32),
         lane_(static_cast<int>(threadIdx.x) % 32),
         tiles_(static_cast<int>(rows / kMmaUnits)),
@@ -132,9 +132,9 @@ class ExactScatteredProduct {
   template <class Address>
   __device__ void load_weights(const Address& address, int64_t stride) {
     for (int tile = warp_; tile < tiles_; tile += kWarps) {
-      for (int i = lane_; i < kChunks * kMmaUnits; i += 32) {
+      for (int i = lane_; i < kQuads * kMmaUnits; i += 32) {
         const int64_t row = int64_t{tile} * kMmaUnits + i % kMmaUnits;
-        weights_[tile * kChunks * kMmaUnits + i] = load_chunk(address(row, i / kMmaUnits * kChunk), stride);
+        weights_[tile * kQuads * kMmaUnits + i] = load_quad(address(row, i / kMmaUnits * kQuad), stride);
       }
     }
     __syncwarp();
@@ -145,13 +145,13 @@ class ExactScatteredProduct {
     for (int tile = warp_; tile < tiles_; tile += kWarps) {
       float sums[2][kLaneBatchRows] = {};
 #pragma unroll 4
-      for (int chunk = 0; chunk < kChunks; ++chunk) {
+      for (int quad = 0; quad < kQuads; ++quad) {
         float4 batch[kLaneBatchRows];
 #pragma unroll
         for (int b = 0; b < kLaneBatchRows; ++b) {
-          batch[b] = *reinterpret_cast<const float4*>(row(lane_ % 4 * kLaneBatchRows + b) + chunk * kChunk);
+          batch[b] = *reinterpret_cast<const float4*>(row(lane_ % 4 * kLaneBatchRows + b) + quad * kQuad);
         }
-        add_chunk(weights_ + (tile * kChunks + chunk) * kMmaUnits + lane_ / 4, batch, sums);
+        add_quad(weights_ + (tile * kQuads + quad) * kMmaUnits + lane_ / 4, batch, sums);
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -166,7 +166,7 @@ class ExactScatteredProduct {
 
  private:
   const int warp_, lane_, tiles_;
-  float4* const weights_;  // (tiles, kChunks, 16)
+  float4* const weights_;  // (tiles, kQuads, 16)
 };
 
 }  // namespace fastrnn::cuda

@@ -53,12 +53,12 @@ int compute_type(const Queue& queue) {
 
 // A matrix as cuBLAS sees it, which takes columns for rows: the transposed matrix, so that what lies row after row
 // needs no transposing.
-struct Operand {
+struct CublasOperand {
   int transposed;
   int64_t stride;
 
   template <class T>
-  explicit Operand(const Matrix<T>& matrix)
+  explicit CublasOperand(const Matrix<T>& matrix)
       : transposed(matrix.column_stride == 1 ? kPlain : kTransposed),
         // With a single row or column the stride may be anything; cuBLAS wants room for the other dimension even then.
         stride(matrix.column_stride == 1 ? std::max(matrix.row_stride, matrix.columns)
@@ -83,7 +83,7 @@ void gemm(const Matrix<Out>& out, const Matrix<const In>& a, const Matrix<const 
     return;
   }
   if (!cublasGemmEx_64) throw std::runtime_error("fastrnn: cuBLAS was not found: this torch has no CUDA");
-  const Operand operand_a(a), operand_b(b), operand_out(out);
+  const CublasOperand operand_a(a), operand_b(b), operand_out(out);
   const Accumulator<In> one = 1, beta = accumulate ? 1 : 0;
   // out^T = b^T a^T
   const int status =

@@ -17,7 +17,7 @@
 
 namespace fastrnn::cuda {
 
-// Dynamic shared memory, aligned to 16 bytes; carve it with Carver (layout.h).
+// Dynamic shared memory, aligned to 16 bytes; carve it with SharedArena (layout.h).
 __device__ inline char* dynamic_shared() {
   extern __shared__ __align__(16) char memory[];
   return memory;

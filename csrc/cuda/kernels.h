@@ -44,7 +44,7 @@ constexpr int kCallsAtOnce = 4;            // that one launch can take, at most
 constexpr int kSplitBlocks = 4;            // of a persistent kernel that may split their products' depth among them
 
 // How such a kernel multiplies: on tensor cores, float rounded to TF32; or float in full, by FFMA.
-enum class Math { kTensorCores, kExact };
+enum class MathMode { kTensorCores, kExact };
 
 // Blocks of a kernel that keeps w_hh on the chip: each holds the weights of some hidden units, and runs one group of
 // batch rows of one call: a direction, or a layer.
@@ -107,10 +107,10 @@ template <class T>
 const StreamedKernels<T>& streamed(CellKind cell);
 // Defined for float, __half and __nv_bfloat16 on tensor cores in persistent_<type>.cu, and for float in full in
 // persistent_f32_exact.cu.
-template <class T, Math kMath>
+template <class T, MathMode kMath>
 const PersistentKernels<T>& persistent(CellKind cell);
 // The same, in cluster_<type>.cu and cluster_f32_exact.cu; units is one of kClusterUnits.
-template <class T, Math kMath>
+template <class T, MathMode kMath>
 const ClusterKernels<T>& cluster(CellKind cell, int64_t units);
 
 }  // namespace fastrnn::cuda

@@ -7,10 +7,10 @@
 
 namespace fastrnn::cuda {
 
-class Carver {
+class SharedArena {
  public:
   // With no memory it only counts.
-  FASTRNN_INLINE explicit Carver(char* memory) : memory_(memory) {}
+  FASTRNN_INLINE explicit SharedArena(char* memory) : memory_(memory) {}
 
   // Aligned to 16 bytes.
   template <class V>

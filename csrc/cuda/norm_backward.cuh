@@ -13,12 +13,12 @@ __global__ void hidden_backward(const CellBackwardParams<T> p) {
   using Inner = InnerCell<Cell>;
   const int64_t row = row_of_warp(), hidden = p.hidden_size;
   if (!p.rows.include(row)) return;
-  const T *gain = p.unit_weights + Cell::kCellGain * hidden, *bias = p.unit_weights + Cell::kCellBias * hidden;
-  const int64_t output_channel = (row * Cell::kChannels + Cell::kInner + Cell::kOutput) * hidden;
-  const T* output_gate = p.channels + output_channel;
-  T* grad_output_gate = p.grad_channels + output_channel;
+  const T *gain = p.per_unit_weights + Cell::kCellGain * hidden, *bias = p.per_unit_weights + Cell::kCellBias * hidden;
+  const int64_t output_slot = (row * Cell::kSavedValues + Cell::kInner + Cell::kOutput) * hidden;
+  const T* output_gate = p.saved + output_slot;
+  T* grad_output_gate = p.grad_saved + output_slot;
   A *c = p.candidate_c + row * hidden, *dc = p.dc + row * hidden;
-  A* grad_weights = p.grad_unit_weights + row * Cell::kUnitWeights * hidden;
+  A* grad_weights = p.grad_per_unit_weights + row * Cell::kPerUnitWeights * hidden;
   for_each_column(hidden, [&](int64_t unit) { c[unit] = load_step<Cell>(p, row, unit).c; });
   const RowNorm<A> norm = norm_of<A>(hidden, [&](int64_t unit) { return c[unit]; });
   A sum{}, products{};
@@ -43,17 +43,17 @@ __global__ void hidden_backward(const CellBackwardParams<T> p) {
                   [&](int64_t unit) { dc[unit] = norm.backward(dc[unit], norm(c[unit]), mean_grad, mean_product); });
 }
 
-// One of a row's two products, whose gradients come from other channels of the cell.
+// One of a row's two products, whose gradients come from other saved values of the cell.
 template <class Cell, class T, class Source>
-__device__ void product_backward(const CellBackwardParams<T>& p, int64_t row, int product_channel, int gain,
+__device__ void product_backward(const CellBackwardParams<T>& p, int64_t row, int product_slot, int gain,
                                  const Source& source) {
   using A = Accumulator<T>;
-  const int64_t hidden = p.hidden_size, columns = Cell::kGates * hidden, first = row * Cell::kChannels * hidden;
-  const T *product = p.channels + first + product_channel * hidden, *gains = p.unit_weights + gain * hidden;
-  T *grad_channels = p.grad_channels + first, *grad_product = grad_channels + product_channel * hidden;
-  A* grad_gains = p.grad_unit_weights + (row * Cell::kUnitWeights + gain) * hidden;
+  const int64_t hidden = p.hidden_size, columns = Cell::kGates * hidden, first = row * Cell::kSavedValues * hidden;
+  const T *product = p.saved + first + product_slot * hidden, *gains = p.per_unit_weights + gain * hidden;
+  T *grad_saved = p.grad_saved + first, *grad_product = grad_saved + product_slot * hidden;
+  A* grad_gains = p.grad_per_unit_weights + (row * Cell::kPerUnitWeights + gain) * hidden;
   const RowNorm<A> norm = norm_of<A>(columns, [&](int64_t column) { return widen(product[column]); });
-  const auto grad_of = [&](int gate, int64_t unit) { return widen(grad_channels[source(gate) * hidden + unit]); };
+  const auto grad_of = [&](int gate, int64_t unit) { return widen(grad_saved[source(gate) * hidden + unit]); };
   A sum{}, products{};
 #pragma unroll 1
   for (int gate = 0; gate < Cell::kGates; ++gate) {
@@ -84,7 +84,7 @@ __global__ void products_backward(const CellBackwardParams<T> p) {
   if (!p.rows.include(row)) return;
   product_backward<Cell>(p, row, 0, Cell::kInputGain, [](int gate) { return Cell::kInner + gate; });
   product_backward<Cell>(p, row, Cell::kProduct, Cell::kGain,
-                         [](int gate) { return Cell::kInner + InnerCell<Cell>::recurrent_channel(gate); });
+                         [](int gate) { return Cell::kInner + InnerCell<Cell>::recurrent_slot(gate); });
 }
 
 }  // namespace fastrnn::cuda

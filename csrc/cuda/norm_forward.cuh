@@ -12,10 +12,11 @@ __global__ void normalize_products(const CellForwardParams<T> p) {
   using A = Accumulator<T>;
   const int64_t row = row_of_warp(), hidden = p.hidden_size, columns = Cell::kGates * hidden;
   if (!p.rows.include(row)) return;
-  const T* input = p.channels + row * p.channel_stride;
+  const T* input = p.saved + row * p.saved_stride;
   A *product = p.product + row * columns, *normal_input = p.input + row * columns;
-  T* kept = p.keep ? p.channels + row * p.channel_stride + Cell::kProduct * hidden : nullptr;
-  const T *input_gain = p.unit_weights + Cell::kInputGain * hidden, *gain = p.unit_weights + Cell::kGain * hidden;
+  T* kept = p.keep ? p.saved + row * p.saved_stride + Cell::kProduct * hidden : nullptr;
+  const T *input_gain = p.per_unit_weights + Cell::kInputGain * hidden,
+          *gain = p.per_unit_weights + Cell::kGain * hidden;
   const RowNorm<A> input_norm = norm_of<A>(columns, [&](int64_t column) { return widen(input[column]); });
   const RowNorm<A> norm = norm_of<A>(columns, [&](int64_t column) { return product[column]; });
   for_each_column(columns, [&](int64_t column) {
@@ -32,8 +33,8 @@ __global__ void finish_normalized_c(const CellForwardParams<T> p) {
   const int64_t row = row_of_warp(), hidden = p.hidden_size;
   if (!p.rows.include(row)) return;
   const A* c = p.candidate_c + row * hidden;
-  const T* output_gate = inner_channels<Cell>(p, row) + Cell::kOutput * hidden;
-  const T *gain = p.unit_weights + Cell::kCellGain * hidden, *bias = p.unit_weights + Cell::kCellBias * hidden;
+  const T* output_gate = inner_saved<Cell>(p, row) + Cell::kOutput * hidden;
+  const T *gain = p.per_unit_weights + Cell::kCellGain * hidden, *bias = p.per_unit_weights + Cell::kCellBias * hidden;
   const RowNorm<A> norm = norm_of<A>(hidden, [&](int64_t unit) { return c[unit]; });
   for_each_column(hidden, [&](int64_t unit) {
     const A normal = norm(c[unit]) * widen(gain[unit]) + widen(bias[unit]);

@@ -33,14 +33,14 @@ inline constexpr double kLeastNormal<__half> = 0x1p-14;
 template <>
 inline constexpr double kLeastNormal<__nv_bfloat16> = 0x1p-126;
 
-// Step::unit_weights of a unit.
+// Step::per_unit_weights of a unit.
 template <class Cell, class T>
-struct UnitWeights {
-  Accumulator<T> values[Cell::kUnitWeights > 0 ? Cell::kUnitWeights : 1];
+struct PerUnitWeights {
+  Accumulator<T> values[Cell::kPerUnitWeights > 0 ? Cell::kPerUnitWeights : 1];
 
-  // weights (kUnitWeights, H)
-  __device__ UnitWeights(const T* weights, int64_t hidden, int64_t unit) {
-    for (int w = 0; w < Cell::kUnitWeights; ++w) values[w] = widen(weights[w * hidden + unit]);
+  // weights (kPerUnitWeights, H)
+  __device__ PerUnitWeights(const T* weights, int64_t hidden, int64_t unit) {
+    for (int w = 0; w < Cell::kPerUnitWeights; ++w) values[w] = widen(weights[w * hidden + unit]);
   }
 };
 

@@ -13,7 +13,7 @@ namespace fastrnn::cuda {
 template <class T, class Call, class Block, void (*kKernel)(StationaryParams<Call>), int kSplit>
 struct PersistentLaunch {
   static int64_t shared_bytes(const Dims& dims) {
-    Carver count(nullptr);
+    SharedArena count(nullptr);
     typename Block::Shared(dims, count);
     return count.used();
   }
@@ -45,23 +45,23 @@ struct PersistentLaunch {
   static constexpr PersistentPass<Call> pass() { return {&resident, &scratch, &run}; }
 };
 
-template <class Cell, class T, Math kMath>
+template <class Cell, class T, MathMode kMath>
 constexpr PersistentPass<Forward<T>> forward_pass() {
   using Block = PersistentForwardBlock<Cell, T, kMath>;
   return PersistentLaunch<T, Forward<T>, Block, &persistent_forward<Cell, T, kMath>, 1>::pass();
 }
 
-template <class Cell, class T, Math kMath, int kSplit>
+template <class Cell, class T, MathMode kMath, int kSplit>
 constexpr PersistentPass<Backward<T>> backward_pass() {
   using Block = PersistentBackwardBlock<Cell, T, kMath, kSplit>;
   return PersistentLaunch<T, Backward<T>, Block, &persistent_backward<Cell, T, kMath, kSplit>, kSplit>::pass();
 }
 
-template <class Cell, class T, Math kMath>
+template <class Cell, class T, MathMode kMath>
 constexpr PersistentKernels<T> persistent_kernels() {
   PersistentKernels<T> kernels{forward_pass<Cell, T, kMath>(), backward_pass<Cell, T, kMath, 1>(), {}};
   // The gradients of a single gate are no more to read than h, and FFMA takes longer than reading does.
-  if constexpr (Cell::kGates > 1 && kMath == Math::kTensorCores) {
+  if constexpr (Cell::kGates > 1 && kMath == MathMode::kTensorCores) {
     kernels.split_backward = backward_pass<Cell, T, kMath, kSplitBlocks>();
   }
   return kernels;
@@ -72,12 +72,12 @@ struct PersistentTable {
   PersistentKernels<T> kernels[PlainCells::kCount];
 };
 
-template <class T, Math kMath, class... Plain>
+template <class T, MathMode kMath, class... Plain>
 constexpr PersistentTable<T> persistent_table(CellList<Plain...>) {
   return {{persistent_kernels<Plain, T, kMath>()...}};
 }
 
-template <class T, Math kMath>
+template <class T, MathMode kMath>
 const PersistentKernels<T>& persistent(CellKind cell) {
   static constexpr PersistentTable<T> table = persistent_table<T, kMath>(PlainCells{});
   return table.kernels[static_cast<int>(cell)];

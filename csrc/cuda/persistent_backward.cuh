@@ -12,23 +12,23 @@
 
 namespace fastrnn::cuda {
 
-template <class Cell, class T, Math kMath, int kSplit>
+template <class Cell, class T, MathMode kMath, int kSplit>
 class PersistentBackwardBlock {
   static constexpr int kUnits = kUnitsPerBlock;
   using A = Accumulator<T>;
-  using Product = StationaryProductOf<T, kMath, kSplit, 1, 64>;
+  using Gemm = StationaryGemmOf<T, kMath, kSplit, 1, 64>;
   using Sums = SplitSums<kSplit>;
   using Cells = BackwardCells<Cell, T, kUnits>;
   using Inputs = typename Cells::Inputs;
 
  public:
   struct Shared {
-    typename Product::Shared product;
+    typename Gemm::Shared gemm;
     typename Sums::Shared sums;
     char* inputs;  // of the tile at hand and of the next one
 
-    FASTRNN_INLINE Shared(const Dims& dims, Carver& carver)
-        : product(depth(dims), carver), sums(carver), inputs(carver.take<char>(2 * Inputs(Carver(nullptr)).bytes)) {}
+    FASTRNN_INLINE Shared(const Dims& dims, SharedArena& arena)
+        : gemm(depth(dims), arena), sums(arena), inputs(arena.take<char>(2 * Inputs(SharedArena(nullptr)).bytes)) {}
   };
 
   __device__ PersistentBackwardBlock(const Backward<T>& call, uint32_t* flags, const Shared& shared)
@@ -40,13 +40,13 @@ class PersistentBackwardBlock {
         exchange_(flags),
         cells_(call),
         inputs_(shared.inputs),
-        product_(depth(call.dims), shared.product),
-        sums_(shared.sums, product_number(-2, tiles_.begin)) {
+        gemm_(depth(call.dims), shared.gemm),
+        sums_(shared.sums, gemm_number(-2, tiles_.begin)) {
     const T* const weights = p_.w_hh + first_gate_row_ * hidden_ + place_.first_unit - rank() * kUnits;
     const auto weight = [&](int block, int unit, int64_t row) {
       return weights + row * hidden_ + block * kUnits + unit;
     };
-    product_.load_weights(weight, hidden_);
+    gemm_.load_weights(weight, hidden_);
   }
 
   __device__ void run() {
@@ -61,19 +61,19 @@ class PersistentBackwardBlock {
         if (turn < tiles_.end) multiply(s, turn);
         wait_for_copies<0>();
         __syncthreads();
-        if (turn < tiles_.end) sums_.send(product_, product_number(s, turn));
+        if (turn < tiles_.end) sums_.send(gemm_, gemm_number(s, turn));
         if (tile >= tiles_.begin) {
           if (s >= 0 && tile + 1 < tiles_.end) {
             cells_.fetch(s, tile + 1, inputs(buffer ^ 1));
           } else if (s > 0) {
             cells_.fetch(s - 1, tiles_.begin, inputs(buffer ^ 1));
           }
-          sums_.await(product_number(s, tile));
+          sums_.await(gemm_number(s, tile));
           finish(s, tile, inputs(buffer));
           buffer ^= 1;
         }
         __syncthreads();
-        if (tile >= tiles_.begin) sums_.received(product_number(s, tile));
+        if (tile >= tiles_.begin) sums_.received(gemm_number(s, tile));
       }
       exchange_.announce(steps_done + 1);
     }
@@ -86,35 +86,35 @@ class PersistentBackwardBlock {
   static __device__ int rank() { return kSplit > 1 ? cluster_rank() : 0; }
 
   __device__ Inputs inputs(int buffer) const {
-    return Inputs(Carver(inputs_ + buffer * Inputs(Carver(nullptr)).bytes));
+    return Inputs(SharedArena(inputs_ + buffer * Inputs(SharedArena(nullptr)).bytes));
   }
 
   // Counted over the sequence.
-  __device__ int64_t product_number(int64_t s, int64_t tile) const {
+  __device__ int64_t gemm_number(int64_t s, int64_t tile) const {
     return (last_ - s) * (tiles_.end - tiles_.begin) + tile - tiles_.begin;
   }
 
-  // Where the gradient of a row of w_hh lies among a row's channels.
-  __device__ int64_t channel_offset(int64_t gate_row) const {
+  // Where the gradient of a row of w_hh lies among a row's saved values.
+  __device__ int64_t slot_offset(int64_t gate_row) const {
     int64_t shift = 0;
 #pragma unroll
     for (int gate = 1; gate < Cell::kGates; ++gate) {
-      if (gate_row >= gate * hidden_) shift = (Cell::recurrent_channel(gate) - gate) * hidden_;
+      if (gate_row >= gate * hidden_) shift = (Cell::recurrent_slot(gate) - gate) * hidden_;
     }
     return gate_row + shift;
   }
 
   // Until those that this warp reads are there.
   __device__ void await_gradients(int64_t steps_done) const {
-    exchange_.await(first_gate_row_ + product_.begin(), first_gate_row_ + product_.end(), steps_done);
+    exchange_.await(first_gate_row_ + gemm_.begin(), first_gate_row_ + gemm_.end(), steps_done);
   }
 
   __device__ void multiply(int64_t s, int64_t tile) const {
     const int64_t after = running_rows(p_.steps, s + 1), first_row = tile * kBatchRowsPerTile;
-    const T* const grads = p_.grad_channels + (first_row_of(p_.steps, s + 1) + first_row) * Cell::kChannels * hidden_;
-    product_.multiply(
-        [&](int row) { return first_row + row < after ? grads + row * Cell::kChannels * hidden_ : nullptr; },
-        [&](int64_t row) { return channel_offset(first_gate_row_ + row); });
+    const T* const grads = p_.grad_saved + (first_row_of(p_.steps, s + 1) + first_row) * Cell::kSavedValues * hidden_;
+    gemm_.multiply(
+        [&](int row) { return first_row + row < after ? grads + row * Cell::kSavedValues * hidden_ : nullptr; },
+        [&](int64_t row) { return slot_offset(first_gate_row_ + row); });
   }
 
   __device__ void finish(int64_t s, int64_t tile, const Inputs& inputs) const {
@@ -123,7 +123,7 @@ class PersistentBackwardBlock {
     const int64_t state = row * hidden_ + place_.first_unit + place_.unit;
     A no_c;
     cells_.finish(
-        s, row, inputs, [&] { return sums_.sum(product_, product_number(s, tile), place_.unit, place_.first_row); },
+        s, row, inputs, [&] { return sums_.sum(gemm_, gemm_number(s, tile), place_.unit, place_.first_row); },
         p_.grad_h[state], Cell::kHasCellState ? p_.grad_c[state] : no_c, [](int, T) {});
   }
 
@@ -131,21 +131,21 @@ class PersistentBackwardBlock {
   const int64_t hidden_, last_, first_gate_row_;
   const ThreadPlace<kUnits> place_;
   const Tiles tiles_;
-  const Exchange exchange_;
+  const FlagExchange exchange_;
   const Cells cells_;
   char* const inputs_;
-  Product product_;
+  Gemm gemm_;
   const Sums sums_;
 };
 
-template <class Cell, class T, Math kMath, int kSplit>
+template <class Cell, class T, MathMode kMath, int kSplit>
 __global__ void __launch_bounds__(kThreadsPerBlock, 1)
     persistent_backward(const __grid_constant__ StationaryParams<Backward<T>> params) {
   if constexpr (kSplit == 1 || FASTRNN_HAS_CLUSTERS) {
     using Block = PersistentBackwardBlock<Cell, T, kMath, kSplit>;
-    Carver carver(dynamic_shared());
+    SharedArena arena(dynamic_shared());
     const Backward<T>& call = params.calls[blockIdx.z];
-    const typename Block::Shared shared(call.dims, carver);
+    const typename Block::Shared shared(call.dims, arena);
     Block(call, params.flags, shared).run();
   }
 }

@@ -8,10 +8,10 @@ namespace fastrnn::cuda {
 // A flag for each block counts the steps that it has finished. What a block wrote in a step is written before its
 // threads meet and the first of them stores the flag with release; a warp reads it after all its lanes' loads with
 // acquire and __syncwarp. No step overwrites what another reads, so nobody waits for readers.
-class Exchange {
+class FlagExchange {
  public:
   // flags: (calls, batch groups, unit blocks)
-  __device__ explicit Exchange(uint32_t* flags)
+  __device__ explicit FlagExchange(uint32_t* flags)
       : group_(flags + (int64_t{blockIdx.z} * gridDim.y + blockIdx.y) * gridDim.x) {}
 
   // After the block's threads have met.

@@ -2,6 +2,6 @@
 
 namespace fastrnn::cuda {
 
-template const PersistentKernels<__half>& persistent<__half, Math::kTensorCores>(CellKind);
+template const PersistentKernels<__half>& persistent<__half, MathMode::kTensorCores>(CellKind);
 
 }  // namespace fastrnn::cuda

@@ -2,6 +2,6 @@
 
 namespace fastrnn::cuda {
 
-template const PersistentKernels<float>& persistent<float, Math::kTensorCores>(CellKind);
+template const PersistentKernels<float>& persistent<float, MathMode::kTensorCores>(CellKind);
 
 }  // namespace fastrnn::cuda

@@ -2,6 +2,6 @@
 
 namespace fastrnn::cuda {
 
-template const PersistentKernels<float>& persistent<float, Math::kExact>(CellKind);
+template const PersistentKernels<float>& persistent<float, MathMode::kExact>(CellKind);
 
 }  // namespace fastrnn::cuda

@@ -8,21 +8,21 @@
 
 namespace fastrnn::cuda {
 
-template <class Cell, class T, Math kMath>
+template <class Cell, class T, MathMode kMath>
 class PersistentForwardBlock {
   static constexpr int kUnits = kUnitsPerBlock;
   using A = Accumulator<T>;
   // With 64 nvcc spills where a cell has four gates.
-  using Product = StationaryProductOf<T, kMath, Cell::kGates, 1, 48>;
+  using Gemm = StationaryGemmOf<T, kMath, Cell::kGates, 1, 48>;
   using Cells = ForwardCells<Cell, T, kUnits>;
 
  public:
   struct Shared {
-    typename Product::Shared product;
+    typename Gemm::Shared gemm;
     T* inputs;  // of the tile at hand and of the next one
 
-    FASTRNN_INLINE Shared(const Dims& dims, Carver& carver)
-        : product(dims.recurrent_size, carver), inputs(carver.take<T>(2 * Cells::kInputs)) {}
+    FASTRNN_INLINE Shared(const Dims& dims, SharedArena& arena)
+        : gemm(dims.recurrent_size, arena), inputs(arena.take<T>(2 * Cells::kInputs)) {}
   };
 
   __device__ PersistentForwardBlock(const Forward<T>& call, uint32_t* flags, const Shared& shared)
@@ -32,18 +32,18 @@ class PersistentForwardBlock {
         exchange_(flags),
         cells_(call),
         inputs_(shared.inputs),
-        product_(call.dims.recurrent_size, shared.product) {
+        gemm_(call.dims.recurrent_size, shared.gemm) {
     const auto weight = [&](int gate, int unit, int64_t column) {
       return p_.w_hh + (gate * hidden_ + place_.first_unit + unit) * hidden_ + column;
     };
-    product_.load_weights(weight, 1);
+    gemm_.load_weights(weight, 1);
   }
 
   __device__ void run() {
     int buffer = 0;
     cells_.fetch(0, tiles_.begin, inputs(buffer));
     for (int64_t s = 0; s < p_.steps.steps; ++s) {
-      if (s > 0) exchange_.await(product_.begin(), product_.end(), s);
+      if (s > 0) exchange_.await(gemm_.begin(), gemm_.end(), s);
       for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile, buffer ^= 1) {
         multiply(s, tile);
         wait_for_copies<0>();
@@ -71,8 +71,8 @@ class PersistentForwardBlock {
   }
 
   __device__ void multiply(int64_t s, int64_t tile) const {
-    product_.multiply([&](int row) { return previous_h(s, tile * kBatchRowsPerTile + row); },
-                      [](int64_t column) { return column; });
+    gemm_.multiply([&](int row) { return previous_h(s, tile * kBatchRowsPerTile + row); },
+                   [](int64_t column) { return column; });
   }
 
   __device__ void finish(int64_t s, int64_t tile, const T* inputs) const {
@@ -80,7 +80,7 @@ class PersistentForwardBlock {
     if (row >= running_rows(p_.steps, s)) return;
     A no_c;
     cells_.finish(
-        s, row, inputs, [&](int gate) { return product_.sum(gate, place_.unit, place_.first_row); },
+        s, row, inputs, [&](int gate) { return gemm_.sum(gate, place_.unit, place_.first_row); },
         [&] { return previous_h(s, row)[unit]; }, Cell::kHasCellState ? p_.cell[row * hidden_ + unit] : no_c);
   }
 
@@ -88,19 +88,19 @@ class PersistentForwardBlock {
   const int64_t hidden_;
   const ThreadPlace<kUnits> place_;
   const Tiles tiles_;
-  const Exchange exchange_;
+  const FlagExchange exchange_;
   const Cells cells_;
   T* const inputs_;
-  Product product_;
+  Gemm gemm_;
 };
 
-template <class Cell, class T, Math kMath>
+template <class Cell, class T, MathMode kMath>
 __global__ void __launch_bounds__(kThreadsPerBlock, 1)
     persistent_forward(const __grid_constant__ StationaryParams<Forward<T>> params) {
   using Block = PersistentForwardBlock<Cell, T, kMath>;
-  Carver carver(dynamic_shared());
+  SharedArena arena(dynamic_shared());
   const Forward<T>& call = params.calls[blockIdx.z];
-  const typename Block::Shared shared(call.dims, carver);
+  const typename Block::Shared shared(call.dims, arena);
   Block(call, params.flags, shared).run();
 }
 

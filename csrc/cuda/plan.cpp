@@ -31,8 +31,8 @@ std::optional<Path> only_path() {
 }
 
 template <class T>
-Math math_of(const Workload& work) {
-  return std::is_same_v<T, float> && !work.allow_tf32 ? Math::kExact : Math::kTensorCores;
+MathMode math_of(const Workload& work) {
+  return std::is_same_v<T, float> && !work.allow_tf32 ? MathMode::kExact : MathMode::kTensorCores;
 }
 
 int64_t tiles_of(const Workload& work) { return (work.dims.batch + kBatchRowsPerTile - 1) / kBatchRowsPerTile; }
@@ -51,7 +51,7 @@ const char* why_streamed(const Workload& work) {
 // leaves each as many groups as it would have alone: else they are as fast in turn.
 template <class Fits>
 std::optional<Grid> most_calls(const Workload& work, int64_t unit_blocks, int64_t room, const Fits& fits) {
-  const bool wavefront = work.layers > 1 && work.dense && work.steps >= 2 * kPartSteps;
+  const bool wavefront = work.layers > 1 && work.dense && work.steps >= 2 * kSubChunkSteps;
   const int64_t most = work.directions > 1 ? work.directions
                        : wavefront         ? std::min(work.layers, int64_t{kCallsAtOnce})
                                            : 1;

@@ -14,8 +14,8 @@ const char* name_of(Path path);
 
 struct Plan {
   Path path;
-  Grid grid;  // of a persistent or a cluster kernel
-  Math math;  // the same
+  Grid grid;      // of a persistent or a cluster kernel
+  MathMode math;  // the same
 
   // Calls that one launch runs.
   int64_t at_once() const { return path == Path::kStreamed ? 1 : grid.calls; }
@@ -36,23 +36,23 @@ struct Choice {
 
 // By how they multiply; only float has more than one way.
 template <class T>
-const PersistentKernels<T>& persistent_kernels(CellKind cell, Math math) {
+const PersistentKernels<T>& persistent_kernels(CellKind cell, MathMode math) {
   if constexpr (std::is_same_v<T, float>) {
-    if (math == Math::kExact) return persistent<float, Math::kExact>(cell);
+    if (math == MathMode::kExact) return persistent<float, MathMode::kExact>(cell);
   }
-  return persistent<T, Math::kTensorCores>(cell);
+  return persistent<T, MathMode::kTensorCores>(cell);
 }
 template <class T>
-const ClusterKernels<T>& cluster_kernels(CellKind cell, int64_t units, Math math) {
+const ClusterKernels<T>& cluster_kernels(CellKind cell, int64_t units, MathMode math) {
   if constexpr (std::is_same_v<T, float>) {
-    if (math == Math::kExact) return cluster<float, Math::kExact>(cell, units);
+    if (math == MathMode::kExact) return cluster<float, MathMode::kExact>(cell, units);
   }
-  return cluster<T, Math::kTensorCores>(cell, units);
+  return cluster<T, MathMode::kTensorCores>(cell, units);
 }
 
 // That a launch runs where layers are a wavefront: by benchmarks/gpu_model.py what is lost between launches and at both
 // ends, where not all layers run, is together least for about so many.
-constexpr int64_t kPartSteps = 64;
+constexpr int64_t kSubChunkSteps = 64;
 
 // What one pass over the sequence is like.
 struct Workload {

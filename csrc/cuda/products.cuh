@@ -6,12 +6,12 @@
 
 namespace fastrnn::cuda {
 
-template <class T, Math kMath, int kTiles, int kTileGroups, int kWeightRegisters>
-using StationaryProductOf = std::conditional_t<kMath == Math::kExact, ExactStationaryProduct<kTiles, kTileGroups>,
-                                               StationaryProduct<T, kTiles, kTileGroups, kWeightRegisters>>;
+template <class T, MathMode kMath, int kTiles, int kTileGroups, int kWeightRegisters>
+using StationaryGemmOf = std::conditional_t<kMath == MathMode::kExact, ExactStationaryGemm<kTiles, kTileGroups>,
+                                            StationaryGemm<T, kTiles, kTileGroups, kWeightRegisters>>;
 
-template <class T, Math kMath, int kDepth>
-using ScatteredProductOf =
-    std::conditional_t<kMath == Math::kExact, ExactScatteredProduct<kDepth>, ScatteredProduct<T, kDepth>>;
+template <class T, MathMode kMath, int kDepth>
+using ScatteredGemmOf =
+    std::conditional_t<kMath == MathMode::kExact, ExactScatteredGemm<kDepth>, ScatteredGemm<T, kDepth>>;
 
 }  // namespace fastrnn::cuda

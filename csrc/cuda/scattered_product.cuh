@@ -1,5 +1,5 @@
 // Weights that stay where they are for the whole sequence, times 16 batch rows: the product's rows are dealt to the
-// warps, so that no sums meet. For products that are shallow and have many rows; StationaryProduct
+// warps, so that no sums meet. For products that are shallow and have many rows; StationaryGemm
 // (stationary_product.cuh) is for the others, and says how fragments lie.
 //
 // A warp takes every kWarps-th tile of 16 rows. It keeps the first of its tiles in registers and what is left in shared
@@ -11,7 +11,7 @@
 namespace fastrnn::cuda {
 
 template <class T, int kDepth>
-class ScatteredProduct {
+class ScatteredGemm {
  public:
   static constexpr int kPieces = kDepth / Mma<T>::kDepth;
   static constexpr int kPairWidth = Mma<T>::kDepth / 4;
@@ -20,11 +20,11 @@ class ScatteredProduct {
   struct Shared {
     uint4* weights;
 
-    FASTRNN_INLINE Shared(int64_t rows, Carver& carver)
-        : weights(carver.take<uint4>(kWarps * shared_tiles(rows) * kPieces * 32)) {}
+    FASTRNN_INLINE Shared(int64_t rows, SharedArena& arena)
+        : weights(arena.take<uint4>(kWarps * shared_tiles(rows) * kPieces * 32)) {}
   };
 
-  __device__ ScatteredProduct(int64_t rows, const Shared& shared)
+  __device__ ScatteredGemm(int64_t rows, const Shared& shared)
       : warp_(static_cast<int>(threadIdx.x) / 32),
         lane_(static_cast<int>(threadIdx.x) % 32),
         tiles_(static_cast<int>((rows / kMmaUnits - warp_ + kWarps - 1) / kWarps)),

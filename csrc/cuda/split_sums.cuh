@@ -18,31 +18,30 @@ class SplitSums {
   static constexpr int kLag = 1;
 
   struct Shared {
-    float* parts;        // (buffers, kSplit, kUnitsPerBlock, kPartStride): of this block's units
+    float* partials;     // (buffers, kSplit, kUnitsPerBlock, kPartialStride): of this block's units
     uint64_t* barriers;  // of the exchange
 
-    FASTRNN_INLINE explicit Shared(Carver& carver)
-        : parts(carver.take<float>(Exchange::kBuffers * kSplit * kPartValues)),
-          barriers(Exchange::take_barriers(carver, 1)) {}
+    FASTRNN_INLINE explicit Shared(SharedArena& arena)
+        : partials(arena.take<float>(Exchange::kBuffers * kSplit * kPartialValues)),
+          barriers(Exchange::take_barriers(arena, 1)) {}
   };
 
-  __device__ SplitSums(const Shared& shared, int64_t products)
-      : parts_(shared.parts),
-        exchange_(shared.barriers, 1, kSplit * kTileValues<kUnitsPerBlock> * static_cast<int>(sizeof(float)),
-                  products) {}
+  __device__ SplitSums(const Shared& shared, int64_t gemms)
+      : partials_(shared.partials),
+        exchange_(shared.barriers, 1, kSplit * kTileValues<kUnitsPerBlock> * static_cast<int>(sizeof(float)), gemms) {}
 
   // Of the n-th product, counted from 0, after the threads have met behind it and before they multiply again. Its tiles
   // are the blocks.
-  template <class Product>
-  __device__ void send(const Product& product, int64_t n) const {
+  template <class Gemm>
+  __device__ void send(const Gemm& gemm, int64_t n) const {
     constexpr int kPairs = kTileValues<kUnitsPerBlock> / 2;
     static_assert(kSplit * kPairs % kThreadsPerBlock == 0);
-    float* const own_part = part(n, cluster_rank());
+    float* const own_partial = partial(n, cluster_rank());
 #pragma unroll
     for (int i = static_cast<int>(threadIdx.x); i < kSplit * kPairs; i += kThreadsPerBlock) {
       const int block = i / kPairs, unit = i % kUnitsPerBlock, batch_row = i % kPairs / kUnitsPerBlock * 2;
-      const float2 sums{product.sum(block, unit, batch_row), product.sum(block, unit, batch_row + 1)};
-      exchange_.send(reinterpret_cast<float2*>(own_part + unit * kPartStride + batch_row), 0, n, block, sums);
+      const float2 sums{gemm.sum(block, unit, batch_row), gemm.sum(block, unit, batch_row + 1)};
+      exchange_.send(reinterpret_cast<float2*>(own_partial + unit * kPartialStride + batch_row), 0, n, block, sums);
     }
   }
 
@@ -51,25 +50,25 @@ class SplitSums {
   // After the threads have met behind the last sum() of it.
   __device__ void received(int64_t n) const { exchange_.received(0, n); }
 
-  template <class Product>
-  __device__ float sum(const Product&, int64_t n, int unit, int batch_row) const {
+  template <class Gemm>
+  __device__ float sum(const Gemm&, int64_t n, int unit, int batch_row) const {
     float sum = 0;
 #pragma unroll
-    for (int block = 0; block < kSplit; ++block) sum += part(n, block)[unit * kPartStride + batch_row];
+    for (int block = 0; block < kSplit; ++block) sum += partial(n, block)[unit * kPartialStride + batch_row];
     return sum;
   }
 
  private:
   // Not 16: neighbouring units' parts would share a bank. Even, for two are stored at a time.
-  static constexpr int kPartStride = kBatchRowsPerTile + 2;
-  static constexpr int kPartValues = kUnitsPerBlock * kPartStride;
+  static constexpr int kPartialStride = kBatchRowsPerTile + 2;
+  static constexpr int kPartialValues = kUnitsPerBlock * kPartialStride;
 
   // What a block found of the n-th product.
-  __device__ float* part(int64_t n, int block) const {
-    return parts_ + (Exchange::buffer(0, n) * kSplit + block) * kPartValues;
+  __device__ float* partial(int64_t n, int block) const {
+    return partials_ + (Exchange::buffer(0, n) * kSplit + block) * kPartialValues;
   }
 
-  float* const parts_;
+  float* const partials_;
   const Exchange exchange_;
 };
 
@@ -80,19 +79,19 @@ class SplitSums<1> {
   static constexpr int kLag = 0;
 
   struct Shared {
-    FASTRNN_INLINE explicit Shared(Carver&) {}
+    FASTRNN_INLINE explicit Shared(SharedArena&) {}
   };
 
   __device__ SplitSums(const Shared&, int64_t) {}
 
-  template <class Product>
-  __device__ void send(const Product&, int64_t) const {}
+  template <class Gemm>
+  __device__ void send(const Gemm&, int64_t) const {}
   __device__ void await(int64_t) const {}
   __device__ void received(int64_t) const {}
 
-  template <class Product>
-  __device__ float sum(const Product& product, int64_t, int unit, int batch_row) const {
-    return product.sum(0, unit, batch_row);
+  template <class Gemm>
+  __device__ float sum(const Gemm& gemm, int64_t, int unit, int batch_row) const {
+    return gemm.sum(0, unit, batch_row);
   }
 };
 

@@ -23,11 +23,11 @@ class ForwardCells {
   // Starts to bring a tile's x W_ih^T of step s, (G, 16, kUnits).
   __device__ void fetch(int64_t s, int64_t tile, T* inputs) const {
     const int64_t first_row = tile * kBatchRowsPerTile, running = running_rows(p_.steps, s);
-    const T* x = p_.channels + (first_row_of(p_.steps, s) + first_row) * p_.channel_stride + place_.first_unit;
+    const T* x = p_.saved + (first_row_of(p_.steps, s) + first_row) * p_.saved_stride + place_.first_unit;
 #pragma unroll
     for (int gate = 0; gate < Cell::kGates; ++gate) {
       fetch_tile<kUnits>(gate, inputs + gate * kTileValues<kUnits>, p_.w_hh, [&](int row) {
-        return first_row + row < running ? x + row * p_.channel_stride + gate * hidden_ : nullptr;
+        return first_row + row < running ? x + row * p_.saved_stride + gate * hidden_ : nullptr;
       });
     }
     commit_copies();
@@ -47,14 +47,14 @@ class ForwardCells {
       r[gate] = sum(gate) + r_bias_[gate];
     }
     const int64_t at = first_row_of(p_.steps, s) + row;
-    Step<A, Cell::kChannels> step;
+    Step<A, Cell::kSavedValues> step;
     if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(previous_h());
     if constexpr (Cell::kHasCellState) step.c_prev = c;
     Cell::forward(x, r, step);
-    if (Cell::kKeepsChannels && p_.keep) {
-      T* channels = p_.channels + at * p_.channel_stride + unit;
+    if (Cell::kReadsSaved && p_.keep) {
+      T* saved = p_.saved + at * p_.saved_stride + unit;
 #pragma unroll
-      for (int k = 0; k < Cell::kChannels; ++k) channels[k * hidden_] = narrow<T>(step.channels[k]);
+      for (int k = 0; k < Cell::kSavedValues; ++k) saved[k * hidden_] = narrow<T>(step.saved[k]);
     }
     if constexpr (Cell::kHasCellState) {
       c = step.c;
@@ -71,7 +71,7 @@ class ForwardCells {
     x_bias_[gate] = r_bias_[gate] = 0;
     if (!p_.b_ih) return;
     const int64_t at = gate * hidden_ + place_.first_unit + place_.unit;
-    (gate == Cell::kApartBias ? x_bias_ : r_bias_)[gate] += widen(p_.b_ih[at]);
+    (gate == Cell::kSeparateBias ? x_bias_ : r_bias_)[gate] += widen(p_.b_ih[at]);
     r_bias_[gate] += widen(p_.b_hh[at]);
   }
 
@@ -88,17 +88,17 @@ class BackwardCells {
  public:
   // What forward left of one tile at one step, (16, kUnits) each; null where the cell does not read it.
   struct Inputs {
-    T *channels = nullptr, *grad_output, *h = nullptr, *h_prev = nullptr;
+    T *saved = nullptr, *grad_output, *h = nullptr, *h_prev = nullptr;
     A *c = nullptr, *c_prev = nullptr;
     int64_t bytes;
 
-    FASTRNN_INLINE explicit Inputs(Carver&& carver) : grad_output(carver.take<T>(kTileValues<kUnits>)) {
-      if (Cell::kKeepsChannels) channels = carver.take<T>(Cell::kChannels * kTileValues<kUnits>);
-      if (Cell::kReadsH) h = carver.take<T>(kTileValues<kUnits>);
-      if (Cell::kReadsPreviousH) h_prev = carver.take<T>(kTileValues<kUnits>);
-      if (Cell::kHasCellState) c = carver.take<A>(kTileValues<kUnits>);
-      if (Cell::kHasCellState) c_prev = carver.take<A>(kTileValues<kUnits>);
-      bytes = carver.used();
+    FASTRNN_INLINE explicit Inputs(SharedArena&& arena) : grad_output(arena.take<T>(kTileValues<kUnits>)) {
+      if (Cell::kReadsSaved) saved = arena.take<T>(Cell::kSavedValues * kTileValues<kUnits>);
+      if (Cell::kReadsH) h = arena.take<T>(kTileValues<kUnits>);
+      if (Cell::kReadsPreviousH) h_prev = arena.take<T>(kTileValues<kUnits>);
+      if (Cell::kHasCellState) c = arena.take<A>(kTileValues<kUnits>);
+      if (Cell::kHasCellState) c_prev = arena.take<A>(kTileValues<kUnits>);
+      bytes = arena.used();
     }
   };
 
@@ -117,11 +117,11 @@ class BackwardCells {
     if (p_.grad_output) {
       get(turn++, to.grad_output, [&](int row) { return p_.grad_output + (at + row) * p_.grad_output_stride; });
     }
-    if constexpr (Cell::kKeepsChannels) {
+    if constexpr (Cell::kReadsSaved) {
 #pragma unroll
-      for (int c = 0; c < Cell::kChannels; ++c) {
-        get(turn++, to.channels + c * kTileValues<kUnits>,
-            [&](int row) { return p_.channels + ((at + row) * Cell::kChannels + c) * hidden_; });
+      for (int c = 0; c < Cell::kSavedValues; ++c) {
+        get(turn++, to.saved + c * kTileValues<kUnits>,
+            [&](int row) { return p_.saved + ((at + row) * Cell::kSavedValues + c) * hidden_; });
       }
     }
     if constexpr (Cell::kReadsH) {
@@ -143,8 +143,8 @@ class BackwardCells {
   }
 
   // Step s of a row, in the thread's unit. sum(): of the product of the next step's gradients, if that ran; grad_h and
-  // grad_c as in BackwardParams, of this unit; write(channel, value) takes the gradients of the channels, of a row that
-  // runs. Step -1 only hands the gradients of the rows that have begun on to hx.
+  // grad_c as in BackwardParams, of this unit; write(saved value, value) takes the gradients of the saved values, of a
+  // row that runs. Step -1 only hands the gradients of the rows that have begun on to hx.
   template <class Sum, class Write>
   __device__ void finish(int64_t s, int64_t row, const Inputs& inputs, const Sum& sum, A& grad_h, A& grad_c,
                          const Write& write) const {
@@ -159,13 +159,13 @@ class BackwardCells {
     const int64_t unit = place_.first_unit + place_.unit;
     const int in_tile = static_cast<int>(row % kBatchRowsPerTile) * kUnits + place_.unit;
     if (p_.grad_output) dh += widen(inputs.grad_output[in_tile]);
-    Step<A, Cell::kChannels> step;
-    StepGrad<A, Cell::kChannels> grad;
+    Step<A, Cell::kSavedValues> step;
+    StepGrad<A, Cell::kSavedValues> grad;
     grad.h = dh;
-    if constexpr (Cell::kKeepsChannels) {
+    if constexpr (Cell::kReadsSaved) {
 #pragma unroll
-      for (int c = 0; c < Cell::kChannels; ++c) {
-        step.channels[c] = widen(inputs.channels[c * kTileValues<kUnits> + in_tile]);
+      for (int c = 0; c < Cell::kSavedValues; ++c) {
+        step.saved[c] = widen(inputs.saved[c * kTileValues<kUnits> + in_tile]);
       }
     }
     if constexpr (Cell::kReadsH) step.h = widen(inputs.h[in_tile]);
@@ -176,11 +176,11 @@ class BackwardCells {
       grad.c = grad_c;
     }
     Cell::backward(step, grad);
-    T* channels = p_.grad_channels + (first_row_of(p_.steps, s) + row) * Cell::kChannels * hidden_ + unit;
+    T* saved = p_.grad_saved + (first_row_of(p_.steps, s) + row) * Cell::kSavedValues * hidden_ + unit;
 #pragma unroll
-    for (int c = 0; c < Cell::kChannels; ++c) {
-      const T value = narrow<T>(grad.channels[c]);
-      channels[c * hidden_] = value;
+    for (int c = 0; c < Cell::kSavedValues; ++c) {
+      const T value = narrow<T>(grad.saved[c]);
+      saved[c * hidden_] = value;
       write(c, value);
     }
     if constexpr (Cell::kCarriesH) grad_h = grad.h;

@@ -52,7 +52,7 @@ __device__ __forceinline__ Pair gather_pair(const T* values, int64_t stride) {
 
 // kWeightRegisters: of a thread, at most.
 template <class T, int kTiles, int kTileGroups, int kWeightRegisters>
-class StationaryProduct {
+class StationaryGemm {
  public:
   using Sums = WarpSums<kTiles, kTileGroups>;
   static constexpr int kDepth = Mma<T>::kDepth;
@@ -64,11 +64,11 @@ class StationaryProduct {
     uint4* weights;
     float* sums;
 
-    FASTRNN_INLINE Shared(int64_t depth, Carver& carver)
-        : weights(carver.take<uint4>(kWarps * shared_pieces(depth) * kTiles * 32)), sums(Sums::take(carver)) {}
+    FASTRNN_INLINE Shared(int64_t depth, SharedArena& arena)
+        : weights(arena.take<uint4>(kWarps * shared_pieces(depth) * kTiles * 32)), sums(Sums::take(arena)) {}
   };
 
-  __device__ StationaryProduct(int64_t depth, const Shared& shared)
+  __device__ StationaryGemm(int64_t depth, const Shared& shared)
       : sums_(shared.sums),
         lane_(static_cast<int>(threadIdx.x) % 32),
         first_(sums_.first(depth / kDepth)),

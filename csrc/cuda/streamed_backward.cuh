@@ -66,18 +66,18 @@ class StreamedBackward {
         through_w_hh_(masks_h(params) ? dc_ + dc_size(params.dims) : nullptr) {}
 
   // Gates whose gradients the recurrent product takes.
-  static constexpr int kEarlyGates = Cell::kGates - Cell::kLateGates;
+  static constexpr int kFirstPassGates = Cell::kGates - Cell::kSecondPassGates;
 
   static int64_t operand_size(const Dims& dims) {
-    return dims.projected || Cell::kLateGates > 0 ? dims.batch * dims.hidden_size : 0;
+    return dims.projected || Cell::kSecondPassGates > 0 ? dims.batch * dims.hidden_size : 0;
   }
   static int64_t dc_size(const Dims& dims) { return kNormalizesCell<Cell> ? 2 * dims.batch * dims.hidden_size : 0; }
   static bool masks_h(const Backward<T>& params) { return params.extras && params.extras->h_mask; }
 
   void run_step(int64_t s) const {
     if (p_.dims.projected) run_projection(s);
-    if constexpr (Cell::kLateGates > 0) {
-      run_late_gate(s);
+    if constexpr (Cell::kSecondPassGates > 0) {
+      run_second_pass_gate(s);
     } else {
       const int64_t rows = p_.steps.rows(s);
       const CellBackwardParams<T> params = cell_params(s);
@@ -104,15 +104,15 @@ class StreamedBackward {
                {p_.w_hr, recurrent_, hidden_, hidden_}, false, queue_);
   }
 
-  void run_late_gate(int64_t s) const {
-    const int64_t rows = p_.steps.rows(s), columns = Cell::kChannels * hidden_;
+  void run_second_pass_gate(int64_t s) const {
+    const int64_t rows = p_.steps.rows(s), columns = Cell::kSavedValues * hidden_;
     const CellBackwardParams<T> params = cell_params(s);
-    launch_pointwise(cell_late_backward<Cell, T>, rows, hidden_, params, queue_.stream);
-    const Matrix<const T> grads{grad_channels(s), rows, columns, columns};
+    launch_pointwise(cell_second_pass_backward<Cell, T>, rows, hidden_, params, queue_.stream);
+    const Matrix<const T> grads{grad_saved(s), rows, columns, columns};
     const Matrix<const T> w_hh{p_.w_hh, Cell::kGates * hidden_, recurrent_, recurrent_};
-    gemm<T, A>({grad_operand_, rows, hidden_, hidden_}, grads.column_range(kEarlyGates * hidden_, columns),
-               w_hh.row_range(kEarlyGates * hidden_, Cell::kGates * hidden_), false, queue_);
-    launch_pointwise(cell_early_backward<Cell, T>, rows, hidden_, params, queue_.stream);
+    gemm<T, A>({grad_operand_, rows, hidden_, hidden_}, grads.column_range(kFirstPassGates * hidden_, columns),
+               w_hh.row_range(kFirstPassGates * hidden_, Cell::kGates * hidden_), false, queue_);
+    launch_pointwise(cell_first_pass_backward<Cell, T>, rows, hidden_, params, queue_.stream);
   }
 
   CellBackwardParams<T> cell_params(int64_t s) const {
@@ -124,7 +124,7 @@ class StreamedBackward {
     params.hidden_size = hidden_;
     params.dc = dc_;
     params.candidate_c = dc_ + p_.dims.batch * hidden_;
-    if constexpr (Cell::kKeepsChannels) params.channels = p_.channels + first * Cell::kChannels * hidden_;
+    if constexpr (Cell::kReadsSaved) params.saved = p_.saved + first * Cell::kSavedValues * hidden_;
     if constexpr (Cell::kHasCellState) {
       params.cells = p_.cells + first * hidden_;
       params.cells_before = p_.cells + first_before * hidden_;
@@ -139,9 +139,9 @@ class StreamedBackward {
     params.grad_output_stride = p_.grad_output_stride;
     params.grad_h = projected ? nullptr : p_.grad_h;
     params.grad_operand = grad_operand_;
-    params.grad_channels = grad_channels(s);
-    params.unit_weights = p_.unit_weights;
-    params.grad_unit_weights = p_.grad_unit_weights;
+    params.grad_saved = grad_saved(s);
+    params.per_unit_weights = p_.per_unit_weights;
+    params.grad_per_unit_weights = p_.grad_per_unit_weights;
     params.operand = grad_operand_ ? p_.operand + first * hidden_ : nullptr;
     if (p_.extras) add_extras(s, params);
     return params;
@@ -162,15 +162,15 @@ class StreamedBackward {
   // dh_{t-1} += the gates' gradients W_hh, or where h is masked that by itself. Rows that do not run, of which the GPU
   // alone knows, add their zeros.
   void run_recurrent(int64_t s) const {
-    const int64_t rows = p_.steps.rows(s), columns = Cell::kChannels * hidden_;
+    const int64_t rows = p_.steps.rows(s), columns = Cell::kSavedValues * hidden_;
     const Matrix<A> out{through_w_hh_ ? through_w_hh_ : p_.grad_h, rows, recurrent_, recurrent_};
-    const Matrix<const T> grads{grad_channels(s), rows, columns, columns};
+    const Matrix<const T> grads{grad_saved(s), rows, columns, columns};
     const Matrix<const T> w_hh{p_.w_hh, Cell::kGates * hidden_, recurrent_, recurrent_};
     // Neighbouring gates whose gradients lie side by side share a product.
-    for (int gate = 0, end; gate < kEarlyGates; gate = end) {
-      const int channel = Cell::recurrent_channel(gate);
-      for (end = gate + 1; end < kEarlyGates && Cell::recurrent_channel(end) == channel + end - gate;) ++end;
-      gemm<T, A>(out, grads.column_range(channel * hidden_, (channel + end - gate) * hidden_),
+    for (int gate = 0, end; gate < kFirstPassGates; gate = end) {
+      const int slot = Cell::recurrent_slot(gate);
+      for (end = gate + 1; end < kFirstPassGates && Cell::recurrent_slot(end) == slot + end - gate;) ++end;
+      gemm<T, A>(out, grads.column_range(slot * hidden_, (slot + end - gate) * hidden_),
                  w_hh.row_range(gate * hidden_, end * hidden_), !through_w_hh_ || gate > 0, queue_);
     }
   }
@@ -195,7 +195,7 @@ class StreamedBackward {
   const T* grad_output(int64_t s) const {
     return p_.grad_output ? p_.grad_output + p_.steps.offset(s) * p_.grad_output_stride : nullptr;
   }
-  T* grad_channels(int64_t s) const { return p_.grad_channels + p_.steps.offset(s) * Cell::kChannels * hidden_; }
+  T* grad_saved(int64_t s) const { return p_.grad_saved + p_.steps.offset(s) * Cell::kSavedValues * hidden_; }
 
   const Backward<T>& p_;
   const Queue& queue_;

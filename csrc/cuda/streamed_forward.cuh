@@ -9,7 +9,7 @@ namespace fastrnn::cuda {
 
 // One step of a layer with a projection, after the product with w_hr.
 template <class T>
-struct FinishProjectionParams {
+struct ProjectionEpilogueParams {
   StepRows rows;
   int64_t columns;                // P
   const Accumulator<T>* product;  // (rows, P)
@@ -22,7 +22,7 @@ struct FinishProjectionParams {
 };
 
 template <class T>
-__global__ void finish_projection(const FinishProjectionParams<T> p) {
+__global__ void projection_epilogue(const ProjectionEpilogueParams<T> p) {
   const auto [row, column] = element_of_thread(p.columns);
   if (!p.rows.include(row)) return;
   const int64_t state = row * p.columns + column;
@@ -66,7 +66,7 @@ class StreamedForward {
         masked_(masks_h(params) ? operand_ + operand_size(params.dims) : nullptr) {}
 
   static int64_t operand_size(const Dims& dims) {
-    return dims.projected || Cell::kLateGates > 0 ? dims.batch * dims.hidden_size : 0;
+    return dims.projected || Cell::kSecondPassGates > 0 ? dims.batch * dims.hidden_size : 0;
   }
   static int64_t normal_size(const Dims& dims) {
     return kNormalizes<Cell> ? dims.batch * Cell::kGates * dims.hidden_size : 0;
@@ -75,15 +75,15 @@ class StreamedForward {
   static bool masks_h(const Forward<T>& params) { return params.extras && params.extras->h_mask; }
 
   void run_step(int64_t s) const {
-    const int64_t rows = p_.steps.rows(s), gate_columns = (Cell::kGates - Cell::kLateGates) * hidden_;
+    const int64_t rows = p_.steps.rows(s), gate_columns = (Cell::kGates - Cell::kSecondPassGates) * hidden_;
     if (p_.extras && (p_.extras->reset_h || masked_)) enter(s);
     const Matrix<const T> h{masked_ ? masked_ : p_.hy, rows, recurrent_, recurrent_};
     const Matrix<const T> w_hh{p_.w_hh, gate_columns, recurrent_, recurrent_};
     gemm<T, A>({product_, rows, gate_columns, gate_columns}, h, w_hh.transposed(), false, queue_);
-    if constexpr (Cell::kLateGates > 0) {
-      launch_pointwise(cell_early<Cell, T>, rows, hidden_, cell_params(s), queue_.stream);
+    if constexpr (Cell::kSecondPassGates > 0) {
+      launch_pointwise(cell_first_pass<Cell, T>, rows, hidden_, cell_params(s), queue_.stream);
       multiply_operand(rows, {p_.w_hh + gate_columns * recurrent_, hidden_, recurrent_, recurrent_});
-      launch_pointwise(cell_late<Cell, T>, rows, hidden_, cell_params(s), queue_.stream);
+      launch_pointwise(cell_second_pass<Cell, T>, rows, hidden_, cell_params(s), queue_.stream);
     } else {
       const CellForwardParams<T> params = cell_params(s);
       if constexpr (kNormalizes<Cell>) launch_rows(normalize_products<Cell, T>, rows, params, queue_.stream);
@@ -92,7 +92,7 @@ class StreamedForward {
     }
     if (!p_.dims.projected) return;
     multiply_operand(rows, {p_.w_hr, recurrent_, hidden_, hidden_});
-    launch_pointwise(finish_projection<T>, rows, recurrent_,
+    launch_pointwise(projection_epilogue<T>, rows, recurrent_,
                      {rows_of_step(p_.steps, s), recurrent_, product_, p_.b_hr,
                       Cell::kActivatesOutput ? p_.extras->output_activation : Activation::kIdentity, p_.hy, output(s),
                       p_.output_stride, zoneout_of_step(p_.extras, p_.steps, s, p_.dims).h},
@@ -132,9 +132,9 @@ class StreamedForward {
     params.input = input_;
     params.b_ih = p_.b_ih;
     params.b_hh = p_.b_hh;
-    params.unit_weights = p_.unit_weights;
-    params.channels = p_.channels + first * p_.channel_stride;
-    params.channel_stride = p_.channel_stride;
+    params.per_unit_weights = p_.per_unit_weights;
+    params.saved = p_.saved + first * p_.saved_stride;
+    params.saved_stride = p_.saved_stride;
     params.cell = p_.cell;
     params.cells = p_.keep && Cell::kHasCellState ? p_.cells + first * hidden_ : nullptr;
     params.h = projected ? nullptr : p_.hy;

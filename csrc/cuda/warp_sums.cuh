@@ -15,8 +15,8 @@ class WarpSums {
  public:
   static constexpr int kColumnGroups = kWarps / kTileGroups;
 
-  static FASTRNN_INLINE float* take(Carver& carver) {
-    return carver.take<float>(int64_t{kWarps} * kTiles * kMmaUnits * kStride);
+  static FASTRNN_INLINE float* take(SharedArena& arena) {
+    return arena.take<float>(int64_t{kWarps} * kTiles * kMmaUnits * kStride);
   }
 
   __device__ explicit WarpSums(float* sums) : warp_(static_cast<int>(threadIdx.x) / 32), sums_(sums) {}

@@ -23,7 +23,7 @@ class BackwardPass {
         layout_(reserve_layout<T, Device>(args, shape)),
         hidden_(shape.dims.hidden_size),
         recurrent_(shape.dims.recurrent_size),
-        channel_columns_(facts_.channels * hidden_),
+        saved_columns_(facts_.saved_values * hidden_),
         gate_columns_(facts_.gates * hidden_),
         input_(device.dense(args.input)),
         hx_(device.dense(args.hx())),
@@ -32,15 +32,15 @@ class BackwardPass {
         reserve_(reserve),
         loops_(device, args, shape, true),
         at_once_(loops_.at_once()),
-        stretches_(shape, loops_.cut(shape.rows, channel_columns_)),
-        halves_(stretches_.count() > 1 ? 2 : 1),
-        written_in_layer_(stretches_.part_count(), shape.layers),
+        chunks_(shape, loops_.cut(shape.rows, saved_columns_)),
+        halves_(chunks_.count() > 1 ? 2 : 1),
+        written_in_layer_(chunks_.sub_chunk_count(), shape.layers),
         extras_(device, args, shape),
         extra_grads_(device, args, shape, grads.cells),
         lower_grads_(device, shape, at_once_.layers) {
     check_saved();
     const int64_t at_once = at_once_.count();
-    grad_channels_ = device.empty({at_once * halves_ * half_size()}, shape.dtype);
+    grad_saved_ = device.empty({at_once * halves_ * half_size()}, shape.dtype);
     if (args.has_cx()) cx_ = converted(device.dense(args.cx()), scalar_type_of<A>);
     if (grads.output) {
       grad_output_ = device.dense(*grads.output);
@@ -49,10 +49,10 @@ class BackwardPass {
     }
     grad_h_ = copy_or_zeros<T, A>(device, grads.state(0), shape.state_sizes(recurrent_));
     if (args.has_cx()) grad_c_ = copy_or_zeros<T, A>(device, grads.state(1), shape.state_sizes(hidden_));
-    if (shape.unit_weights > 0) {
-      grad_unit_weights_ =
-          device.empty({shape.recurrences(), shape.batch, shape.unit_weights * hidden_}, scalar_type_of<A>);
-      device.zero(data<A>(grad_unit_weights_), grad_unit_weights_.numel());
+    if (shape.per_unit_weights > 0) {
+      grad_per_unit_weights_ =
+          device.empty({shape.recurrences(), shape.batch, shape.per_unit_weights * hidden_}, scalar_type_of<A>);
+      device.zero(data<A>(grad_per_unit_weights_), grad_per_unit_weights_.numel());
     }
     if (shape.dims.projected) grad_projected_ = device.empty({at_once, shape.rows * recurrent_}, shape.dtype);
     if (has_operand()) operand_ = device.empty({at_once, shape.rows * hidden_}, shape.dtype);
@@ -87,7 +87,7 @@ class BackwardPass {
         "fastrnn: reserve is not what forward returned");
   }
 
-  // Part by part, the last one first: the time loops, then the products with what they wrote.
+  // Sub-chunk by sub-chunk, the last one first: the time loops, then the products with what they wrote.
   void run_group(const std::vector<Recurrence>& group, const GradRequest& request, const Tensor& input_grad,
                  std::vector<std::vector<Tensor>>& all_weight_grads) {
     std::vector<Call> calls;
@@ -95,64 +95,63 @@ class BackwardPass {
     for (size_t k = 0; k < group.size(); ++k) {
       calls.push_back({time_loop(group[k], static_cast<int64_t>(k)), {}, nullptr});
       weight_grads.emplace_back(device_, shape_, facts_, record(group[k], calls[k].params), request,
-                                stretches_.of(group[k].direction));
+                                chunks_.of(group[k].direction));
     }
-    const size_t last = stretches_.part_count() - 1;
+    const size_t last = chunks_.sub_chunk_count() - 1;
     const auto before = [&](size_t k, size_t done) { prepare(group[k], k, last - done, calls[k]); };
     const auto after = [&](size_t k, size_t done) {
       const int64_t layer = group[k].layer, direction = group[k].direction;
-      const size_t part = last - done, stretch = stretches_.stretch_of(direction, part);
+      const size_t sub_chunk = last - done, chunk = chunks_.chunk_of(direction, sub_chunk);
       if (layer > 0) {
-        add_input_grad(group[k], part, calls[k], lower_grads_.above(layer - 1));
+        add_input_grad(group[k], sub_chunk, calls[k], lower_grads_.above(layer - 1));
       } else if (request.input) {
-        add_input_grad(group[k], part, calls[k], data<T>(input_grad));
+        add_input_grad(group[k], sub_chunk, calls[k], data<T>(input_grad));
       }
-      if (stretches_.begins_stretch(direction, part)) weight_grads[k].add(stretch, grad_channels_of(k, stretch));
+      if (chunks_.begins_chunk(direction, sub_chunk)) weight_grads[k].add(chunk, grad_saved_of(k, chunk));
       calls[k].after = first_step(calls[k]);
     };
-    loops_.run(calls, stretches_.part_count(), before, after);
+    loops_.run(calls, chunks_.sub_chunk_count(), before, after);
     for (size_t k = 0; k < group.size(); ++k) {
       all_weight_grads[static_cast<size_t>(group[k].index)] = weight_grads[k].tensors();
     }
   }
 
-  // Of a stretch of the recurrence whose place in its group is `slot`: the time loop writes into one half of its memory
-  // while it reads from the other how the stretch before ended.
-  T* grad_channels_of(size_t slot, size_t stretch) const {
-    const int64_t half = static_cast<int64_t>(slot) * halves_ + static_cast<int64_t>(stretch % 2);
-    return data<T>(grad_channels_) + half * half_size();
+  // Of a chunk of the recurrence whose place in its group is `slot`: the time loop writes into one half of its memory
+  // while it reads from the other how the chunk before ended.
+  T* grad_saved_of(size_t slot, size_t chunk) const {
+    const int64_t half = static_cast<int64_t>(slot) * halves_ + static_cast<int64_t>(chunk % 2);
+    return data<T>(grad_saved_) + half * half_size();
   }
-  int64_t half_size() const { return stretches_.most_rows() * channel_columns_; }
+  int64_t half_size() const { return chunks_.most_rows() * saved_columns_; }
 
-  void prepare(const Recurrence& recurrence, size_t slot, size_t part, Call& call) const {
-    const size_t stretch = stretches_.stretch_of(recurrence.direction, part);
-    const int64_t first_row = stretches_.of(recurrence.direction)[stretch].first_row;
-    call.stretch = stretches_.parts(recurrence.direction)[part];
-    call.params.grad_channels =
-        grad_channels_of(slot, stretch) + (call.stretch.first_row - first_row) * channel_columns_;
+  void prepare(const Recurrence& recurrence, size_t slot, size_t sub_chunk, Call& call) const {
+    const size_t chunk = chunks_.chunk_of(recurrence.direction, sub_chunk);
+    const int64_t first_row = chunks_.of(recurrence.direction)[chunk].first_row;
+    call.chunk = chunks_.sub_chunks(recurrence.direction)[sub_chunk];
+    call.params.grad_saved = grad_saved_of(slot, chunk) + (call.chunk.first_row - first_row) * saved_columns_;
     // The kernels write no row that did not run, and the products read them all.
-    const int64_t rows = call.stretch.end_row - call.stretch.first_row;
-    if (shape_.padded_ragged) device_.zero(call.params.grad_channels, rows * channel_columns_);
+    const int64_t rows = call.chunk.end_row - call.chunk.first_row;
+    if (shape_.padded_ragged) device_.zero(call.params.grad_saved, rows * saved_columns_);
   }
 
-  // The gradients of the channels of a part's first step, which the part before it goes on from.
+  // The gradients of the saved values of a sub-chunk's first step, which the sub-chunk before it goes on from.
   const T* first_step(const Call& call) const {
-    const auto& [params, part, _] = call;
-    return params.grad_channels + (params.steps.offset(part.begin) - part.first_row) * channel_columns_;
+    const auto& [params, sub_chunk, _] = call;
+    return params.grad_saved + (params.steps.offset(sub_chunk.begin) - sub_chunk.first_row) * saved_columns_;
   }
 
   // out (N, input_size): the gradient of the layer's input. Both directions write to it, block by block, whichever
   // comes to one first.
-  void add_input_grad(const Recurrence& recurrence, size_t part, const Call& call, T* out) {
-    const int64_t size = shape_.input_size(recurrence.layer), rows = call.stretch.end_row - call.stretch.first_row;
+  void add_input_grad(const Recurrence& recurrence, size_t sub_chunk, const Call& call, T* out) {
+    const int64_t size = shape_.input_size(recurrence.layer), rows = call.chunk.end_row - call.chunk.first_row;
     bool accumulate = false;
     if (shape_.directions > 1) {
-      int64_t& written = written_in_layer_[stretches_.block(recurrence.direction, part)];
+      int64_t& written = written_in_layer_[chunks_.block(recurrence.direction, sub_chunk)];
       accumulate = written == recurrence.layer;
       written = recurrence.layer;
     }
-    device_.multiply(Matrix<T>{out + call.stretch.first_row * size, rows, size, size},
-                     Matrix<const T>{call.params.grad_channels, rows, gate_columns_, channel_columns_},
+    device_.multiply(Matrix<T>{out + call.chunk.first_row * size, rows, size, size},
+                     Matrix<const T>{call.params.grad_saved, rows, gate_columns_, saved_columns_},
                      Matrix<const T>{Weights<T>(weights_, shape_, recurrence.index).w_ih, gate_columns_, size, size},
                      accumulate);
   }
@@ -164,13 +163,13 @@ class BackwardPass {
     BackwardParams<T, A> params{};
     params.steps = shape_.direction(recurrence.direction);
     params.dims = shape_.dims;
-    params.channels = reserve() + layout_.channels_of(index);
+    params.saved = reserve() + layout_.saved_of(index);
     params.cells = facts_.has_cell_state ? reinterpret_cast<const A*>(reserve() + layout_.cells_of(index)) : nullptr;
     params.w_hh = w.w_hh;
     params.w_hr = w.w_hr;
-    params.unit_weights = w.unit_weights;
-    if (shape_.unit_weights > 0) {
-      params.grad_unit_weights = data<A>(grad_unit_weights_) + index * cell_state * shape_.unit_weights;
+    params.per_unit_weights = w.per_unit_weights;
+    if (shape_.per_unit_weights > 0) {
+      params.grad_per_unit_weights = data<A>(grad_per_unit_weights_) + index * cell_state * shape_.per_unit_weights;
     }
     params.hx = data<const T>(hx_) + index * state;
     params.cx = cx_ ? data<const A>(*cx_) + index * cell_state : nullptr;
@@ -195,7 +194,7 @@ class BackwardPass {
   }
 
   // Whether a step has a second product.
-  bool has_operand() const { return shape_.dims.projected || facts_.late_gates > 0; }
+  bool has_operand() const { return shape_.dims.projected || facts_.second_pass_gates > 0; }
 
   DirectionRecord<T, A> record(const Recurrence& recurrence, const BackwardParams<T, A>& params) const {
     return {params.steps,
@@ -207,7 +206,7 @@ class BackwardPass {
             params.output_stride,
             params.hx,
             extras_.change_previous_h() ? params.extras : nullptr,
-            params.grad_unit_weights};
+            params.grad_per_unit_weights};
   }
 
   const T* reserve() const { return data<const T>(reserve_); }
@@ -224,20 +223,20 @@ class BackwardPass {
   const LayerShape& shape_;
   const CellFacts& facts_;
   const ReserveLayout layout_;
-  const int64_t hidden_, recurrent_, channel_columns_, gate_columns_;
+  const int64_t hidden_, recurrent_, saved_columns_, gate_columns_;
   const Tensor input_, hx_;
   const std::vector<Tensor> weights_;
   const Tensor output_, reserve_;
   Loops<T, T> loops_;
   const AtOnce at_once_;
-  const Stretches stretches_;
+  const Chunks chunks_;
   const int64_t halves_;
   std::vector<int64_t> written_in_layer_;  // the layer whose input's gradient last had this block written
   const CallExtras<T, Device> extras_;
   const CallExtraGrads<T, Device> extra_grads_;
   const BetweenLayers<T, Device> lower_grads_;
   std::optional<Tensor> cx_, grad_output_, grad_c_;
-  Tensor grad_h_, grad_channels_, grad_projected_, operand_, grad_unit_weights_;
+  Tensor grad_h_, grad_saved_, grad_projected_, operand_, grad_per_unit_weights_;
 };
 
 }  // namespace fastrnn::ops

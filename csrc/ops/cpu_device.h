@@ -8,39 +8,40 @@
 
 namespace fastrnn::ops {
 
-// Bytes of a pass's gates above which it is cut into stretches of that many bytes, or of so many rows where those are
+// Bytes of a pass's gates above which it is cut into chunks of that many bytes, or of so many rows where those are
 // more: by a team, and by one thread.
 //
-// Every stretch calls the team for each of its products, and where other processes want the cores each call may wait
-// for one: then (T, B, I, H) = (28, 128, 28, 128) took 5 times as long in stretches of 512 rows as of 2048. Alone on
-// the machine, stretches of 512 rows to all at once were level from 3 to 13 MB (0.99-1.05) as long as freed memory came
+// Every chunk calls the team for each of its products, and where other processes want the cores each call may wait
+// for one: then (T, B, I, H) = (28, 128, 28, 128) took 5 times as long in chunks of 512 rows as of 2048. Alone on
+// the machine, chunks of 512 rows to all at once were level from 3 to 13 MB (0.99-1.05) as long as freed memory came
 // back warm. Where it does not, as between torch.nn's calls in benchmarks/suite.py, LSTM training at (100, 32, 256,
-// 256), 13 MB, took 52 ms in stretches of 512 rows and 76 in one. Of 512, 1024, 2048 and all rows, 1024 did best for
+// 256), 13 MB, took 52 ms in chunks of 512 rows and 76 in one. Of 512, 1024, 2048 and all rows, 1024 did best for
 // LSTM at (100, 64, 512, 512) and (50, 128, 1024, 1024): 1.01-1.03 times as fast as 512, where 2048 were worth
 // 0.96-1.05 and all 0.88-0.97. (The suite's cases, two threads, 2026-11-23, by changing the constants.)
 //
-// One thread meets nobody. Stretches of 1 MB or 512 rows were 1.02-1.20 times as fast as those of a team, in inference
+// One thread meets nobody. Chunks of 1 MB or 512 rows were 1.02-1.20 times as fast as those of a team, in inference
 // and training, at six shapes from (1000, 4, 32, 32) to (100, 32, 256, 256), and level with all shorter ones down to
-// 256 rows. (force_stretch_rows() in turns in one process, LSTM and GRU, AVX2, 2026-11-25.)
-struct StretchSize {
+// 256 rows. (force_chunk_rows() interleaved in one process, LSTM and GRU, AVX2, 2026-11-25.)
+struct ChunkSize {
   int64_t bytes, rows;
 };
-constexpr StretchSize kTeamStretch{4 << 20, 1024}, kAloneStretch{1 << 20, 512};
-// If not 0, the rows of a stretch: tests want several in a short call.
-inline int64_t forced_stretch_rows = 0;
-// Parts of a stretch where layers run as a wavefront, and multiply-adds of a part's steps at least: while one layer
-// fills or drains it the other threads wait, but every part costs a product of few rows, some 6 us. Parts of 4 steps
-// made two layers of T = 100, B = 1, H = 32 0.79 times as fast as one thread (benchmarks/threads.py --only stacked).
-constexpr int64_t kWavefrontParts = 16;
+constexpr ChunkSize kTeamChunk{4 << 20, 1024}, kAloneChunk{1 << 20, 512};
+// If not 0, the rows of a chunk: tests want several in a short call.
+inline int64_t forced_chunk_rows = 0;
+// Sub-chunks of a chunk where layers run as a wavefront, and multiply-adds of a sub-chunk's steps at least: while one
+// layer fills or drains it the other threads wait, but every sub-chunk costs a product of few rows, some 6 us.
+// Sub-chunks of 4 steps made two layers of T = 100, B = 1, H = 32 0.79 times as fast as one thread
+// (benchmarks/threads.py --only stacked).
+constexpr int64_t kWavefrontSubChunks = 16;
 constexpr int64_t kWavefrontMacs = 256 * 1024;
 cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool backward, int weight_size);
 
-class CpuDevice : public CpuProducts {
+class CpuDevice : public CpuGemms {
  public:
   template <class T>
   using Accumulator = T;
 
-  explicit CpuDevice(const LayerArgs& args) : CpuProducts(Place(args.input)) {}
+  explicit CpuDevice(const LayerArgs& args) : CpuGemms(Place(args.input)) {}
 
   // out (N, K): h_{t-1} of every row as w_hh multiplies it. Rows that do not run are left alone.
   template <class T>
@@ -100,64 +101,65 @@ class CpuLoops {
   bool multiplies_input() const { return plan_.input_steps > 0; }
 
   // Of so many rows in all, each of which writes so many values.
-  Cut cut(int64_t total, int64_t columns) const {
-    const int64_t rows = stretch_rows(total, columns);
+  Chunking cut(int64_t total, int64_t columns) const {
+    const int64_t rows = chunk_rows(total, columns);
     if (plan_.split != cpu::Split::kLayers) return {rows, 1};
     const int64_t macs = cpu::smaller(rows, total) * columns * dims_.recurrent_size;
-    return {rows, cpu::larger(cpu::smaller(macs / kWavefrontMacs, kWavefrontParts), 1)};
+    return {rows, cpu::larger(cpu::smaller(macs / kWavefrontMacs, kWavefrontSubChunks), 1)};
   }
 
-  // before(k, i) readies calls[k] for its i-th part, after(k, i) takes what that one left.
+  // before(k, i) readies calls[k] for its i-th sub-chunk, after(k, i) takes what that one left.
   template <class Before, class After>
-  void run(std::vector<ForwardCall<T, T, W>>& calls, size_t parts, const Before& before, const After& after) {
+  void run(std::vector<ForwardCall<T, T, W>>& calls, size_t sub_chunks, const Before& before, const After& after) {
     auto loop = kernels_.forward;
     if constexpr (std::is_same_v<T, W>) {
       if (calls[0].params.extras) loop = kernels_.extended.forward;
     }
     int64_t scratch = 0;
     for (const auto& call : calls) scratch = cpu::larger(scratch, kernels_.forward_scratch(call.params.dims, plan_));
-    run(loop, scratch, calls, parts, before, after);
+    run(loop, scratch, calls, sub_chunks, before, after);
   }
   template <class Before, class After>
-  void run(std::vector<BackwardCall<T>>& calls, size_t parts, const Before& before, const After& after) {
+  void run(std::vector<BackwardCall<T>>& calls, size_t sub_chunks, const Before& before, const After& after) {
     const auto loop = calls[0].params.extras ? kernels_.extended.backward : kernels_.backward;
-    run(loop, kernels_.backward_scratch(dims_, plan_), calls, parts, before, after);
+    run(loop, kernels_.backward_scratch(dims_, plan_), calls, sub_chunks, before, after);
   }
 
  private:
-  // Short enough for what a stretch's products write to stay near the core until the time loop reads it, long enough
+  // Short enough for what a chunk's products write to stay near the core until the time loop reads it, long enough
   // for the products to be large.
-  int64_t stretch_rows(int64_t total, int64_t columns) const {
+  int64_t chunk_rows(int64_t total, int64_t columns) const {
     const int64_t row_bytes = cpu::larger(1, columns * static_cast<int64_t>(sizeof(T)));  // no hidden unit, no columns
-    if (forced_stretch_rows) return forced_stretch_rows;
+    if (forced_chunk_rows) return forced_chunk_rows;
     // No product of the caller's.
     if (multiplies_input() && plan_.split != cpu::Split::kLayers) return cpu::larger(total, 1);
-    const StretchSize size = plan_.threads > 1 ? kTeamStretch : kAloneStretch;
+    const ChunkSize size = plan_.threads > 1 ? kTeamChunk : kAloneChunk;
     if (total * row_bytes <= size.bytes) return cpu::larger(total, 1);
     return cpu::larger(size.bytes / row_bytes, size.rows);
   }
 
-  // Scratch is kept from part to part: each recurrence that runs at the same time has its own.
+  // Scratch is kept from sub-chunk to sub-chunk: each recurrence that runs at the same time has its own.
   template <class Loop, class Call, class Before, class After>
-  void run(Loop loop, int64_t scratch_size, std::vector<Call>& calls, size_t parts, const Before& before,
+  void run(Loop loop, int64_t scratch_size, std::vector<Call>& calls, size_t sub_chunks, const Before& before,
            const After& after) {
-    // No two members write to one cache line.
+    // No two workers write to one cache line.
     const int64_t line = 64 / sizeof(T), size = cpu::ceil_div(scratch_size, line) * line;
-    const CpuDevice::Workspace<T> scratch(device_, size * static_cast<int64_t>(calls.size()));
+    const CpuDevice::Scratch<T> scratch(device_, size * static_cast<int64_t>(calls.size()));
     for (size_t k = 0; k < calls.size(); ++k) {
       calls[k].params.scratch = scratch.data() + static_cast<int64_t>(k) * size;
     }
     if (plan_.split == cpu::Split::kLayers) {
-      // Whoever runs a part also multiplies what it reads and what it leaves: products so small are not worth dividing.
-      const auto job = [&](size_t k, size_t i, cpu::Member& member) {
+      // Whoever runs a sub-chunk also multiplies what it reads and what it leaves: products so small are not worth
+      // dividing.
+      const auto job = [&](size_t k, size_t i, cpu::Worker& worker) {
         before(k, i);
-        loop(calls[k], {plan_, member});
-        if (!member.stopped()) after(k, i);
+        loop(calls[k], {plan_, worker});
+        if (!worker.stopped()) after(k, i);
       };
-      check_finished(cpu::run_wavefront(plan_.threads, calls.size(), parts, job));
+      check_finished(cpu::run_wavefront(plan_.threads, calls.size(), sub_chunks, job));
       return;
     }
-    for (size_t i = 0; i < parts; ++i) {
+    for (size_t i = 0; i < sub_chunks; ++i) {
       for (size_t k = 0; k < calls.size(); ++k) before(k, i);
       check_finished(cpu::run_loops<Call>(loop, plan_, calls) && !interrupt_.requested());
       for (size_t k = 0; k < calls.size(); ++k) after(k, i);

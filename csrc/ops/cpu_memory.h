@@ -18,14 +18,14 @@ class CpuMemory {
   Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const { return ops::empty(sizes, dtype, place_); }
   // Memory for the length of a call, uninitialised: the object's own where it is small, for a tensor takes 0.5 us.
   template <class T>
-  class Workspace {
+  class Scratch {
    public:
-    Workspace(const CpuMemory& memory, int64_t count) {
+    Scratch(const CpuMemory& memory, int64_t count) {
       if (count <= kSmall) return;
       tensor_ = memory.empty({count}, scalar_type_of<T>);
       data_ = ops::data<T>(*tensor_);
     }
-    Workspace(const Workspace&) = delete;
+    Scratch(const Scratch&) = delete;
     T* data() const { return data_; }
 
    private:

@@ -16,12 +16,12 @@ inline void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: 
 
 // Multiply-adds up to which a plain loop beats a call of torch's GEMM with the three tensors that it takes: at 1,024 it
 // saves 1.3 us of 8.5, at 4,096 0.4 (benchmarks/overhead.py, the forward of a step of one row).
-constexpr int64_t kTinyProduct = 2048;
+constexpr int64_t kTinyGemm = 2048;
 // Multiply-adds of a product up to which torch's GEMM runs on the calling thread alone. A second thread that has to be
 // woken may cost more than it saves, and where other processes want the cores, it costs a time slice.
 // benchmarks/products.py, two AVX2 cores, torch 2.13.0, 2026-11-25, the time on two threads over that on one: 1.2-1.9
 // up to 131,072, 1.1-1.3 at 262,144, 0.84-1.20 at 524,288, 0.73-1.00 at a million and more.
-constexpr int64_t kOneThreadProduct = 512 * 1024;
+constexpr int64_t kSingleThreadGemm = 512 * 1024;
 // Rows of a product up to which reading the weights' rows as they lie beats torch's GEMM. LSTM inference of so many
 // steps, the time with torch's product over that with ours, by changing this, two threads: at 3 rows and H = 64 1.14,
 // H = 256 0.79, H = 512 0.60; at 2 rows one thread is level from H = 64 to 512.
@@ -46,13 +46,13 @@ inline bool is_multiplied_by_panels(int64_t rows, int64_t weight_bytes) {
 // copy into place included: (24, 6000) x (6000, 4) 166, 31; (128, 1000) x (1000, 4) 149, 25; (1000, 512) x (512, 5)
 // 666, 166; (100, 32) x (32, 4) 4, 6; (512, 6000) x (6000, 15) 17275, 14326, and 1620 in pieces. Training with 3 to 10
 // features, forward and backward: 1.12-1.48 times as fast on one thread, 0.92-1.18 on two.
-constexpr int64_t kNarrow = 16, kNarrowProduct = 16 * 1024, kShortSum = 512, kNarrowOperand = 512 * 1024;
+constexpr int64_t kNarrow = 16, kNarrowGemm = 16 * 1024, kShortSum = 512, kNarrowOperand = 512 * 1024;
 
 // Multiply-adds of a product that is interrupted by Ctrl-C before or after, never within: a fifth of a second on a
 // core.
 constexpr int64_t kUninterrupted = int64_t{16} << 30;
 
-class CpuProducts : public CpuMemory {
+class CpuGemms : public CpuMemory {
  public:
   using CpuMemory::CpuMemory;
 
@@ -67,12 +67,12 @@ class CpuProducts : public CpuMemory {
       multiply_by_weights(out, a, b);
       return;
     }
-    if (size <= kTinyProduct) {
+    if (size <= kTinyGemm) {
       multiply_tiny(out, a, b, accumulate);
       return;
     }
     if (size <= kUninterrupted) {
-      if (out.columns < kNarrow && size > kNarrowProduct) {
+      if (out.columns < kNarrow && size > kNarrowGemm) {
         multiply_narrow(out, a, b, accumulate);
       } else {
         multiply_by_torch(out, a, b, accumulate);
@@ -134,7 +134,7 @@ class CpuProducts : public CpuMemory {
     }
     const int64_t panel = cpu::kMaxPanelVectors * cpu::kernels().vector_bytes / static_cast<int64_t>(sizeof(T));
     const int threads = cpu::smaller(static_cast<int>(torch::stable::get_num_threads()), cpu::usable_cores());
-    const cpu::ProductPlan plan = cpu::choose_product_plan(threads, out.rows, macs, cpu::ceil_div(out.columns, panel));
+    const cpu::GemmPlan plan = cpu::choose_gemm_plan(threads, out.rows, macs, cpu::ceil_div(out.columns, panel));
     const Tensor scratch = empty({plan.threads * panel * b.rows}, scalar_type_of<T>);
     kernels.multiply_panels(
         {out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows, data<T>(scratch)},
@@ -173,7 +173,7 @@ class CpuProducts : public CpuMemory {
       return;
     }
     // Not added to `out` by torch: where MKL goes on adding term by term, every term would be rounded to the whole sum.
-    const Workspace<T> memory(*this, out.rows * out.columns);
+    const Scratch<T> memory(*this, out.rows * out.columns);
     const Matrix<T> part{memory.data(), out.rows, out.columns, wide_transposed ? 1 : out.columns,
                          wide_transposed ? out.rows : 1};
     if (wide_transposed) {
@@ -191,7 +191,7 @@ class CpuProducts : public CpuMemory {
   template <class T>
   void multiply_by_torch(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b,
                          bool accumulate) const {
-    const OnOneThread small(out.rows * out.columns * a.columns <= kOneThreadProduct);
+    const OnOneThread small(out.rows * out.columns * a.columns <= kSingleThreadGemm);
     const Tensor c = as_tensor(out, place_);
     if (accumulate) {
       TORCH_ERROR_CODE_CHECK(

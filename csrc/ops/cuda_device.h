@@ -35,9 +35,9 @@ class CudaDevice {
 
   // Memory for the length of a call, uninitialised.
   template <class T>
-  class Workspace {
+  class Scratch {
    public:
-    Workspace(const CudaDevice& device, int64_t count) : tensor_(device.empty({count}, scalar_type_of<T>)) {}
+    Scratch(const CudaDevice& device, int64_t count) : tensor_(device.empty({count}, scalar_type_of<T>)) {}
     T* data() const { return ops::data<T>(tensor_); }
 
    private:
@@ -115,22 +115,23 @@ class CudaLoops {
 
   static constexpr bool multiplies_input() { return false; }
 
-  // One stretch, whose parts are the sequences that a launch runs: more than one where layers run as a wavefront.
-  Cut cut(int64_t, int64_t) const {
-    return {std::numeric_limits<int64_t>::max(), at_once().layers > 1 ? shape_.steps / cuda::kPartSteps : 1};
+  // One chunk, whose sub-chunks are the sequences that a launch runs: more than one where layers run as a wavefront.
+  Chunking cut(int64_t, int64_t) const {
+    return {std::numeric_limits<int64_t>::max(), at_once().layers > 1 ? shape_.steps / cuda::kSubChunkSteps : 1};
   }
 
-  // before(k, i) readies calls[k] for its i-th part, after(k, i) takes what that one left.
+  // before(k, i) readies calls[k] for its i-th sub-chunk, after(k, i) takes what that one left.
   //
-  // Directions run side by side; layers as a wavefront, each a part behind the one before it, which has by then what
-  // its own part reads. So the calls of a launch need nothing of one another, whichever kernel the plan names.
+  // Directions run side by side; layers as a wavefront, each a sub-chunk behind the one before it, which has by then
+  // what its own sub-chunk reads. So the calls of a launch need nothing of one another, whichever kernel the plan
+  // names.
   template <class Call, class Before, class After>
-  void run(std::vector<Call>& calls, size_t parts, const Before& before, const After& after) const {
+  void run(std::vector<Call>& calls, size_t sub_chunks, const Before& before, const After& after) const {
     const size_t lag = at_once().layers > 1 ? 1 : 0;
-    for (size_t turn = 0; turn < parts + lag * (calls.size() - 1); ++turn) {
+    for (size_t turn = 0; turn < sub_chunks + lag * (calls.size() - 1); ++turn) {
       std::vector<size_t> running;
       for (size_t k = 0; k < calls.size(); ++k) {
-        if (turn >= lag * k && turn - lag * k < parts) running.push_back(k);
+        if (turn >= lag * k && turn - lag * k < sub_chunks) running.push_back(k);
       }
       std::vector<Call> ready;
       for (const size_t k : running) {
@@ -146,7 +147,7 @@ class CudaLoops {
   void launch(const std::vector<ForwardCall<T, A>>& calls) const {
     const ProfilerRange range(name("forward").c_str());
     std::vector<cuda::Forward<T>> params;
-    for (const auto& call : calls) params.push_back(of_part(call));
+    for (const auto& call : calls) params.push_back(of_sub_chunk(call));
     const cuda::Plan plan = plan_.of(static_cast<int64_t>(calls.size()));
     const Tensor scratch = device_.empty({cuda::forward_scratch<T>(cell_, params[0], plan)}, scalar_type_of<T>);
     params[0].scratch = data<T>(scratch);
@@ -155,34 +156,34 @@ class CudaLoops {
   void launch(const std::vector<BackwardCall<T, A>>& calls) const {
     const ProfilerRange range(name("backward").c_str());
     std::vector<cuda::Backward<T>> params;
-    for (const auto& call : calls) params.push_back(of_part(call));
+    for (const auto& call : calls) params.push_back(of_sub_chunk(call));
     const cuda::Plan plan = plan_.of(static_cast<int64_t>(calls.size()));
     const Tensor scratch = device_.empty({cuda::backward_scratch<T>(cell_, params[0], plan)}, scalar_type_of<T>);
     params[0].scratch = data<T>(scratch);
     cuda::run_backward(cell_, params.data(), plan, device_.queue());
   }
 
-  // A part as the sequence of its own that it is for a kernel: it starts from the states with which the one before
+  // A sub-chunk as the sequence of its own that it is for a kernel: it starts from the states with which the one before
   // ended. Where that is not all of the sequence, the batch is dense and there is one direction.
-  cuda::Forward<T> of_part(const ForwardCall<T, A>& call) const {
+  cuda::Forward<T> of_sub_chunk(const ForwardCall<T, A>& call) const {
     cuda::Forward<T> params = call.params;
-    params.steps = steps(params.steps, call.stretch);
-    if (call.stretch.begin == 0) device_.copy(params.hy, params.hx, shape_.batch * shape_.dims.recurrent_size);
-    params.output += call.stretch.first_row * params.output_stride;
-    if (params.cells) params.cells += call.stretch.first_row * shape_.dims.hidden_size;
-    if (call.stretch.begin > 0) params.hx = params.output - shape_.batch * params.output_stride;
+    params.steps = steps(params.steps, call.chunk);
+    if (call.chunk.begin == 0) device_.copy(params.hy, params.hx, shape_.batch * shape_.dims.recurrent_size);
+    params.output += call.chunk.first_row * params.output_stride;
+    if (params.cells) params.cells += call.chunk.first_row * shape_.dims.hidden_size;
+    if (call.chunk.begin > 0) params.hx = params.output - shape_.batch * params.output_stride;
     return params;
   }
-  cuda::Backward<T> of_part(const BackwardCall<T, A>& call) const {
+  cuda::Backward<T> of_sub_chunk(const BackwardCall<T, A>& call) const {
     const CellFacts& facts = cell_facts(cell_);
-    const int64_t first_row = call.stretch.first_row, hidden = shape_.dims.hidden_size;
+    const int64_t first_row = call.chunk.first_row, hidden = shape_.dims.hidden_size;
     cuda::Backward<T> params = call.params;
-    params.steps = steps(params.steps, call.stretch);
-    if (facts.keeps_channels) params.channels += first_row * facts.channels * hidden;
+    params.steps = steps(params.steps, call.chunk);
+    if (facts.reads_saved) params.saved += first_row * facts.saved_values * hidden;
     params.output += first_row * params.output_stride;
     if (params.grad_output) params.grad_output += first_row * params.grad_output_stride;
     if (params.cells) params.cells += first_row * hidden;
-    if (call.stretch.begin > 0) {
+    if (call.chunk.begin > 0) {
       params.hx = params.output - shape_.batch * params.output_stride;
       if (params.cells) params.cx = params.cells - shape_.batch * hidden;
     }
@@ -201,9 +202,9 @@ class CudaLoops {
     }
   }
 
-  // As the plan's kernels take those of a part.
-  Steps steps(Steps steps, const Stretch& part) const {
-    steps.steps = part.end - part.begin;
+  // As the plan's kernels take those of a sub-chunk.
+  Steps steps(Steps steps, const Chunk& sub_chunk) const {
+    steps.steps = sub_chunk.end - sub_chunk.begin;
     if (sizes_) steps.device_sizes = data<const int64_t>(*sizes_);
     if (offsets_) steps.device_offsets = data<const int64_t>(*offsets_);
     return steps;

@@ -1,5 +1,5 @@
-// Forward of a call's layers, on whatever device: a large product with a layer's input, then the time loop, part by
-// part.
+// Forward of a call's layers, on whatever device: a large product with a layer's input, then the time loop, sub-chunk
+// by sub-chunk.
 #pragma once
 
 #include "layer_pass.h"
@@ -21,20 +21,20 @@ class ForwardPass {
         hidden_(shape.dims.hidden_size),
         recurrent_(shape.dims.recurrent_size),
         keep_(keep),
-        keep_channels_(keep && facts_.keeps_channels),
+        keep_saved_(keep && facts_.reads_saved),
         gate_columns_(facts_.gates * hidden_),
-        channel_columns_(keep_channels_ ? facts_.channels * hidden_ : gate_columns_),
+        saved_columns_(keep_saved_ ? facts_.saved_values * hidden_ : gate_columns_),
         input_(device.dense(args.input)),
         hx_(device.dense(args.hx())),
         weights_(all_dense(device, args.weights)),
         loops_(device, args, shape, false),
         at_once_(loops_.at_once()),
-        stretches_(shape, loops_.cut(shape.rows, channel_columns_)),
+        chunks_(shape, loops_.cut(shape.rows, saved_columns_)),
         frozen_(args.frozen),
         extras_(device, args, shape),
-        projections_(device, keep_channels_ || loops_.multiplies_input()
+        projections_(device, keep_saved_ || loops_.multiplies_input()
                                  ? 0
-                                 : at_once_.count() * stretches_.most_rows_of_part() * channel_columns_),
+                                 : at_once_.count() * chunks_.most_rows_of_sub_chunk() * saved_columns_),
         output_(device.empty(sizes_like(input_, shape.output_columns()), shape.dtype)),
         hy_(device.empty(shape.state_sizes(recurrent_), shape.dtype)) {
     if (args.has_cx()) cell_ = copy_or_zeros<T, A>(device, args.cx(), shape.state_sizes(hidden_));
@@ -73,24 +73,24 @@ class ForwardPass {
     std::vector<Call> calls;
     for (const Recurrence& recurrence : group) calls.push_back({time_loop(recurrence), {}});
     const auto before = [&](size_t k, size_t i) {
-      calls[k].stretch = stretches_.parts(group[k].direction)[i];
-      calls[k].params.channels = channels(group[k], k, calls[k].stretch);
+      calls[k].chunk = chunks_.sub_chunks(group[k].direction)[i];
+      calls[k].params.saved = saved(group[k], k, calls[k].chunk);
       if (!loops_.multiplies_input()) multiply_input(calls[k]);
     };
-    loops_.run(calls, stretches_.part_count(), before, [](size_t, size_t) {});
+    loops_.run(calls, chunks_.sub_chunk_count(), before, [](size_t, size_t) {});
   }
 
   // slot: the recurrence's place in its group.
-  T* channels(const Recurrence& recurrence, size_t slot, const Stretch& stretch) const {
-    if (keep_channels_) return kept_channels(recurrence.index) + stretch.first_row * channel_columns_;
+  T* saved(const Recurrence& recurrence, size_t slot, const Chunk& chunk) const {
+    if (keep_saved_) return kept_saved(recurrence.index) + chunk.first_row * saved_columns_;
     if (loops_.multiplies_input()) return nullptr;
-    return projections_.data() + static_cast<int64_t>(slot) * stretches_.most_rows_of_part() * channel_columns_;
+    return projections_.data() + static_cast<int64_t>(slot) * chunks_.most_rows_of_sub_chunk() * saved_columns_;
   }
 
   void multiply_input(const Call& call) const {
-    const auto& [params, stretch] = call;
-    const int64_t first = stretch.first_row, rows = stretch.end_row - first, size = params.dims.input_size;
-    device_.multiply(Matrix<T>{params.channels, rows, gate_columns_, channel_columns_},
+    const auto& [params, chunk] = call;
+    const int64_t first = chunk.first_row, rows = chunk.end_row - first, size = params.dims.input_size;
+    device_.multiply(Matrix<T>{params.saved, rows, gate_columns_, saved_columns_},
                      Matrix<const T>{params.input + first * size, rows, size, size},
                      Matrix<const W>{params.w_ih, gate_columns_, size, size}.transposed());
   }
@@ -103,7 +103,7 @@ class ForwardPass {
     params.dims = shape_.dims;
     params.dims.input_size = shape_.input_size(recurrence.layer);
     params.input = input_of(recurrence.layer);
-    params.channel_stride = channel_columns_;
+    params.saved_stride = saved_columns_;
     params.keep = keep_;
     Weights<T, W>(weights_, shape_, index).set(params);
     params.frozen = frozen_ ? data<T>(*frozen_) + index * (frozen_->numel() / shape_.recurrences()) : nullptr;
@@ -122,7 +122,7 @@ class ForwardPass {
   }
 
   // Only if something is kept.
-  T* kept_channels(int64_t index) const { return data<T>(*reserve_) + layout_.channels_of(index); }
+  T* kept_saved(int64_t index) const { return data<T>(*reserve_) + layout_.saved_of(index); }
   A* kept_cells(int64_t index) const { return reinterpret_cast<A*>(data<T>(*reserve_) + layout_.cells_of(index)); }
 
   T* output_of(int64_t layer) const {
@@ -136,17 +136,17 @@ class ForwardPass {
   const CellFacts& facts_;
   const ReserveLayout layout_;
   const int64_t hidden_, recurrent_;
-  const bool keep_, keep_channels_;
-  const int64_t gate_columns_, channel_columns_;
+  const bool keep_, keep_saved_;
+  const int64_t gate_columns_, saved_columns_;
   const Tensor input_, hx_;
   const std::vector<Tensor> weights_;
   Loops<T, W> loops_;
   const AtOnce at_once_;
-  const Stretches stretches_;
+  const Chunks chunks_;
   const std::optional<Tensor> frozen_;
   const CallExtras<T, Device> extras_;
-  // Of one part of each recurrence that runs at the same time, where no reserve takes them.
-  const typename Device::template Workspace<T> projections_;
+  // Of one sub-chunk of each recurrence that runs at the same time, where no reserve takes them.
+  const typename Device::template Scratch<T> projections_;
   const Tensor output_, hy_;
   std::optional<Tensor> cell_, reserve_;
   std::optional<BetweenLayers<T, Device>> lower_outputs_;  // where no reserve takes them

@@ -42,8 +42,8 @@ struct LayerArgs {
   CellKind cell;
   Tensor input;                       // (T, B, I), packed (N, I), or for one step of one layer (B, I)
   std::vector<Tensor> states;         // hx (L*D, B, K), for one step (B, K), and where there is a c cx, with H for K
-  std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], and (kUnitWeights, H) of a
-                                      // cell that has unit weights, for each layer and in it for each direction
+  std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], and (kPerUnitWeights, H) of a
+                                      // cell that has per-unit weights, for each layer and in it for each direction
   std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time; on the CPU, or on the GPU
                                       // of a padded input, where its values are trusted
   bool bidirectional;

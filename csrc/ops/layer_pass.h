@@ -1,11 +1,12 @@
 // What the two passes over a call's layers share, on whatever device: forward_pass.h and backward_pass.h do the large
 // products that all steps share, around the time loop.
 //
-// Device (CpuDevice, CudaDevice) makes tensors and workspaces, moves memory and multiplies; Device::Accumulator<T> is A
+// Device (CpuDevice, CudaDevice) makes tensors and scratch, moves memory and multiplies; Device::Accumulator<T> is A
 // of params.h. Loops<T, W> (CpuLoops, CudaLoops) runs the time loops of a group of recurrences: at_once() says of how
 // many layers and directions, multiplies_input() whether forward's loops do that, cut() how the sequence is to be cut.
 // run() takes the group's calls, layer by layer as they depend on each other, and what must be done before and after
-// each part of each call: what comes before a layer's part needs what came after that part in the layer ahead of it.
+// each sub-chunk of each call: what comes before a layer's sub-chunk needs what came after that sub-chunk in the layer
+// ahead of it.
 #pragma once
 
 #include <algorithm>
@@ -77,7 +78,7 @@ class BetweenLayers {
 
  private:
   const int64_t size_, count_;
-  std::optional<typename Device::template Workspace<T>> memory_;
+  std::optional<typename Device::template Scratch<T>> memory_;
 };
 
 }  // namespace fastrnn::ops

@@ -123,9 +123,9 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   if (args.batch_sizes) read_batch_sizes(args, sizes_read_by_host, shape);
   shape.frozen = args.frozen.has_value();
 
-  shape.unit_weights = facts.unit_weights;
+  shape.per_unit_weights = facts.per_unit_weights;
   const int64_t count = static_cast<int64_t>(args.weights.size()) / shape.recurrences();
-  const int64_t matrices = count - (facts.unit_weights > 0 ? 1 : 0);  // and biases
+  const int64_t matrices = count - (facts.per_unit_weights > 0 ? 1 : 0);  // and biases
   const bool fits = matrices >= 2 && (facts.activates_output ? matrices <= 6 && matrices != 5 : matrices <= 5);
   check(count * shape.recurrences() == static_cast<int64_t>(args.weights.size()) && fits,
         "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], [unit weights] for each direction of each layer");
@@ -150,8 +150,9 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
     if (shape.projection_bias) {
       check_tensor(args.weights[i++], weight_kind, {recurrent}, "the projection's bias has the wrong shape");
     }
-    if (facts.unit_weights) {
-      check_tensor(args.weights[i], weight_kind, {facts.unit_weights, hidden}, "the unit weights have the wrong shape");
+    if (facts.per_unit_weights) {
+      check_tensor(args.weights[i], weight_kind, {facts.per_unit_weights, hidden},
+                   "the unit weights have the wrong shape");
     }
   }
   check_tensor(args.hx(), kind, shape.state_sizes(recurrent), "hx has the wrong shape");

@@ -32,7 +32,7 @@ struct LayerShape {
   int64_t layers, directions;  // L, D
   bool biases;
   bool projection_bias;
-  int64_t unit_weights;                   // of each unit
+  int64_t per_unit_weights;               // of each unit
   bool single_step;                       // (B, I), and states without a dimension for directions
   bool frozen;                            // LayerArgs::frozen holds the recurrent weights, packed
   bool padded_ragged;                     // (T, B, I) in which some rows end early
@@ -69,7 +69,7 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
 template <class T, class W = T>
 struct Weights {
   const W *w_ih, *w_hh, *w_hr = nullptr;
-  const T *b_ih = nullptr, *b_hh = nullptr, *b_hr = nullptr, *unit_weights = nullptr;
+  const T *b_ih = nullptr, *b_hh = nullptr, *b_hr = nullptr, *per_unit_weights = nullptr;
 
   Weights(const std::vector<Tensor>& dense, const LayerShape& shape, int64_t index) {
     size_t i = dense.size() / static_cast<size_t>(shape.recurrences()) * static_cast<size_t>(index);
@@ -81,7 +81,7 @@ struct Weights {
     }
     if (shape.dims.projected) w_hr = data<W>(dense[i++]);
     if (shape.projection_bias) b_hr = data<T>(dense[i++]);
-    if (shape.unit_weights) unit_weights = data<T>(dense[i]);
+    if (shape.per_unit_weights) per_unit_weights = data<T>(dense[i]);
   }
 
   // What a time loop reads of them.
@@ -93,28 +93,28 @@ struct Weights {
     params.b_ih = b_ih;
     params.b_hh = b_hh;
     params.b_hr = b_hr;
-    params.unit_weights = unit_weights;
+    params.per_unit_weights = per_unit_weights;
   }
 };
 
 // Where what forward keeps for backward lies: for every recurrence what its kernel keeps, then the outputs of all
 // layers but the last. Values of T, among which those of c take the room of as many T as an accumulator measures.
 struct ReserveLayout {
-  int64_t channels, cells;  // of a recurrence
+  int64_t saved, cells;  // of a recurrence
   int64_t recurrences;
   int64_t output_values;  // of a layer
   int64_t outputs;
 
   ReserveLayout(const CellFacts& facts, const LayerShape& shape, int64_t values_per_accumulator)
-      : channels(facts.keeps_channels ? shape.rows * facts.channels * shape.dims.hidden_size : 0),
+      : saved(facts.reads_saved ? shape.rows * facts.saved_values * shape.dims.hidden_size : 0),
         cells(facts.has_cell_state ? shape.rows * shape.dims.hidden_size * values_per_accumulator : 0),
         recurrences(shape.recurrences()),
         output_values(shape.rows * shape.output_columns()),
         outputs(shape.layers - 1) {}
 
-  int64_t channels_of(int64_t index) const { return index * (channels + cells); }
-  int64_t cells_of(int64_t index) const { return channels_of(index) + channels; }
-  int64_t output_of(int64_t layer) const { return channels_of(recurrences) + layer * output_values; }
+  int64_t saved_of(int64_t index) const { return index * (saved + cells); }
+  int64_t cells_of(int64_t index) const { return saved_of(index) + saved; }
+  int64_t output_of(int64_t layer) const { return saved_of(recurrences) + layer * output_values; }
   int64_t size() const { return output_of(outputs); }
 };
 

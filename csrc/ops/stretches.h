@@ -1,6 +1,6 @@
-// How a pass cuts the sequence: in stretches, over which each gradient of the weights is one product, and these in
-// parts, each of which a time loop runs at once. Both directions are cut at the same rows, so that each part of the
-// gradient of the input is a block that the two write one after the other.
+// How a pass cuts the sequence: in chunks, over which each gradient of the weights is one product, and these in
+// sub-chunks, each of which a time loop runs at once. Both directions are cut at the same rows, so that each sub-chunk
+// of the gradient of the input is a block that the two write one after the other.
 #pragma once
 
 #include <algorithm>
@@ -10,16 +10,16 @@
 
 namespace fastrnn::ops {
 
-// About so many rows a stretch, in so many parts.
-struct Cut {
-  int64_t stretch_rows, parts;
+// About so many rows a chunk, in so many sub-chunks.
+struct Chunking {
+  int64_t chunk_rows, sub_chunks;
 };
 
 // `whole`, of the direction that runs forwards, in up to `count` pieces of about as many rows.
-inline std::vector<Stretch> cut(const Steps& steps, const Stretch& whole, int64_t count) {
+inline std::vector<Chunk> cut(const Steps& steps, const Chunk& whole, int64_t count) {
   const int64_t total = whole.end_row - whole.first_row;
-  std::vector<Stretch> pieces;
-  Stretch piece{whole.begin, whole.begin, whole.first_row, whole.first_row};
+  std::vector<Chunk> pieces;
+  Chunk piece{whole.begin, whole.begin, whole.first_row, whole.first_row};
   for (int64_t i = 1; i <= count; ++i) {
     while (piece.end < whole.end && (i == count || piece.end_row < whole.first_row + total * i / count)) {
       piece.end_row += steps.stored_rows(piece.end++);
@@ -33,63 +33,64 @@ inline std::vector<Stretch> cut(const Steps& steps, const Stretch& whole, int64_
 }
 
 // Of each direction, in the order in which it runs them: all have as many.
-class Stretches {
+class Chunks {
  public:
-  Stretches(const LayerShape& shape, const Cut& how) {
+  Chunks(const LayerShape& shape, const Chunking& how) {
     const Steps steps = shape.direction(0);
     Direction& forward = directions_.emplace_back();
-    forward.stretches =
-        cut(steps, {0, shape.steps, 0, shape.rows}, std::max<int64_t>(shape.rows / how.stretch_rows, 1));
-    for (size_t stretch = 0; stretch < forward.stretches.size(); ++stretch) {
-      for (const Stretch& part : cut(steps, forward.stretches[stretch], how.parts)) {
-        forward.parts.push_back(part);
-        forward.stretch_of.push_back(stretch);
+    forward.chunks = cut(steps, {0, shape.steps, 0, shape.rows}, std::max<int64_t>(shape.rows / how.chunk_rows, 1));
+    for (size_t chunk = 0; chunk < forward.chunks.size(); ++chunk) {
+      for (const Chunk& sub_chunk : cut(steps, forward.chunks[chunk], how.sub_chunks)) {
+        forward.sub_chunks.push_back(sub_chunk);
+        forward.chunk_of.push_back(chunk);
       }
     }
     if (shape.directions > 1) directions_.push_back(reversed(forward, shape.steps));
   }
 
-  size_t count() const { return directions_[0].stretches.size(); }
-  size_t part_count() const { return directions_[0].parts.size(); }
-  const std::vector<Stretch>& of(int64_t direction) const { return at(direction).stretches; }
-  const std::vector<Stretch>& parts(int64_t direction) const { return at(direction).parts; }
-  // Which stretch a part belongs to, and whether it is the first of its parts.
-  size_t stretch_of(int64_t direction, size_t part) const { return at(direction).stretch_of[part]; }
-  bool begins_stretch(int64_t direction, size_t part) const {
-    return part == 0 || stretch_of(direction, part - 1) != stretch_of(direction, part);
+  size_t count() const { return directions_[0].chunks.size(); }
+  size_t sub_chunk_count() const { return directions_[0].sub_chunks.size(); }
+  const std::vector<Chunk>& of(int64_t direction) const { return at(direction).chunks; }
+  const std::vector<Chunk>& sub_chunks(int64_t direction) const { return at(direction).sub_chunks; }
+  // Which chunk a sub-chunk belongs to, and whether it is the first of its sub-chunks.
+  size_t chunk_of(int64_t direction, size_t sub_chunk) const { return at(direction).chunk_of[sub_chunk]; }
+  bool begins_chunk(int64_t direction, size_t sub_chunk) const {
+    return sub_chunk == 0 || chunk_of(direction, sub_chunk - 1) != chunk_of(direction, sub_chunk);
   }
-  // Which block of rows a part is, in the order of the data.
-  size_t block(int64_t direction, size_t part) const { return direction == 0 ? part : part_count() - 1 - part; }
-  int64_t most_rows() const { return most_rows(directions_[0].stretches); }
-  int64_t most_rows_of_part() const { return most_rows(directions_[0].parts); }
+  // Which block of rows a sub-chunk is, in the order of the data.
+  size_t block(int64_t direction, size_t sub_chunk) const {
+    return direction == 0 ? sub_chunk : sub_chunk_count() - 1 - sub_chunk;
+  }
+  int64_t most_rows() const { return most_rows(directions_[0].chunks); }
+  int64_t most_rows_of_sub_chunk() const { return most_rows(directions_[0].sub_chunks); }
 
  private:
   struct Direction {
-    std::vector<Stretch> stretches, parts;
-    std::vector<size_t> stretch_of;
+    std::vector<Chunk> chunks, sub_chunks;
+    std::vector<size_t> chunk_of;
   };
 
   const Direction& at(int64_t direction) const { return directions_[static_cast<size_t>(direction)]; }
 
   static Direction reversed(const Direction& forward, int64_t steps) {
-    const auto run_backwards = [&](const std::vector<Stretch>& pieces) {
-      std::vector<Stretch> reverse(pieces.rbegin(), pieces.rend());
-      for (Stretch& piece : reverse) {
+    const auto run_backwards = [&](const std::vector<Chunk>& pieces) {
+      std::vector<Chunk> reverse(pieces.rbegin(), pieces.rend());
+      for (Chunk& piece : reverse) {
         const int64_t begin = steps - piece.end;
         piece.end = steps - piece.begin;
         piece.begin = begin;
       }
       return reverse;
     };
-    Direction reverse{run_backwards(forward.stretches), run_backwards(forward.parts), {}};
-    for (size_t part = forward.parts.size(); part-- > 0;) {
-      reverse.stretch_of.push_back(forward.stretches.size() - 1 - forward.stretch_of[part]);
+    Direction reverse{run_backwards(forward.chunks), run_backwards(forward.sub_chunks), {}};
+    for (size_t sub_chunk = forward.sub_chunks.size(); sub_chunk-- > 0;) {
+      reverse.chunk_of.push_back(forward.chunks.size() - 1 - forward.chunk_of[sub_chunk]);
     }
     return reverse;
   }
-  static int64_t most_rows(const std::vector<Stretch>& pieces) {
+  static int64_t most_rows(const std::vector<Chunk>& pieces) {
     int64_t most = 0;
-    for (const Stretch& piece : pieces) most = std::max(most, piece.end_row - piece.first_row);
+    for (const Chunk& piece : pieces) most = std::max(most, piece.end_row - piece.first_row);
     return most;
   }
 

@@ -1,4 +1,4 @@
-// Gradients of one direction's weights and biases: a large product over the steps of each stretch, after its time loop.
+// Gradients of one direction's weights and biases: a large product over the steps of each chunk, after its time loop.
 #pragma once
 
 #include "shape.h"
@@ -15,9 +15,9 @@ struct DirectionRecord {
   int64_t input_size;
   const T* output;  // (N, output_stride), K columns
   int64_t output_stride;
-  const T* hx;                 // (B, K)
-  const Extras<T, A>* extras;  // if they change h_{t-1} in the product with w_hh, else null
-  const A* grad_unit_weights;  // (B, unit_weights * H) or null
+  const T* hx;                     // (B, K)
+  const Extras<T, A>* extras;      // if they change h_{t-1} in the product with w_hh, else null
+  const A* grad_per_unit_weights;  // (B, per_unit_weights * H) or null
 };
 
 template <class T, class Device>
@@ -26,9 +26,9 @@ class WeightGrads {
   using Record = DirectionRecord<T, typename Device::template Accumulator<T>>;
 
  public:
-  // The stretches that add() will be called for, in any order; none of it does anything unless weights are requested.
+  // The chunks that add() will be called for, in any order; none of it does anything unless weights are requested.
   WeightGrads(const Device& device, const LayerShape& shape, const CellFacts& facts, const Record& record,
-              const GradRequest& request, const std::vector<Stretch>& stretches)
+              const GradRequest& request, const std::vector<Chunk>& chunks)
       : device_(device),
         shape_(shape),
         facts_(facts),
@@ -36,31 +36,31 @@ class WeightGrads {
         wanted_(request.weights),
         stacked_(request.groups > 0),
         groups_(stacked_ ? request.groups : 1),
-        stretches_(stretches) {
+        chunks_(chunks) {
     if (!wanted_) return;
     STD_TORCH_CHECK(shape.batch % groups_ == 0, "fastrnn: the batch must be a multiple of groups");
     if (!shape.dense() || shape.rows == 0 || record.extras) gather_previous_h();
     w_ih_ = make({gate_columns(), record.input_size});
     w_hh_ = make({gate_columns(), recurrent_size()});
     if (shape.dims.projected) w_hr_ = make({recurrent_size(), hidden()});
-    if (shape.biases) sums_ = device.empty({groups_, stretch_count(), channel_columns()}, shape.dtype);
+    if (shape.biases) sums_ = device.empty({groups_, chunk_count(), saved_columns()}, shape.dtype);
   }
 
-  // Adds what stretch i contributes; grad_channels (its rows, C*H).
-  void add(size_t i, const T* grad_channels) {
+  // Adds what chunk i contributes; grad_saved (its rows, C*H).
+  void add(size_t i, const T* grad_saved) {
     if (!wanted_) return;
-    const Stretch& stretch = stretches_[i];
-    const View grads{grad_channels, stretch.end_row - stretch.first_row, channel_columns(), channel_columns()};
+    const Chunk& chunk = chunks_[i];
+    const View grads{grad_saved, chunk.end_row - chunk.first_row, saved_columns(), saved_columns()};
     const View input{record_.input, shape_.rows, record_.input_size, record_.input_size};
-    const View in_stretch = input.row_range(stretch.first_row, stretch.end_row);
+    const View in_chunk = input.row_range(chunk.first_row, chunk.end_row);
     for_each_group(w_ih_, record_.input_size, [&](const Matrix<T>& out, int64_t group) {
-      device_.multiply(out, channels(grads, 0, facts_.gates).every(group, groups_).transposed(),
-                       in_stretch.every(group, groups_), added_);
+      device_.multiply(out, slots(grads, 0, facts_.gates).every(group, groups_).transposed(),
+                       in_chunk.every(group, groups_), added_);
     });
-    add_recurrent(stretch, grads);
-    if (shape_.dims.projected) add_projection(stretch);
+    add_recurrent(chunk, grads);
+    if (shape_.dims.projected) add_projection(chunk);
     for (int64_t group = 0; shape_.biases && group < groups_; ++group) {
-      T* sums = data<T>(sums_) + (group * stretch_count() + static_cast<int64_t>(i)) * channel_columns();
+      T* sums = data<T>(sums_) + (group * chunk_count() + static_cast<int64_t>(i)) * saved_columns();
       device_.sum_rows(sums, grads.every(group, groups_));
     }
     added_ = true;
@@ -75,7 +75,7 @@ class WeightGrads {
     if (shape_.biases) append_biases(grads);
     if (shape_.dims.projected) grads.push_back(w_hr_);
     if (shape_.projection_bias) grads.push_back(projection_bias());
-    if (shape_.unit_weights > 0) grads.push_back(unit_weights());
+    if (shape_.per_unit_weights > 0) grads.push_back(per_unit_weights());
     return grads;
   }
 
@@ -83,8 +83,8 @@ class WeightGrads {
   int64_t hidden() const { return shape_.dims.hidden_size; }
   int64_t recurrent_size() const { return shape_.dims.recurrent_size; }
   int64_t gate_columns() const { return facts_.gates * hidden(); }
-  int64_t channel_columns() const { return facts_.channels * hidden(); }
-  int64_t stretch_count() const { return static_cast<int64_t>(stretches_.size()); }
+  int64_t saved_columns() const { return facts_.saved_values * hidden(); }
+  int64_t chunk_count() const { return static_cast<int64_t>(chunks_.size()); }
 
   Tensor make(std::vector<int64_t> sizes) const { return make(std::move(sizes), shape_.dtype); }
   Tensor make(std::vector<int64_t> sizes, ScalarType dtype) const {
@@ -103,29 +103,28 @@ class WeightGrads {
 
   View operand() const { return {record_.operand, shape_.rows, hidden(), hidden()}; }
 
-  View channels(const View& grads, int64_t first, int64_t count) const {
+  View slots(const View& grads, int64_t first, int64_t count) const {
     return grads.column_range(first * hidden(), (first + count) * hidden());
   }
 
-  void add_recurrent(const Stretch& stretch, const View& grads) {
-    const int early = facts_.gates - facts_.late_gates;
+  void add_recurrent(const Chunk& chunk, const View& grads) {
+    const int first_pass = facts_.gates - facts_.second_pass_gates;
     for_each_group(w_hh_, recurrent_size(), [&](const Matrix<T>& out, int64_t group) {
       // Neighbouring gates whose gradients lie side by side share a product.
-      for (int gate = 0, end; gate < early; gate = end) {
-        const int channel = facts_.recurrent_channel[gate];
-        for (end = gate + 1; end < early && facts_.recurrent_channel[end] == channel + end - gate;) ++end;
-        add_by_previous_h(out.row_range(gate * hidden(), end * hidden()), stretch, channels(grads, channel, end - gate),
-                          group);
+      for (int gate = 0, end; gate < first_pass; gate = end) {
+        const int slot = facts_.recurrent_slot[gate];
+        for (end = gate + 1; end < first_pass && facts_.recurrent_slot[end] == slot + end - gate;) ++end;
+        add_by_previous_h(out.row_range(gate * hidden(), end * hidden()), chunk, slots(grads, slot, end - gate), group);
       }
-      if (facts_.late_gates == 0) return;
-      device_.multiply(out.row_range(early * hidden(), facts_.gates * hidden()),
-                       channels(grads, early, facts_.late_gates).every(group, groups_).transposed(),
-                       operand().row_range(stretch.first_row, stretch.end_row).every(group, groups_), added_);
+      if (facts_.second_pass_gates == 0) return;
+      device_.multiply(out.row_range(first_pass * hidden(), facts_.gates * hidden()),
+                       slots(grads, first_pass, facts_.second_pass_gates).every(group, groups_).transposed(),
+                       operand().row_range(chunk.first_row, chunk.end_row).every(group, groups_), added_);
     });
   }
 
-  // out += grads^T h_{t-1}, over the stretch's rows of the group.
-  void add_by_previous_h(const Matrix<T>& out, const Stretch& stretch, const View& grads, int64_t group) const {
+  // out += grads^T h_{t-1}, over the chunk's rows of the group.
+  void add_by_previous_h(const Matrix<T>& out, const Chunk& chunk, const View& grads, int64_t group) const {
     const int64_t batch = shape_.batch, rows = grads.rows;
     bool accumulate = added_;
     const auto product = [&](const View& some_grads, const View& h) {
@@ -134,12 +133,12 @@ class WeightGrads {
     };
     if (previous_h_) {
       const View all{data<const T>(*previous_h_), shape_.rows, recurrent_size(), recurrent_size()};
-      product(grads, all.row_range(stretch.first_row, stretch.end_row));
+      product(grads, all.row_range(chunk.first_row, chunk.end_row));
       return;
     }
     // Dense: h_{t-1} is the output a batch earlier (later, in reverse), and hx for the first step.
     const View output{record_.output, shape_.rows, recurrent_size(), record_.output_stride};
-    const bool reverse = record_.steps.reverse, has_first = stretch.begin == 0;
+    const bool reverse = record_.steps.reverse, has_first = chunk.begin == 0;
     const int64_t of_first = has_first ? batch : 0;
     if (has_first) {
       const int64_t first = reverse ? rows - batch : 0;
@@ -147,7 +146,7 @@ class WeightGrads {
     }
     if (rows == of_first) return;
     const int64_t begin = reverse ? 0 : of_first, end = reverse ? rows - of_first : rows;
-    const int64_t shift = stretch.first_row + (reverse ? batch : -batch);
+    const int64_t shift = chunk.first_row + (reverse ? batch : -batch);
     product(grads.row_range(begin, end), output.row_range(begin + shift, end + shift));
   }
 
@@ -163,18 +162,18 @@ class WeightGrads {
 
   void append_biases(std::vector<Tensor>& grads) const {
     const Tensor b_ih = make({gate_columns()}), b_hh = make({gate_columns()});
-    const Tensor total = device_.empty({channel_columns()}, shape_.dtype);
+    const Tensor total = device_.empty({saved_columns()}, shape_.dtype);
     for (int64_t group = 0; group < groups_; ++group) {
-      const T* parts = data<const T>(sums_) + group * stretch_count() * channel_columns();
+      const T* parts = data<const T>(sums_) + group * chunk_count() * saved_columns();
       const T* sums = parts;
-      if (stretch_count() > 1) {
-        device_.sum_rows(data<T>(total), View{parts, stretch_count(), channel_columns(), channel_columns()});
+      if (chunk_count() > 1) {
+        device_.sum_rows(data<T>(total), View{parts, chunk_count(), saved_columns(), saved_columns()});
         sums = data<const T>(total);
       }
-      device_.copy(data<T>(b_ih) + group * gate_columns(), sums + facts_.bias_channel * hidden(), gate_columns());
+      device_.copy(data<T>(b_ih) + group * gate_columns(), sums + facts_.bias_slot * hidden(), gate_columns());
       for (int gate = 0; gate < facts_.gates; ++gate) {
         device_.copy(data<T>(b_hh) + group * gate_columns() + gate * hidden(),
-                     sums + facts_.recurrent_bias_channel[gate] * hidden(), hidden());
+                     sums + facts_.recurrent_bias_slot[gate] * hidden(), hidden());
       }
     }
     grads.push_back(b_ih);
@@ -190,23 +189,23 @@ class WeightGrads {
     return sums;
   }
 
-  Tensor unit_weights() const {
+  Tensor per_unit_weights() const {
     using A = typename Device::template Accumulator<T>;
-    const int64_t columns = shape_.unit_weights * hidden();
-    const Matrix<const A> rows{record_.grad_unit_weights, shape_.batch, columns, columns};
-    const Tensor sums = make({shape_.unit_weights, hidden()}, scalar_type_of<A>);
+    const int64_t columns = shape_.per_unit_weights * hidden();
+    const Matrix<const A> rows{record_.grad_per_unit_weights, shape_.batch, columns, columns};
+    const Tensor sums = make({shape_.per_unit_weights, hidden()}, scalar_type_of<A>);
     for (int64_t group = 0; group < groups_; ++group) {
       device_.sum_rows(data<A>(sums) + group * columns, rows.every(group, groups_));
     }
     return converted(sums, shape_.dtype);
   }
 
-  void add_projection(const Stretch& stretch) {
+  void add_projection(const Chunk& chunk) {
     const View grads{record_.grad_projected, shape_.rows, recurrent_size(), recurrent_size()};
     const View h = operand();
     for_each_group(w_hr_, hidden(), [&](const Matrix<T>& out, int64_t group) {
-      device_.multiply(out, grads.row_range(stretch.first_row, stretch.end_row).every(group, groups_).transposed(),
-                       h.row_range(stretch.first_row, stretch.end_row).every(group, groups_), added_);
+      device_.multiply(out, grads.row_range(chunk.first_row, chunk.end_row).every(group, groups_).transposed(),
+                       h.row_range(chunk.first_row, chunk.end_row).every(group, groups_), added_);
     });
   }
 
@@ -216,9 +215,9 @@ class WeightGrads {
   const Record record_;
   const bool wanted_, stacked_;
   const int64_t groups_;
-  const std::vector<Stretch>& stretches_;
+  const std::vector<Chunk>& chunks_;
   Tensor w_ih_, w_hh_, w_hr_;
-  Tensor sums_;                       // (groups, stretches, C*H): each stretch's sums over its rows
+  Tensor sums_;                       // (groups, chunks, C*H): each chunk's sums over its rows
   bool added_ = false;                // there is something to add to
   std::optional<Tensor> previous_h_;  // (N, K) where it is not the output as it lies
 };

@@ -76,11 +76,11 @@ class Gpu {
   using Plan = GpuPlan;
   static constexpr bool kHyHoldsHx = true;
 
-  explicit Gpu(cuda::Path path, cuda::Math math = cuda::Math::kTensorCores)
+  explicit Gpu(cuda::Path path, cuda::MathMode math = cuda::MathMode::kTensorCores)
       : path_(path), math_(math), streamed_(path == cuda::Path::kStreamed) {}
 
   std::string name() const {
-    return type_name<T>() + (math_ == cuda::Math::kExact ? " exact " : " ") + cuda::name_of(path_);
+    return type_name<T>() + (math_ == cuda::MathMode::kExact ? " exact " : " ") + cuda::name_of(path_);
   }
   std::string describe(const GpuPlan& plan) const {
     const auto& [blocks, groups, calls, split] = plan.plan.grid;
@@ -102,7 +102,7 @@ class Gpu {
     const double recurrent = static_cast<double>(drawn.projection ? drawn.projection : drawn.hidden);
     const double steps = static_cast<double>(std::max<int64_t>(drawn.steps, 1));
     const double roundoff =
-        !streamed_ && std::is_same_v<T, float> && math_ == cuda::Math::kTensorCores ? kTf32Roundoff : kRoundoff<T>;
+        !streamed_ && std::is_same_v<T, float> && math_ == cuda::MathMode::kTensorCores ? kTf32Roundoff : kRoundoff<T>;
     const double factors = roundoff * largest * std::sqrt(terms / recurrent);
     const double sums = kRoundoff<Accumulator> * std::sqrt(terms + 3 * 4 * 4);
     return 5 / std::sqrt(3) * (factors + sums) * std::sqrt(steps);
@@ -142,7 +142,7 @@ class Gpu {
   }
 
   const cuda::Path path_;
-  const cuda::Math math_;
+  const cuda::MathMode math_;
   const bool streamed_;
 };
 

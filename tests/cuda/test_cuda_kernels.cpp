@@ -70,8 +70,8 @@ const Coverage kLargeSplitCoverage{{Shape::kDeviceSizes}, {sizeof(T) == 4 ? 320 
 // All batch rows in one group, and in as many as the plan has or in two. Asking for the plan also lets the kernels have
 // their shared memory.
 template <class T>
-std::vector<GpuPlan> stationary_plans(const char* path, cuda::Math math, const Case& drawn, bool backward) {
-  const bool allow_tf32 = math == cuda::Math::kTensorCores;
+std::vector<GpuPlan> stationary_plans(const char* path, cuda::MathMode math, const Case& drawn, bool backward) {
+  const bool allow_tf32 = math == cuda::MathMode::kTensorCores;
   const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, 1, 1, true, allow_tf32, false};
   setenv("FASTRNN_CUDA_PATH", path, 1);
   const auto [chosen, reason] = cuda::choose_plan<T>(drawn.cell, work, backward);
@@ -85,7 +85,7 @@ std::vector<GpuPlan> stationary_plans(const char* path, cuda::Math math, const C
 
 // The same in larger blocks, which the plan has for more batch rows than these.
 template <class T>
-std::vector<GpuPlan> large_block_plans(cuda::Math math, const Case& drawn, bool backward) {
+std::vector<GpuPlan> large_block_plans(cuda::MathMode math, const Case& drawn, bool backward) {
   std::vector<GpuPlan> plans = stationary_plans<T>("cluster", math, drawn, backward);
   const int64_t blocks = drawn.hidden / cuda::kClusterUnits[1];
   if (drawn.hidden % cuda::kClusterUnits[1] != 0 || blocks == plans[0].plan.grid.unit_blocks) return {};
@@ -104,7 +104,7 @@ std::vector<GpuPlan> large_block_plans(cuda::Math math, const Case& drawn, bool 
 // The persistent ones with products that clusters split, which the plan has for more units than these.
 template <class T>
 std::vector<GpuPlan> split_plans(const Case& drawn) {
-  constexpr cuda::Math kMath = cuda::Math::kTensorCores;
+  constexpr cuda::MathMode kMath = cuda::MathMode::kTensorCores;
   std::vector<GpuPlan> plans = stationary_plans<T>("persistent", kMath, drawn, true);
   const auto& pass = cuda::persistent_kernels<T>(drawn.cell, kMath).split_backward;
   for (auto& [seed, plan] : plans) {
@@ -172,7 +172,7 @@ std::vector<Case> some_and_large_cases(const Coverage& coverage, const Coverage&
 }
 
 template <class T>
-void test_stationary(cuda::Path path, cuda::Math math, const Coverage& large_coverage, const Options& options,
+void test_stationary(cuda::Path path, cuda::MathMode math, const Coverage& large_coverage, const Options& options,
                      Report& report) {
   const char* const name = cuda::name_of(path);
   if (!options.wants<T>(name)) return;
@@ -198,7 +198,7 @@ void test_split(const Options& options, Report& report) {
 }
 
 template <class T>
-void test_stationary(cuda::Math math, const Options& options, Report& report) {
+void test_stationary(cuda::MathMode math, const Options& options, Report& report) {
   test_stationary<T>(cuda::Path::kPersistent, math, kLargeCoverage<T>, options, report);
   test_stationary<T>(cuda::Path::kCluster, math, kLargeClusterCoverage<T>, options, report);
 }
@@ -231,7 +231,7 @@ Options parse(int count, char** words) {
 
 int main(int count, char** words) {
   using namespace fastrnn::test;
-  using fastrnn::cuda::Math;
+  using fastrnn::cuda::MathMode;
   const Options options = parse(count, words);
 #ifdef FASTRNN_EMULATION_ASAN
   __sanitizer_set_death_callback([] { std::fprintf(stderr, "during %s\n", current_call.c_str()); });
@@ -242,10 +242,10 @@ int main(int count, char** words) {
   test_streamed<float>(options, report);
   test_streamed<__half>(options, report);
   test_streamed<__nv_bfloat16>(options, report);
-  test_stationary<float>(Math::kExact, options, report);
-  test_stationary<float>(Math::kTensorCores, options, report);
-  test_stationary<__half>(Math::kTensorCores, options, report);
-  test_stationary<__nv_bfloat16>(Math::kTensorCores, options, report);
+  test_stationary<float>(MathMode::kExact, options, report);
+  test_stationary<float>(MathMode::kTensorCores, options, report);
+  test_stationary<__half>(MathMode::kTensorCores, options, report);
+  test_stationary<__nv_bfloat16>(MathMode::kTensorCores, options, report);
   test_split<float>(options, report);
   test_split<__half>(options, report);
   test_split<__nv_bfloat16>(options, report);

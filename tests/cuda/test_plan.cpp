@@ -204,7 +204,7 @@ void test_plan(Report& report) {
   expect_streamed<double>("float64", kPlain, report);
   for (bool allow_tf32 : {false, true}) {
     const Workload work = changed([&](Workload& each) { each.allow_tf32 = allow_tf32; });
-    const bool exact = cuda::choose_plan<float>(kind_of<Gru>(), work, false).plan.math == cuda::Math::kExact;
+    const bool exact = cuda::choose_plan<float>(kind_of<Gru>(), work, false).plan.math == cuda::MathMode::kExact;
     if (exact == allow_tf32) report.fail("plan: float32 does not multiply as it is allowed to");
   }
   const On forced("streamed");

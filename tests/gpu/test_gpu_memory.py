@@ -160,9 +160,9 @@ def assert_near(actual, expected, tolerance):
 
 # Which tensor is larger than 2**31 elements: cell, precision, (T, B, I, H).
 HUGE = {
-    "channels, persistent": ("LSTM", "tf32", (2100, 512, 16, 512)),
-    "channels, streamed": ("LSTM", "f32", (260, 4200, 16, 504)),
-    "channels of GRU": ("GRU", "bf16", (2800, 512, 16, 512)),
+    "saved values, persistent": ("LSTM", "tf32", (2100, 512, 16, 512)),
+    "saved values, streamed": ("LSTM", "f32", (260, 4200, 16, 504)),
+    "saved values of GRU": ("GRU", "bf16", (2800, 512, 16, 512)),
     "input": ("RNN", "f16", (520, 2048, 2048, 16)),
 }
 

@@ -127,7 +127,7 @@ class KernelRun {
 // Rounded to what the kernels' arrays hold.
 template <class T, class A>
 Forward as_kept(Forward forward) {
-  for (Values* values : {&forward.output, &forward.channels, &forward.hidden, &forward.h_before}) {
+  for (Values* values : {&forward.output, &forward.saved, &forward.hidden, &forward.h_before}) {
     for (double& value : *values) value = rounded<T>(value);
   }
   for (Values* values : {&forward.cells, &forward.c_before}) {
@@ -152,7 +152,7 @@ class ForwardRun final : public KernelRun<Machine> {
   ForwardRun(const Machine& machine, const Case& drawn, Report& report) : Base(machine, drawn, "forward", report) {
     const Problem& p = problem_;
     const int64_t N = p.rows, B = p.batch, H = p.hidden, K = p.recurrent, columns = p.gates() * H;
-    const bool keeps_channels = drawn.keep && facts_.keeps_channels, has_c = facts_.has_cell_state;
+    const bool reads_saved = drawn.keep && facts_.reads_saved, has_c = facts_.has_cell_state;
     params_.steps = this->steps();
     params_.dims = this->dims();
     params_.keep = drawn.keep;
@@ -164,11 +164,10 @@ class ForwardRun final : public KernelRun<Machine> {
     params_.b_hh = this->input(p.b_hh, Layout::plain(1, columns), drawn.biases);
     params_.hx = this->input(p.hx, Layout::plain(B, K));
     params_.output_stride = this->output_layout().stride;
-    params_.channel_stride = keeps_channels ? p.channels() * H : columns;
+    params_.saved_stride = reads_saved ? p.saved_values() * H : columns;
     this->products_read(forward_.output);
-    channels_ =
-        this->output("channels", Layout::plain(N, params_.channel_stride),
-                     widen(p.x, N, columns, params_.channel_stride), keeps_channels ? forward_.channels : Values{});
+    saved_ = this->output("saved", Layout::plain(N, params_.saved_stride), widen(p.x, N, columns, params_.saved_stride),
+                          reads_saved ? forward_.saved : Values{});
     output_ = this->output("output", this->output_layout(), {}, forward_.output);
     hy_ = this->output("hy", Layout::plain(B, K), Machine::kHyHoldsHx ? p.hx : Values{}, forward_.hy);
     cell_ = this->template output<A>("cell", Layout::plain(B, H), p.cx, forward_.cy, has_c);
@@ -177,7 +176,7 @@ class ForwardRun final : public KernelRun<Machine> {
 
   void run(const std::vector<typename Machine::Plan>& plans) {
     this->run_all(plans, params_, [&] {
-      params_.channels = reset(channels_);
+      params_.saved = reset(saved_);
       params_.output = reset(output_);
       params_.hy = reset(hy_);
       params_.cell = reset(cell_);
@@ -194,7 +193,7 @@ class ForwardRun final : public KernelRun<Machine> {
   }
 
   ForwardParams<T, A> params_{};
-  typename Base::template Out<T>*channels_, *output_, *hy_;
+  typename Base::template Out<T>*saved_, *output_, *hy_;
   typename Base::template Out<A>*cell_, *cells_;
 };
 
@@ -209,13 +208,13 @@ class BackwardRun final : public KernelRun<Machine> {
  public:
   BackwardRun(const Machine& machine, const Case& drawn, Report& report) : Base(machine, drawn, "backward", report) {
     const Problem& p = problem_;
-    const int64_t N = p.rows, B = p.batch, H = p.hidden, K = p.recurrent, C = p.channels();
+    const int64_t N = p.rows, B = p.batch, H = p.hidden, K = p.recurrent, C = p.saved_values();
     const bool has_c = facts_.has_cell_state;
     const Forward kept = as_kept<T, A>(forward_);
     const Backward after = run_backward(p, kept);
     params_.steps = this->steps();
     params_.dims = this->dims();
-    params_.channels = this->input(kept.channels, Layout::plain(N, C * H), facts_.keeps_channels);
+    params_.saved = this->input(kept.saved, Layout::plain(N, C * H), facts_.reads_saved);
     params_.cells = this->template input<A>(kept.cells, Layout::plain(N, H), has_c);
     params_.w_hh = this->input(p.w_hh, Layout::plain(p.gates() * H, K));
     params_.w_hr = this->input(p.w_hr, Layout::plain(K, H), p.projected);
@@ -226,11 +225,10 @@ class BackwardRun final : public KernelRun<Machine> {
     params_.grad_output = this->input(p.grad_output, this->output_layout(), drawn.grad_output);
     params_.grad_output_stride = this->output_layout().stride;
     const bool zeros = machine.idle_grads_are_zero() && drawn.shape == Shape::kDeviceSizes;
-    this->products_read(after.grad_channels);
+    this->products_read(after.grad_saved);
     grad_h_ = this->template output<A>("grad_h", Layout::plain(B, K), p.grad_hy, after.grad_hx);
     grad_c_ = this->template output<A>("grad_c", Layout::plain(B, H), p.grad_cy, after.grad_cx, has_c);
-    grad_channels_ =
-        this->output("grad_channels", Layout::plain(N, C * H), zero_if(zeros, N * C * H), after.grad_channels);
+    grad_saved_ = this->output("grad_saved", Layout::plain(N, C * H), zero_if(zeros, N * C * H), after.grad_saved);
     grad_projected_ =
         this->output("grad_projected", Layout::plain(N, K), zero_if(zeros, N * K), after.grad_projected, p.projected);
     hidden_ = this->output("hidden", Layout::plain(N, H), {}, forward_.hidden, p.projected);
@@ -240,7 +238,7 @@ class BackwardRun final : public KernelRun<Machine> {
     this->run_all(plans, params_, [&] {
       params_.grad_h = reset(grad_h_);
       params_.grad_c = reset(grad_c_);
-      params_.grad_channels = reset(grad_channels_);
+      params_.grad_saved = reset(grad_saved_);
       params_.grad_projected = reset(grad_projected_);
       params_.operand = reset(hidden_);
     });
@@ -251,7 +249,7 @@ class BackwardRun final : public KernelRun<Machine> {
 
   BackwardParams<T, A> params_{};
   typename Base::template Out<A>*grad_h_, *grad_c_;
-  typename Base::template Out<T>*grad_channels_, *grad_projected_, *hidden_;
+  typename Base::template Out<T>*grad_saved_, *grad_projected_, *hidden_;
 };
 
 }  // namespace fastrnn::test

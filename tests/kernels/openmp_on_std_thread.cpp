@@ -8,8 +8,8 @@
 
 namespace {
 
-thread_local int member = 0;
-thread_local int members = 1;
+thread_local int worker = 0;
+thread_local int workers = 1;
 
 }  // namespace
 
@@ -18,11 +18,11 @@ extern "C" {
 // The names are GCC's and OpenMP's.
 void GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned /* flags */) {
   const auto run = [=](unsigned index) {
-    member = static_cast<int>(index);
-    members = static_cast<int>(threads);
+    worker = static_cast<int>(index);
+    workers = static_cast<int>(threads);
     body(data);
-    member = 0;
-    members = 1;
+    worker = 0;
+    workers = 1;
   };
   std::vector<std::thread> others;
   for (unsigned index = 1; index < threads; ++index) others.emplace_back(run, index);
@@ -30,8 +30,8 @@ void GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned /
   for (std::thread& other : others) other.join();
 }
 
-int omp_get_thread_num() { return member; }
-int omp_get_num_threads() { return members; }
+int omp_get_thread_num() { return worker; }
+int omp_get_num_threads() { return workers; }
 int omp_get_max_threads() { return static_cast<int>(std::thread::hardware_concurrency()); }
-int omp_in_parallel() { return members > 1; }
+int omp_in_parallel() { return workers > 1; }
 }

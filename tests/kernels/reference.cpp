@@ -14,7 +14,7 @@ double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 // One hidden unit after one step.
 struct Unit {
-  Four channels;
+  Four saved;
   double h, c;
 };
 
@@ -41,7 +41,7 @@ Unit unit_forward(CellKind cell, const Four& x, const Four& r, double h_before, 
 }
 
 struct UnitGrad {
-  Four channels;              // before the activations
+  Four saved;                 // before the activations
   double h_before, c_before;  // what reaches the state of the step before, except through w_hh
 };
 
@@ -52,7 +52,7 @@ UnitGrad unit_backward(CellKind cell, const Unit& unit, double h_before, double 
     case kRnnRelu:
       return {{unit.h > 0 ? dh : 0}, 0, 0};
     case kLstm: {
-      const auto [i, f, g, o] = unit.channels;
+      const auto [i, f, g, o] = unit.saved;
       const double tanh_c = std::tanh(unit.c);
       const double d_o = dh * tanh_c;
       const double d_c = dc + dh * o * (1 - tanh_c * tanh_c);
@@ -60,7 +60,7 @@ UnitGrad unit_backward(CellKind cell, const Unit& unit, double h_before, double 
           {d_c * g * i * (1 - i), d_c * c_before * f * (1 - f), d_c * i * (1 - g * g), d_o * o * (1 - o)}, 0, d_c * f};
     }
     case kGru: {
-      const auto [reset, update, n, recurrent] = unit.channels;
+      const auto [reset, update, n, recurrent] = unit.saved;
       const double d_update = dh * (h_before - n);
       const double d_n = dh * (1 - update) * (1 - n * n);
       const double d_reset = d_n * recurrent;
@@ -74,7 +74,7 @@ Values nothing(int64_t rows, int64_t columns) { return Values(static_cast<size_t
 
 // One step of one row: from h, c to h, c.
 void step_forward(const Problem& p, int64_t n, double* h, double* c, Forward& out) {
-  const int64_t H = p.hidden, K = p.recurrent, G = p.gates(), C = p.channels();
+  const int64_t H = p.hidden, K = p.recurrent, G = p.gates(), C = p.saved_values();
   for (int64_t k = 0; k < K; ++k) out.h_before[n * K + k] = h[k];
   for (int64_t u = 0; u < H; ++u) {
     Four x{}, r{};
@@ -86,8 +86,7 @@ void step_forward(const Problem& p, int64_t n, double* h, double* c, Forward& ou
     }
     const double c_before = out.c_before[n * H + u] = c[u];
     const Unit unit = unit_forward(p.cell, x, r, p.projected ? 0 : out.h_before[n * K + u], c_before);
-    for (int64_t channel = 0; channel < C; ++channel)
-      out.channels[n * C * H + channel * H + u] = unit.channels[channel];
+    for (int64_t slot = 0; slot < C; ++slot) out.saved[n * C * H + slot * H + u] = unit.saved[slot];
     out.hidden[n * H + u] = unit.h;
     out.cells[n * H + u] = c[u] = unit.c;
   }
@@ -100,7 +99,7 @@ void step_forward(const Problem& p, int64_t n, double* h, double* c, Forward& ou
 
 // One step of one row: from the gradients of h_t, c_t in dh, dc to those of h_{t-1}, c_{t-1}.
 void step_backward(const Problem& p, const Forward& forward, int64_t n, double* dh, double* dc, Backward& out) {
-  const int64_t H = p.hidden, K = p.recurrent, G = p.gates(), C = p.channels();
+  const int64_t H = p.hidden, K = p.recurrent, G = p.gates(), C = p.saved_values();
   for (int64_t k = 0; k < K; ++k) {
     if (!p.grad_output.empty()) dh[k] += p.grad_output[n * K + k];
     out.grad_projected[n * K + k] = dh[k];
@@ -110,18 +109,18 @@ void step_backward(const Problem& p, const Forward& forward, int64_t n, double* 
     double d_hidden = p.projected ? 0 : out.grad_projected[n * K + u];
     for (int64_t k = 0; p.projected && k < K; ++k) d_hidden += p.w_hr[k * H + u] * out.grad_projected[n * K + k];
     Unit unit{{}, forward.hidden[n * H + u], forward.cells[n * H + u]};
-    for (int64_t channel = 0; channel < C; ++channel) {
-      unit.channels[channel] = forward.channels[n * C * H + channel * H + u];
+    for (int64_t slot = 0; slot < C; ++slot) {
+      unit.saved[slot] = forward.saved[n * C * H + slot * H + u];
     }
     const double h_before = p.projected ? 0 : forward.h_before[n * K + u];
     const UnitGrad grad = unit_backward(p.cell, unit, h_before, forward.c_before[n * H + u], d_hidden, dc[u]);
-    for (int64_t channel = 0; channel < C; ++channel) {
-      out.grad_channels[n * C * H + channel * H + u] = grad.channels[channel];
+    for (int64_t slot = 0; slot < C; ++slot) {
+      out.grad_saved[n * C * H + slot * H + u] = grad.saved[slot];
     }
     dc[u] = grad.c_before;
     if (!p.projected) dh[u] += grad.h_before;
     for (int64_t g = 0; g < G; ++g) {
-      for (int64_t k = 0; k < K; ++k) dh[k] += grad.channels[p.recurrent_channel(g)] * p.w_hh[(g * H + u) * K + k];
+      for (int64_t k = 0; k < K; ++k) dh[k] += grad.saved[p.recurrent_slot(g)] * p.w_hh[(g * H + u) * K + k];
     }
   }
 }
@@ -130,16 +129,16 @@ void step_backward(const Problem& p, const Forward& forward, int64_t n, double* 
 
 int64_t Problem::gates() const { return cell == kLstm ? 4 : cell == kGru ? 3 : 1; }
 
-int64_t Problem::channels() const { return cell == kLstm || cell == kGru ? 4 : 1; }
+int64_t Problem::saved_values() const { return cell == kLstm || cell == kGru ? 4 : 1; }
 
-int64_t Problem::recurrent_channel(int64_t gate) const { return cell == kGru && gate == 2 ? 3 : gate; }
+int64_t Problem::recurrent_slot(int64_t gate) const { return cell == kGru && gate == 2 ? 3 : gate; }
 
 Forward run_forward(const Problem& p) {
   const int64_t H = p.hidden, K = p.recurrent;
   Forward out{nothing(p.rows, K),
               p.hx,
               p.cx,
-              nothing(p.rows, p.channels() * H),
+              nothing(p.rows, p.saved_values() * H),
               nothing(p.rows, H),
               nothing(p.rows, H),
               nothing(p.rows, K),
@@ -154,7 +153,7 @@ Forward run_forward(const Problem& p) {
 
 Backward run_backward(const Problem& p, const Forward& forward) {
   const int64_t H = p.hidden, K = p.recurrent;
-  Backward out{nothing(p.rows, p.channels() * H), nothing(p.rows, K), p.grad_hy, p.grad_cy};
+  Backward out{nothing(p.rows, p.saved_values() * H), nothing(p.rows, K), p.grad_hy, p.grad_cy};
   for (int64_t s = p.steps - 1; s >= 0; --s) {
     for (int64_t b = 0; b < p.batch; ++b) {
       if (p.runs(s, b)) step_backward(p, forward, p.row(s, b), &out.grad_hx[b * K], &out.grad_cx[b * H], out);

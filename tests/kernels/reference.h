@@ -32,25 +32,25 @@ struct Problem {
   Values grad_output;       // (N, K), or empty
   Values grad_hy, grad_cy;  // (B, K), (B, H)
 
-  int64_t gates() const;     // G
-  int64_t channels() const;  // C
+  int64_t gates() const;         // G
+  int64_t saved_values() const;  // C
   int64_t time(int64_t step) const { return reverse ? steps - 1 - step : step; }
   bool runs(int64_t step, int64_t b) const { return b < sizes[time(step)]; }
   int64_t row(int64_t step, int64_t b) const { return offsets[time(step)] + b; }
-  // The channel whose gradient is that of gate `gate` of w_hh h_{t-1} + b_hh.
-  int64_t recurrent_channel(int64_t gate) const;
+  // The saved value whose gradient is that of gate `gate` of w_hh h_{t-1} + b_hh.
+  int64_t recurrent_slot(int64_t gate) const;
 };
 
 // Rows that do not run hold kNothing.
 struct Forward {
   Values output, hy, cy;      // (N, K), (B, K), (B, H)
-  Values channels, cells;     // (N, C*H), (N, H)
+  Values saved, cells;        // (N, C*H), (N, H)
   Values hidden;              // (N, H): h before the projection
   Values h_before, c_before;  // (N, K), (N, H): the state that each step started from
 };
 
 struct Backward {
-  Values grad_channels;     // (N, C*H)
+  Values grad_saved;        // (N, C*H)
   Values grad_projected;    // (N, K)
   Values grad_hx, grad_cx;  // (B, K), (B, H)
 };

@@ -15,8 +15,8 @@ const std::vector<int64_t> kSizes{5, 5, 4, 2, 2, 1};
 const std::vector<int64_t> kOffsets{0, 5, 10, 14, 16, 18};
 constexpr int64_t kBatch = 5, kSteps = 6, kRows = 19, kCut = 2, kRowsBeforeCut = 10;
 
-// The i-th stretch of a direction, in the order in which it runs them.
-Stretch stretch(bool reverse, int i) {
+// The i-th chunk of a direction, in the order in which it runs them.
+Chunk nth_chunk(bool reverse, int i) {
   if ((i == 0) != reverse) {
     return {reverse ? kSteps - kCut : 0, reverse ? kSteps : kCut, 0, kRowsBeforeCut};
   }
@@ -62,8 +62,8 @@ class Layer {
     forward.steps = backward.steps = {kSteps, kBatch, kSizes.data(), kOffsets.data(), reverse};
     forward.dims = backward.dims = dims_;
     forward.keep = true;
-    forward.channel_stride = facts_.channels * H;
-    backward.channels = forward.channels = take(kRows * forward.channel_stride);
+    forward.saved_stride = facts_.saved_values * H;
+    backward.saved = forward.saved = take(kRows * forward.saved_stride);
     backward.w_hh = forward.w_hh = take(facts_.gates * H * K);
     backward.w_hr = forward.w_hr = dims_.projected ? take(K * H) : nullptr;
     forward.b_ih = take(facts_.gates * H);
@@ -78,7 +78,7 @@ class Layer {
     backward.grad_output = grad_output + column;
     backward.grad_h = take(kBatch * K);
     backward.grad_c = take(kBatch * H);
-    backward.grad_channels = take(kRows * facts_.channels * H);
+    backward.grad_saved = take(kRows * facts_.saved_values * H);
     backward.grad_projected = dims_.projected ? take(kRows * K) : nullptr;
     backward.operand = dims_.projected ? take(kRows * H) : nullptr;
     const cpu::Plan plan{1, cpu::Split::kNone, 1, weights_};
@@ -87,23 +87,23 @@ class Layer {
   }
 
   bool run(const cpu::Plan& plan, size_t first, size_t count) {
-    const int64_t columns = facts_.channels * dims_.hidden_size;
+    const int64_t columns = facts_.saved_values * dims_.hidden_size;
     std::vector<ForwardCall<T>> forward;
     std::vector<BackwardCall<T>> backward;
     for (int i = 0; i < 2; ++i) {
       forward.assign(forward_.begin() + first, forward_.begin() + first + count);
-      for (auto& [params, part] : forward) {
-        part = stretch(params.steps.reverse, i);
-        params.channels += part.first_row * columns;
+      for (auto& [params, chunk] : forward) {
+        chunk = nth_chunk(params.steps.reverse, i);
+        params.saved += chunk.first_row * columns;
       }
       if (!cpu::run_loops<ForwardCall<T>>(kernels_.forward, plan, forward)) return false;
     }
     for (int i = 2; i-- > 0;) {
       backward.assign(backward_.begin() + first, backward_.begin() + first + count);
-      for (auto& [params, part, after] : backward) {
-        part = stretch(params.steps.reverse, i);
-        if (i == 0) after = params.grad_channels + params.steps.offset(part.end) * columns;
-        params.grad_channels += part.first_row * columns;
+      for (auto& [params, chunk, after] : backward) {
+        chunk = nth_chunk(params.steps.reverse, i);
+        if (i == 0) after = params.grad_saved + params.steps.offset(chunk.end) * columns;
+        params.grad_saved += chunk.first_row * columns;
       }
       if (!cpu::run_loops<BackwardCall<T>>(kernels_.backward, plan, backward)) return false;
     }

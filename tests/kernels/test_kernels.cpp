@@ -42,7 +42,7 @@ const Coverage kCoverage{{Shape::kDense, Shape::kPacked, Shape::kPadded},
                          true};
 
 template <class Call>
-void run_one(void (*loop)(const Call&, const cpu::Portion&), const cpu::Plan& plan, const Call& call) {
+void run_one(void (*loop)(const Call&, const cpu::WorkSlice&), const cpu::Plan& plan, const Call& call) {
   if (!cpu::run_loops<Call>(loop, plan, {&call, 1})) throw std::runtime_error("interrupted, by nobody");
 }
 
@@ -80,33 +80,33 @@ struct Cpu {
   }
   void run(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) const {
     const Frozen frozen(cell(drawn), params, plan);
-    T* const channels = channels_of(drawn, params, plan);
-    for (const Stretch& stretch : two_stretches(drawn, params.steps)) {
-      ForwardCall<T> call{params, stretch};
+    T* const saved = saved_of(drawn, params, plan);
+    for (const Chunk& chunk : two_chunks(drawn, params.steps)) {
+      ForwardCall<T> call{params, chunk};
       call.params.frozen = frozen.values.data();
-      call.params.channels = channels ? channels + stretch.first_row * params.channel_stride : nullptr;
+      call.params.saved = saved ? saved + chunk.first_row * params.saved_stride : nullptr;
       run_one(cell(drawn).forward, plan, call);
     }
   }
   void run(const Case& drawn, const BackwardParams<T>& params, const Plan& plan) const {
-    const int64_t columns = cell_facts(drawn.cell).channels * params.dims.hidden_size;
-    const std::vector<Stretch> stretches = two_stretches(drawn, params.steps);
+    const int64_t columns = cell_facts(drawn.cell).saved_values * params.dims.hidden_size;
+    const std::vector<Chunk> chunks = two_chunks(drawn, params.steps);
     const T* after = nullptr;
-    for (size_t i = stretches.size(); i-- > 0;) {
-      BackwardCall<T> call{params, stretches[i], after};
-      call.params.grad_channels += stretches[i].first_row * columns;
+    for (size_t i = chunks.size(); i-- > 0;) {
+      BackwardCall<T> call{params, chunks[i], after};
+      call.params.grad_saved += chunks[i].first_row * columns;
       run_one(cell(drawn).backward, plan, call);
-      after = params.grad_channels + params.steps.offset(stretches[i].begin) * columns;
+      after = params.grad_saved + params.steps.offset(chunks[i].begin) * columns;
     }
   }
 
  protected:
   // Where the time loop multiplies the input, its product is not there yet.
-  static T* channels_of(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) {
-    if (plan.input_steps == 0) return params.channels;
-    if (!drawn.keep || !cell_facts(drawn.cell).keeps_channels) return nullptr;
-    std::fill_n(params.channels, all_rows(params.steps) * params.channel_stride, poison<T>());
-    return params.channels;
+  static T* saved_of(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) {
+    if (plan.input_steps == 0) return params.saved;
+    if (!drawn.keep || !cell_facts(drawn.cell).reads_saved) return nullptr;
+    std::fill_n(params.saved, all_rows(params.steps) * params.saved_stride, poison<T>());
+    return params.saved;
   }
 
   // What freeze() makes of a call's weights, where its plan wants them frozen.
@@ -130,15 +130,15 @@ struct Cpu {
   static int64_t all_rows(const Steps& steps) { return rows_before(steps, steps.steps); }
 
   // All steps at once, or cut somewhere, as the case's seed has it.
-  static std::vector<Stretch> two_stretches(const Case& drawn, const Steps& steps) {
+  static std::vector<Chunk> two_chunks(const Case& drawn, const Steps& steps) {
     const int64_t total = all_rows(steps);
-    const auto stretch = [&](int64_t begin, int64_t end) {
+    const auto chunk = [&](int64_t begin, int64_t end) {
       const int64_t first = rows_before(steps, begin), last = rows_before(steps, end);
-      return steps.reverse ? Stretch{begin, end, total - last, total - first} : Stretch{begin, end, first, last};
+      return steps.reverse ? Chunk{begin, end, total - last, total - first} : Chunk{begin, end, first, last};
     };
     const int64_t cut = static_cast<int64_t>(drawn.seed / 3 % static_cast<uint64_t>(steps.steps + 1));
-    if (cut == 0 || cut == steps.steps) return {stretch(0, steps.steps)};
-    return {stretch(0, cut), stretch(cut, steps.steps)};
+    if (cut == 0 || cut == steps.steps) return {chunk(0, steps.steps)};
+    return {chunk(0, cut), chunk(cut, steps.steps)};
   }
 
   const cpu::CellKernels<T>& cell(const Case& drawn) const { return cpu::cell_kernels<T>(kernels, drawn.cell); }
@@ -164,8 +164,8 @@ struct CpuOnBf16 : Cpu<float> {
     narrow.dims = p.dims;
     narrow.input = p.input;
     narrow.w_ih = w_ih.data();
-    narrow.channels = channels_of(drawn, p, plan);
-    narrow.channel_stride = p.channel_stride;
+    narrow.saved = saved_of(drawn, p, plan);
+    narrow.saved_stride = p.saved_stride;
     narrow.keep = p.keep;
     narrow.w_hh = w_hh.data();
     narrow.w_hr = w_hr.data();
@@ -211,10 +211,10 @@ void test_facts(Report& report) {
     const CellFacts& facts = cell_facts(cell);
     Problem p{};
     p.cell = cell;
-    bool right = facts.gates == p.gates() && facts.channels == p.channels() &&
-                 facts.has_cell_state == (cell == kLstm) && facts.keeps_channels == (cell == kLstm || cell == kGru);
+    bool right = facts.gates == p.gates() && facts.saved_values == p.saved_values() &&
+                 facts.has_cell_state == (cell == kLstm) && facts.reads_saved == (cell == kLstm || cell == kGru);
     for (int gate = 0; gate < facts.gates; ++gate) {
-      right = right && facts.recurrent_channel[gate] == p.recurrent_channel(gate);
+      right = right && facts.recurrent_slot[gate] == p.recurrent_slot(gate);
     }
     if (!right) report.fail("the facts of cell " + std::to_string(static_cast<int>(cell)) + " are wrong");
   }
@@ -251,12 +251,12 @@ class LongCall {
     p.dims = q.dims = {1, kHidden, kHidden, false};
     p.w_hh = q.w_hh = weights_.data();
     p.hx = q.hx = hx_.data();
-    p.channels = q.grad_channels = channels_.data();
+    p.saved = q.grad_saved = saved_.data();
     p.output = output_.data();
     q.output = output_.data();
     p.hy = q.grad_h = state_.data();
-    p.channel_stride = p.output_stride = q.output_stride = kHidden;
-    forward.stretch = backward.stretch = {0, kSteps, 0, 2};
+    p.saved_stride = p.output_stride = q.output_stride = kHidden;
+    forward.chunk = backward.chunk = {0, kSteps, 0, 2};
   }
 
   void make_scratch(const cpu::Plan& plan) {
@@ -276,7 +276,7 @@ class LongCall {
   const std::vector<int64_t> sizes_ = std::vector<int64_t>(kSteps, 1);
   std::vector<int64_t> offsets_;
   const std::vector<float> weights_ = std::vector<float>(kHidden * kHidden), hx_ = std::vector<float>(kHidden);
-  std::vector<float> channels_ = std::vector<float>(2 * kHidden), output_ = channels_, state_ = hx_, scratch_;
+  std::vector<float> saved_ = std::vector<float>(2 * kHidden), output_ = saved_, state_ = hx_, scratch_;
 };
 
 // It returns, with every thread, and says so.

@@ -60,13 +60,13 @@ void check_cell(CellKind cell, int64_t projection, Shape shape, Report& report) 
   Problem p = draw_problem({cell, 3, projection, 4, 3, shape, true, true, true, true, false, 7}, &rounded<double>);
   const Forward forward = run_forward(p);
   const Backward backward = run_backward(p, forward);
-  const int64_t H = p.hidden, K = p.recurrent, columns = p.channels() * H, gate_columns = p.gates() * H;
+  const int64_t H = p.hidden, K = p.recurrent, columns = p.saved_values() * H, gate_columns = p.gates() * H;
   // Of row n, the gradient that reaches W_hh h_{t-1} + b_hh.
   const auto recurrent_grad = [&](int64_t n, int64_t column) {
-    return backward.grad_channels[n * columns + p.recurrent_channel(column / H) * H + column % H];
+    return backward.grad_saved[n * columns + p.recurrent_slot(column / H) * H + column % H];
   };
   compare(
-      "x", p, p.x, [&](int64_t i) { return backward.grad_channels[i / gate_columns * columns + i % gate_columns]; },
+      "x", p, p.x, [&](int64_t i) { return backward.grad_saved[i / gate_columns * columns + i % gate_columns]; },
       report);
   compare("hx", p, p.hx, [&](int64_t i) { return backward.grad_hx[i]; }, report);
   if (cell == kLstm) compare("cx", p, p.cx, [&](int64_t i) { return backward.grad_cx[i]; }, report);

@@ -11,33 +11,36 @@ namespace fastrnn::test {
 
 namespace {
 
-constexpr size_t kParts = 7;
+constexpr size_t kSubChunks = 7;
 
-// What a call's part makes of that of the call ahead, and of its own part before. Plain memory: ThreadSanitizer sees
-// whether whoever reads it waited for whoever wrote it.
+// What a call's sub-chunk makes of that of the call ahead, and of its own sub-chunk before. Plain memory:
+// ThreadSanitizer sees whether whoever reads it waited for whoever wrote it.
 using Grid = std::vector<std::vector<int>>;
 
-int made_of(const Grid& grid, size_t call, size_t part) {
-  return (call > 0 ? grid[call - 1][part] : 1) + (part > 0 ? grid[call][part - 1] : 1);
+int made_of(const Grid& grid, size_t call, size_t sub_chunk) {
+  return (call > 0 ? grid[call - 1][sub_chunk] : 1) + (sub_chunk > 0 ? grid[call][sub_chunk - 1] : 1);
 }
 
 void test_order(int threads, size_t calls, Report& report) {
-  Grid expected(calls, std::vector<int>(kParts)), grid = expected;
+  Grid expected(calls, std::vector<int>(kSubChunks)), grid = expected;
   for (size_t call = 0; call < calls; ++call) {
-    for (size_t part = 0; part < kParts; ++part) expected[call][part] = made_of(expected, call, part);
+    for (size_t sub_chunk = 0; sub_chunk < kSubChunks; ++sub_chunk)
+      expected[call][sub_chunk] = made_of(expected, call, sub_chunk);
   }
-  const auto job = [&](size_t call, size_t part, cpu::Member&) { grid[call][part] = made_of(grid, call, part); };
-  if (!cpu::run_wavefront(threads, calls, kParts, job)) report.fail(current_call + ": interrupted, by nobody");
+  const auto job = [&](size_t call, size_t sub_chunk, cpu::Worker&) {
+    grid[call][sub_chunk] = made_of(grid, call, sub_chunk);
+  };
+  if (!cpu::run_wavefront(threads, calls, kSubChunks, job)) report.fail(current_call + ": interrupted, by nobody");
   if (grid != expected) report.fail(current_call + ": a part ran before what it needs");
 }
 
 // Call `failing` fails in the middle.
 void test_failure(int threads, size_t calls, size_t failing, Report& report) {
-  const auto job = [&](size_t call, size_t part, cpu::Member&) {
-    if (call == failing && part == kParts / 2) throw std::runtime_error("no memory");
+  const auto job = [&](size_t call, size_t sub_chunk, cpu::Worker&) {
+    if (call == failing && sub_chunk == kSubChunks / 2) throw std::runtime_error("no memory");
   };
   try {
-    cpu::run_wavefront(threads, calls, kParts, job);
+    cpu::run_wavefront(threads, calls, kSubChunks, job);
     report.fail(current_call + ": what a call threw was lost");
   } catch (const std::runtime_error& error) {
     if (error.what() != std::string("no memory")) report.fail(current_call + ": threw " + error.what());
@@ -47,22 +50,24 @@ void test_failure(int threads, size_t calls, size_t failing, Report& report) {
 void test_interruption(int threads, size_t calls, Report& report) {
   cpu::interrupt_requested = [] { return true; };
   // Until the poll, which looks only now and then.
-  const auto job = [](size_t, size_t, cpu::Member& member) {
-    while (!member.stopped()) member.poll(0);
+  const auto job = [](size_t, size_t, cpu::Worker& worker) {
+    while (!worker.stopped()) worker.poll(0);
   };
-  if (cpu::run_wavefront(threads, calls, kParts, job)) report.fail(current_call + ": went on after an interruption");
+  if (cpu::run_wavefront(threads, calls, kSubChunks, job))
+    report.fail(current_call + ": went on after an interruption");
   cpu::interrupt_requested = nullptr;
 }
 
-// While the last call is at its last part, the members ahead of it are done. Only the first member's poll asks anybody:
-// the job's own does nothing unless one thread was all that OpenMP granted.
+// While the last call is at its last sub-chunk, the workers ahead of it are done. Only the first worker's poll asks
+// anybody: the job's own does nothing unless one thread was all that OpenMP granted.
 void test_late_interruption(int threads, size_t calls, Report& report) {
   cpu::interrupt_requested = [] { return true; };
-  const auto job = [&](size_t call, size_t part, cpu::Member& member) {
-    if (call < calls - 1 || part < kParts - 1) return;
-    while (!member.stopped()) member.poll(0);
+  const auto job = [&](size_t call, size_t sub_chunk, cpu::Worker& worker) {
+    if (call < calls - 1 || sub_chunk < kSubChunks - 1) return;
+    while (!worker.stopped()) worker.poll(0);
   };
-  if (cpu::run_wavefront(threads, calls, kParts, job)) report.fail(current_call + ": did not hear a late interruption");
+  if (cpu::run_wavefront(threads, calls, kSubChunks, job))
+    report.fail(current_call + ": did not hear a late interruption");
   cpu::interrupt_requested = nullptr;
 }
 
