@@ -19,7 +19,7 @@ FASTRNN_INLINE V sigmoid(V x) {
   return Math<V>::sigmoid(x);
 }
 
-// Derivatives are taken from the activation's output y, which is what the reserve holds.
+// Derivatives are computed from the activation's output y, which is what the reserve holds.
 template <class V>
 FASTRNN_INLINE V sigmoid_grad(V y) {
   return y * (1 - y);
@@ -44,7 +44,7 @@ struct Tanh {
 
 struct Relu {
   static constexpr const char* kName = "relu";
-  // Both comparisons are false for NaN, so that NaN passes through as it does in torch.relu and its gradient.
+  // Both comparisons are false for NaN, so NaN passes through, as in torch.relu and its gradient.
   template <class V>
   static FASTRNN_INLINE V forward(V x) {
     return x < 0 ? V{} : x;
@@ -55,7 +55,7 @@ struct Relu {
   }
 };
 
-// Where it is told at run time which one.
+// For activations chosen at run time.
 enum class Activation { kIdentity, kTanh, kRelu, kSigmoid };
 
 template <class V>

@@ -1,4 +1,4 @@
-// What the constants of every cell say, as a table for code that learns at run time which cell it serves.
+// The constants of every cell as a table, for code that learns only at run time which cell it runs.
 #pragma once
 
 #include <optional>
@@ -20,7 +20,7 @@ struct CellFacts {
   bool plain;                                    // one of PlainCells
   bool has_cell_state, reads_saved, projects, activates_output;
   int recurrent_slot[kMaxGates];
-  // The first of the saved values whose gradients are those of b_ih, and for each gate that of b_hh's.
+  // Slots of the bias gradients: the first one of b_ih's, and for each gate that of b_hh's.
   int bias_slot, recurrent_bias_slot[kMaxGates];
 
   constexpr int states() const { return has_cell_state ? 2 : 1; }

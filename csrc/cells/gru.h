@@ -1,4 +1,4 @@
-// GRU (Cho et al. 2014) as torch and cuDNN define it, the reset gate applied after the recurrent product; gates in
+// GRU (Cho et al. 2014) as torch and cuDNN define it, with the reset gate applied after the recurrent GEMM; gates in
 // torch's order r, z, n:
 //   r, z = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)
 //   n = tanh(W_in x_t + b_in + r * (W_hn h_{t-1} + b_hn))
@@ -12,7 +12,7 @@ namespace fastrnn {
 struct Gru : CellDefaults {
   static constexpr CellName kName{"gru"};
   enum Gate { kReset, kUpdate, kNew };
-  // W_hn h_{t-1} + b_hn: its gradient differs from kNew's by the factor r, so it has a saved value of its own.
+  // W_hn h_{t-1} + b_hn: its gradient differs from kNew's by the factor r, so it gets a slot of its own.
   static constexpr int kNewRecurrent = 3;
   static constexpr int kGates = 3;
   static constexpr int kSavedValues = 4;

@@ -1,4 +1,4 @@
-// GRU as Cho et al. 2014 define it, the reset gate applied before the recurrent product; gates in torch's order r, z,
+// GRU as Cho et al. 2014 define it, with the reset gate applied before the recurrent GEMM; gates in torch's order r, z,
 // n:
 //   r, z = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)
 //   n = tanh(W_in x_t + b_in + W_hn (r * h_{t-1}) + b_hn)
@@ -18,7 +18,7 @@ struct GruResetBefore : CellDefaults {
   static constexpr bool kReadsPreviousH = true;
   static constexpr bool kCarriesH = true;
 
-  // x: W_ih x_t; r: W_hh h_{t-1} and the biases, of r and z
+  // x: W_ih x_t; r: W_hh h_{t-1} and the biases, for r and z
   template <class V>
   static FASTRNN_INLINE void first_pass(const V (&x)[kGates], const V (&r)[kGates - kSecondPassGates],
                                         Step<V, kSavedValues>& step) {
@@ -26,7 +26,7 @@ struct GruResetBefore : CellDefaults {
     step.saved[kUpdate] = sigmoid<V>(x[kUpdate] + r[kUpdate]);
   }
 
-  // What w_hh multiplies for n.
+  // The input of the second GEMM, W_hn (r * h_{t-1}).
   template <class V>
   static FASTRNN_INLINE V second_pass_operand(const Step<V, kSavedValues>& step) {
     return step.saved[kReset] * step.h_prev;
@@ -39,7 +39,7 @@ struct GruResetBefore : CellDefaults {
     step.h = step.saved[kNew] + step.saved[kUpdate] * (step.h_prev - step.saved[kNew]);
   }
 
-  // Backward runs the other way: what second_pass() reads of the step has its gradient first.
+  // Backward runs in reverse: the values that second_pass() reads get their gradients first.
   template <class V>
   static FASTRNN_INLINE void second_pass_backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
     const V(&saved)[kSavedValues] = step.saved;
@@ -48,7 +48,7 @@ struct GruResetBefore : CellDefaults {
     grad.h = grad.h * saved[kUpdate];
   }
 
-  // operand: the gradient of second_pass_operand(); grad.h: out, what it adds to dh_{t-1}
+  // operand: the gradient of second_pass_operand(); grad.h: out, its contribution to dh_{t-1}
   template <class V>
   static FASTRNN_INLINE void first_pass_backward(V operand, const Step<V, kSavedValues>& step,
                                                  StepGrad<V, kSavedValues>& grad) {

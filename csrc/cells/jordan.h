@@ -1,6 +1,6 @@
-// The simple recurrences whose nonlinearities are told at run time. Without a projection:
+// Simple recurrences whose nonlinearities are chosen at run time. Without a projection:
 //   h_t = s_h(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)
-// With one (Jordan 1986), what comes back is the output:
+// With one (Jordan 1986), the output is fed back:
 //   h_t = s_h(W_ih x_t + b_ih + W_hh o_{t-1} + b_hh),   o_t = s_o(W_hr h_t + b_hr)
 #pragma once
 
@@ -14,7 +14,7 @@ struct Jordan : CellDefaults {
   static constexpr int kSavedValues = 1;
   static constexpr bool kProjects = true;
   static constexpr bool kActivatesOutput = true;
-  static constexpr bool kReadsSaved = true;  // h, of which the output may be a projection
+  static constexpr bool kReadsSaved = true;  // h, since the output may be a projection of it
 
   // x: W_ih x_t; r: W_hh h_{t-1} and the biases
   template <class V>

@@ -1,9 +1,9 @@
 // LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000), gates in torch's order i, f, g, o:
 //   i, f, o = sigmoid(.), g = tanh(.), each of W_ih x_t + b_ih + W_hh h_{t-1} + b_hh
 //   c_t = f * c_{t-1} + i * g,   h_t = o * tanh(c_t)
-// Coupled (Greff et al. 2017), there is no f of its own: f = 1 - i, and the gates are i, g, o.
-// With peepholes (Gers and Schmidhuber 2000), the sums of i and f also see w_ci * c_{t-1} and w_cf * c_{t-1}, that of o
-// sees w_co * c_t.
+// Coupled (Greff et al. 2017), f is tied to i: f = 1 - i, and the gates are i, g, o.
+// With peepholes (Gers and Schmidhuber 2000), the pre-activations of i and f also include w_ci * c_{t-1} and
+// w_cf * c_{t-1}, that of o includes w_co * c_t.
 #pragma once
 
 #include "cell.h"
@@ -13,7 +13,7 @@ namespace fastrnn {
 template <bool kCoupled, bool kPeepholes>
 struct LstmCell : CellDefaults {
   static constexpr CellName kName{kCoupled ? "lstm_coupled" : "lstm", kPeepholes ? "_peephole" : ""};
-  static constexpr int kInput = 0, kForget = 1;  // where there is one
+  static constexpr int kInput = 0, kForget = 1;  // if there is one
   static constexpr int kCandidate = kCoupled ? 1 : 2, kOutput = kCandidate + 1;
   static constexpr int kGates = kOutput + 1;
   static constexpr int kSavedValues = kGates;
@@ -46,7 +46,7 @@ struct LstmCell : CellDefaults {
     cell_backward(step, grad);
   }
 
-  // Backward from c_t and the output gate on.
+  // The rest of backward, once the gradients of c_t and the output gate are known.
   template <class V>
   static FASTRNN_INLINE void cell_backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
     const V(&gate)[kSavedValues] = step.saved;
@@ -66,7 +66,7 @@ struct LstmCell : CellDefaults {
     }
   }
 
-  // The step's part of the gradient of its per_unit_weights.
+  // The step's contribution to the gradient of its per_unit_weights.
   template <class V>
   static FASTRNN_INLINE V per_unit_weight_grad(int weight, const Step<V, kSavedValues>& step,
                                                const StepGrad<V, kSavedValues>& grad) {
@@ -80,13 +80,13 @@ struct LstmCell : CellDefaults {
     return step.saved[kForget];
   }
 
-  // c_t before anything is done to it, computed again from what the reserve holds.
+  // c_t before zoneout, recomputed from the reserve.
   template <class V>
   static FASTRNN_INLINE V candidate_c(const Step<V, kSavedValues>& step) {
     return forget(step) * step.c_prev + step.saved[kInput] * step.saved[kCandidate];
   }
 
-  // The h that a projection would see, computed again from what the reserve holds.
+  // The h that a projection takes as input, recomputed from the reserve.
   template <class V>
   static FASTRNN_INLINE V hidden(const Step<V, kSavedValues>& step) {
     return hidden_of(step.saved[kOutput], step.c);
@@ -97,7 +97,7 @@ struct LstmCell : CellDefaults {
     return output_gate * Math<V>::tanh(c);
   }
 
-  // The gradient of that c, given that of h; output_grad: out, that of the gate's sum
+  // The gradient of that c, given the gradient of h; output_grad: out, that of the output gate's pre-activation
   template <class V>
   static FASTRNN_INLINE V hidden_backward(V output_gate, V c, V h_grad, V& output_grad) {
     const V tanh_c = Math<V>::tanh(c);

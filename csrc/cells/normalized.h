@@ -1,6 +1,6 @@
 // Layer normalisation (Ba et al. 2016, arXiv:1607.06450) around a cell: W_ih x_t and W_hh h_{t-1} are each normalised
-// over all gates of a batch row, with a gain, before their biases are added; and so is c_t before its tanh, with a gain
-// and a bias.
+// over all gates of a batch row and scaled by a gain before their biases are added; c_t is normalised before its tanh,
+// with a gain and a bias.
 #pragma once
 
 #include "cell.h"
@@ -14,14 +14,14 @@ template <class Cell>
 struct Normalized : Cell {
   static constexpr CellName kName{Cell::kName.text, "_norm"};
   static constexpr int kGates = Cell::kGates;
-  // Saved values: W_ih x_t, the cell's own, and W_hh h_{t-1}. The products as they were before they were normalised.
+  // Saved values: W_ih x_t, the cell's own, and W_hh h_{t-1}, the first and last as they were before normalisation.
   static constexpr int kInner = kGates;
   static constexpr int kProduct = kInner + Cell::kSavedValues;
   static constexpr int kSavedValues = kProduct + kGates;
   static constexpr bool kReadsSaved = true;
   static constexpr FASTRNN_INLINE int recurrent_slot(int gate) { return kProduct + gate; }
 
-  // Behind the cell's own per-unit weights: the gains of W_ih x_t and W_hh h_{t-1}, gain and bias of c.
+  // After the cell's own per-unit weights: the gains of W_ih x_t and W_hh h_{t-1}, then gain and bias of c.
   static constexpr int kInputGain = Cell::kPerUnitWeights;
   static constexpr int kGain = kInputGain + kGates;
   static constexpr int kCellGain = kGain + kGates;
@@ -29,7 +29,7 @@ struct Normalized : Cell {
   static constexpr int kPerUnitWeights = kCellGain + (Cell::kHasCellState ? 2 : 0);
 };
 
-// The cell whose step a loop runs.
+// The cell without its normalisation, whose step a loop runs.
 template <class Cell>
 struct InnerCellOf {
   using Type = Cell;
@@ -45,7 +45,7 @@ template <class Cell>
 inline constexpr bool kNormalizes = false;
 template <class Cell>
 inline constexpr bool kNormalizes<Normalized<Cell>> = true;
-// Where the cell's own saved values begin.
+// First slot of the inner cell's saved values.
 template <class Cell>
 inline constexpr int kInnerSlot = 0;
 template <class Cell>
@@ -53,7 +53,7 @@ inline constexpr int kInnerSlot<Normalized<Cell>> = Normalized<Cell>::kInner;
 template <class Cell>
 inline constexpr bool kNormalizesCell = kNormalizes<Cell> && Cell::kHasCellState;
 
-// What a row is normalised by: its mean, and one over the standard deviation.
+// Statistics of a row: its mean, and the reciprocal of its standard deviation.
 template <class A>
 struct RowNorm {
   A mean, scale;
@@ -63,7 +63,8 @@ struct RowNorm {
     return (value - mean) * scale;
   }
 
-  // The gradient of a value, given that of what it became. The means are the row's, of grad and of grad * normal.
+  // The gradient of a value, given the gradient of its normalised value. The means are over the row, of grad and of
+  // grad * normal.
   template <class V>
   FASTRNN_INLINE V backward(V grad, V normal, A mean_grad, A mean_product) const {
     return scale * (grad - mean_grad - normal * mean_product);

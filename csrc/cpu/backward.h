@@ -1,13 +1,13 @@
-// The time loop, backward (BPTT): every step multiplies the next step's gate gradients by the packed w_hh, the other
-// way, and takes the cell's derivative in the same tile. What all steps share (dw_ih, dw_hh, dx, db) is left to one
-// large product over the gradients written here.
+// The time loop, backward (BPTT): every step multiplies the next step's gate gradients by the packed w_hh, not
+// transposed, and applies the cell's derivative as the GEMM's epilogue. Gradients shared by all steps (dw_ih, dw_hh,
+// dx, db) are left to one large GEMM over the gradients written here.
 #pragma once
 
 #include "backward_cells.h"
 
 namespace fastrnn::cpu {
 
-// kExtended: there may be extras. Plain recurrences are compiled without a trace of them.
+// kExtended: there may be extras. Plain recurrences are compiled without any code for them.
 template <class Isa, class Cell, class T, bool kExtended = false>
 class BackwardLoop {
   using Cells = BackwardCells<Isa, Cell, T, kExtended>;
@@ -27,8 +27,8 @@ class BackwardLoop {
   }
 
  private:
-  // Gates whose gradients the first product of a step takes; the second product is that of the second-pass gate's
-  // gradient, or goes through the projection.
+  // Gates whose gradients the first GEMM of a step takes; the second GEMM takes the second-pass gate's gradient, or
+  // goes through the projection.
   static constexpr int kFirstPassGates = Cell::kGates - Cell::kSecondPassGates;
 
   static FASTRNN_INLINE bool has_second(const Dims& dims) {
@@ -59,7 +59,7 @@ class BackwardLoop {
     chunk_ = chunk;
     after_ = after;
     if (chunk.end == p_->steps.steps) prepare();
-    // s = -1 only hands the gradients of the first step's rows on to hx.
+    // s = -1 only passes the gradients of the first step's rows on to hx.
     const int64_t last = chunk.begin == 0 ? -1 : chunk.begin;
     for (int64_t s = chunk.end - 1; s >= last; --s) {
       run_recurrent(s);
@@ -118,7 +118,7 @@ class BackwardLoop {
 
   FASTRNN_INLINE Range rows_of(int64_t s) const { return below(rows_, p_->steps.rows(s)); }
 
-  // What the cells of step s read that no step has brought into the cache.
+  // Prefetches what the cells of step s read and no other step has brought into the cache.
   FASTRNN_INLINE void prefetch_step(int64_t s) const {
     const int64_t hidden = dims_.hidden_size, recurrent = dims_.recurrent_size, saved = Cell::kSavedValues * hidden;
     const int64_t at = p_->steps.offset(s), before = p_->steps.offset(s - 1);
@@ -133,8 +133,9 @@ class BackwardLoop {
     if (Cell::kHasCellState) prefetch_values(p_->cells + before * hidden, hidden, rows_of(s - 1), hidden);
   }
 
-  // dh_t, from step s + 1 through w_hh and from the output, then the cell (or, with a projection, the way to it).
-  // Rows that ran at s + 1 but not at s hand their gradient on to hx; rows that end at s bring that of hy.
+  // dh_t, from step s + 1 through w_hh and from the output, then the cell's derivative (or, with a projection, the
+  // gradient of its output). Rows that ran at s + 1 but not at s pass their gradient on to hx; rows that end at s start
+  // from that of hy.
   void run_recurrent(int64_t s) {
     const StepContext ctx = step_context(s);
     if (prefetches_step() && slice_->has_whole_rows() && s > chunk_.begin) prefetch_step(s - 1);
@@ -176,7 +177,7 @@ class BackwardLoop {
     }
   }
 
-  // Of a cell that normalises, once the gradient of the whole row's h is there.
+  // For a cell with layer normalisation, once the gradient of h is complete for a whole row.
   void run_rows(int64_t s) {
     if constexpr (kNormalizes<Cell>) {
       const StepContext ctx = step_context(s);

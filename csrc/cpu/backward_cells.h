@@ -1,5 +1,5 @@
-// What the time loop makes of a step's sums, backward: the derivative of a batch row and a vector of units, and where
-// its results go.
+// The epilogues of backward's GEMMs: the cell's derivative for a batch row and a vector of units, and where its results
+// are stored.
 #pragma once
 
 #include "../params.h"
@@ -19,17 +19,18 @@ struct BackwardCells {
   struct NoExtras {};
   using MaybeExtras = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
 
-  // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
+  // Everything the cells of a step read, copied to locals: the compiler must assume that a vector store may alias the
+  // object's fields.
   struct StepContext {
     BackwardParams<T> p;
     int64_t hidden, recurrent;
     bool has_projection;
-    int64_t rows, rows_before, rows_after;  // that run at this step, the one before and the one after
-    int64_t first, first_before;            // rows of the data that batch row 0 has at this step and the one before
+    int64_t rows, rows_before, rows_after;  // running at this step, the one before and the one after
+    int64_t first, first_before;            // batch row 0's row in the data at this step and the one before
     T* grad_saved;                          // (B, C*H)
-    T* grad_hidden;                         // (B, H), of a cell that normalises: the gradient of h before a projection
-    T* dc;                                  // (B, H): what of the gradient of c_t comes from its normalisation
-    T* candidate_c;                         // (B, H): c_t before anything is done to it
+    T* grad_hidden;                         // (B, H), with layer normalisation: the gradient of h before a projection
+    T* dc;                                  // (B, H): gradient of c_t through its normalisation
+    T* candidate_c;                         // (B, H): c_t before zoneout
     bool prefetch;
     MaybeExtras extras;
   };
@@ -85,7 +86,7 @@ struct BackwardCells {
     }
   }
 
-  // Given the gradient of h before a projection.
+  // From the gradient of h before a projection.
   static FASTRNN_INLINE void finish_hidden(const StepContext& ctx, int64_t row, int64_t unit, int lanes, V dh) {
     if constexpr (kNormalizes<Cell>) {
       S::store(ctx.grad_hidden + row * ctx.hidden + unit, dh, lanes);
@@ -94,7 +95,7 @@ struct BackwardCells {
     }
   }
 
-  // What arrives at h_t: from the next step, through w_hh and past it, or from hy.
+  // The gradient arriving at h_t: from the next step, through w_hh and around it, or from hy.
   static FASTRNN_INLINE V pass_back_h(const StepContext& ctx, int64_t row, int64_t unit, int lanes, V through_w_hh) {
     const StepExtras<Isa, T>& extras = ctx.extras;
     const ExtraGrads<T>& grads = *ctx.p.extra_grads;
@@ -105,7 +106,8 @@ struct BackwardCells {
     return pass_back(grads.clip, extras.cut_after(row), grads.reset_h, row * ctx.recurrent + unit, lanes, dh);
   }
 
-  // What goes on of a state's gradient to the step before; behind a cut it is the reset state's.
+  // The share of a state's gradient that is passed on to the step before; after a cut it goes to the reset state
+  // instead.
   static FASTRNN_INLINE V pass_back(T clip, Cut cut, T* reset, int64_t at, int lanes, V grad) {
     grad = Isa::at_most(Isa::at_least(grad, S::broadcast(-clip)), S::broadcast(clip));
     if (cut == kCutState) S::store(reset + at, S::load(reset + at, lanes) + grad, lanes);
@@ -126,7 +128,7 @@ struct BackwardCells {
     }
   };
 
-  // Of a cell with a second-pass gate: the gradients before the second product, and after it.
+  // For a cell with a second-pass gate: the gradients before the second GEMM, and after it.
   static FASTRNN_INLINE void finish_second_pass(const StepContext& ctx, int64_t row, int64_t unit, int lanes, V dh) {
     const CellStep step = load_saved(ctx, row, unit, lanes);
     CellGrad grad;
@@ -162,7 +164,7 @@ struct BackwardCells {
     return step;
   }
 
-  // What finish_cell reads and writes that no step before has brought into the cache.
+  // Prefetches what finish_cell reads and writes and no step before has brought into the cache.
   static FASTRNN_INLINE void prefetch_cell(const StepContext& ctx, int64_t row, int64_t unit) {
     const BackwardParams<T>& p = ctx.p;
     const int64_t hidden = ctx.hidden, at = ctx.first + row;
@@ -177,7 +179,7 @@ struct BackwardCells {
     if (Cell::kHasCellState) __builtin_prefetch(p.cells + before * hidden + unit);
   }
 
-  // What the row's step started from and left behind. c is what a zoneout made of it.
+  // The state before and after the row's step. c is the value before zoneout.
   static FASTRNN_INLINE CellStep load_step(const StepContext& ctx, int64_t row, int64_t unit, int lanes) {
     const BackwardParams<T>& p = ctx.p;
     const int64_t hidden = ctx.hidden, at = ctx.first + row, before = ctx.first_before + row;
@@ -211,7 +213,7 @@ struct BackwardCells {
     return step;
   }
 
-  // dc_t but for what comes from h_t, and what zoneout keeps of it.
+  // dc_t without the contribution of h_t; kept: the share that zoneout passes straight through.
   static FASTRNN_INLINE V load_grad_c(const StepContext& ctx, int64_t row, int64_t unit, int lanes, V& kept) {
     const BackwardParams<T>& p = ctx.p;
     V grad = S::load(p.grad_c + row * ctx.hidden + unit, lanes);
@@ -234,7 +236,7 @@ struct BackwardCells {
     step.per_unit_weights = per_unit_weights.values;
     CellGrad grad;
     grad.h = dh;
-    V kept_grad_c{};  // of what zoneout keeps of c
+    V kept_grad_c{};  // what zoneout passes straight through
     if constexpr (Cell::kHasCellState) grad.c = load_grad_c(ctx, row, unit, lanes, kept_grad_c);
     T* saved = ctx.grad_saved + (row * Cell::kSavedValues + kInnerSlot<Cell>)*hidden + unit;
     if constexpr (kNormalizesCell<Cell>) {
@@ -295,8 +297,8 @@ struct BackwardCells {
          ctx.dc + state, projects(ctx) ? p.operand + at * hidden : nullptr});
   }
 
-  // One of the row's two products, kept in the saved values from `product` on; source(gate) is the saved value of the
-  // cell whose gradient is that of what it became.
+  // Layer normalisation of one of the row's two GEMM results, saved from slot `product` on; source(gate) is the inner
+  // cell's slot with the gradient of the normalised value.
   template <class Source>
   static FASTRNN_INLINE void finish_product_row(const StepContext& ctx, int64_t row, int product, int gain,
                                                 const Source& source) {

@@ -1,4 +1,4 @@
-// bfloat16 as a way to store weights: the upper half of a float. Arithmetic is float's.
+// bfloat16 as a storage type for weights: the upper half of a float. All arithmetic is in float.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ struct Bf16 {
   uint16_t bits;
 
   Bf16() = default;
-  // To the nearest, ties to even; NaN stays NaN.
+  // Rounds to nearest, ties to even; NaN stays NaN.
   explicit FASTRNN_INLINE Bf16(float value) {
     const uint32_t wide = __builtin_bit_cast(uint32_t, value);
     bits = static_cast<uint16_t>(value == value ? (wide + 0x7fff + (wide >> 16 & 1)) >> 16 : wide >> 16 | 0x40);

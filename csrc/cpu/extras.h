@@ -1,4 +1,4 @@
-// What extras (params.h) add to the cells of one step. Only the loops that are compiled for extras hold one.
+// The extras (params.h) of one step, as its cells apply them. Only loops compiled for extras have one.
 #pragma once
 
 #include <limits>
@@ -15,8 +15,8 @@ struct StepExtras {
 
   const Extras<T>& extras;
   int64_t s;                                 // -1 before the first step
-  int64_t rows, rows_before, rows_after;     // that run at this step, the one before and the one after
-  int64_t first, first_before, first_after;  // rows of the data that batch row 0 has then
+  int64_t rows, rows_before, rows_after;     // running at this step, the one before and the one after
+  int64_t first, first_before, first_after;  // batch row 0's row in the data at those steps
   int64_t recurrent, hidden;                 // K, H
   const T* hx;                               // (B, K)
   const T* output;                           // (N, output_stride)
@@ -38,24 +38,24 @@ struct StepExtras {
         output(output),
         output_stride(output_stride) {}
 
-  // What comes between this step of the row and the one before.
+  // The cut between this step of the row and the one before.
   FASTRNN_INLINE Cut cut_before(int64_t row) const {
     if (!extras.cuts || !(s == 0 || row < rows_before)) return kNoCut;
     return static_cast<Cut>(extras.cuts[first + row]);
   }
-  // What comes between this step of the row and its next one.
+  // The cut between this step of the row and the next.
   FASTRNN_INLINE Cut cut_after(int64_t row) const {
     if (!extras.cuts || row >= rows_after || !(s < 0 || row < rows)) return kNoCut;
     return static_cast<Cut>(extras.cuts[first_after + row]);
   }
 
-  // h that the row's step started from, without the mask: K values.
+  // The h that the row's step starts from, before the mask: K values.
   FASTRNN_INLINE const T* previous_h(int64_t row) const {
     if (cut_before(row) == kCutState) return extras.reset_h + row * recurrent;
     return row < rows_before ? output + (first_before + row) * output_stride : hx + row * recurrent;
   }
 
-  // The share of its old value that each unit keeps.
+  // The fraction of its old value that each unit keeps.
   FASTRNN_INLINE V kept_h(int64_t row, int64_t unit, int lanes) const {
     if (!extras.kept_h) return S::broadcast(extras.share_h);
     return S::load(extras.kept_h + (first + row) * recurrent + unit, lanes);
@@ -65,7 +65,7 @@ struct StepExtras {
     return S::load(extras.kept_c + (first + row) * hidden + unit, lanes);
   }
 
-  // h_t of the row, given its candidate.
+  // h_t of the row, given its candidate value.
   FASTRNN_INLINE V zoned_h(int64_t row, int64_t unit, int lanes, V h) const {
     if (!extras.zones_h()) return h;
     return h + kept_h(row, unit, lanes) * (S::load(previous_h(row) + unit, lanes) - h);
@@ -74,8 +74,9 @@ struct StepExtras {
     if (!extras.zones_c()) return c;
     return c + kept_c(row, unit, lanes) * (c_prev - c);
   }
-  // The candidate of h_t, from h_t. Of a unit that keeps all of its old value any candidate will do: its gradient is 0.
-  // Masks keep all or nothing. A candidate within h's rounding is 0: relu's derivative jumps there.
+  // The candidate value of h_t, recovered from h_t. For a unit that keeps all of its old value any candidate will do:
+  // its gradient is 0. Masks keep all or nothing. A candidate within h's rounding error is taken as 0, since relu's
+  // derivative jumps there.
   FASTRNN_INLINE V candidate_h(int64_t row, int64_t unit, int lanes, V h) const {
     if (extras.kept_h || extras.share_h == T(0) || extras.share_h == T(1)) return h;
     constexpr T kEpsilon = std::numeric_limits<T>::epsilon(), kLeast = std::numeric_limits<T>::min();
@@ -84,7 +85,7 @@ struct StepExtras {
     return size <= most ? V{} : change * (T(1) / (T(1) - extras.share_h));
   }
 
-  // What the next step's product takes of this step's h, or the first one's of hx.
+  // The h that the next step's GEMM takes, given this step's h (for the first step, hx).
   FASTRNN_INLINE V masked(int64_t row, int64_t unit, int lanes, V h) const {
     return extras.h_mask ? h * S::load(extras.h_mask + row * recurrent + unit, lanes) : h;
   }

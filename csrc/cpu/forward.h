@@ -1,4 +1,5 @@
-// The time loop, forward: every step multiplies h_{t-1} by the packed w_hh and finishes the cell in the same tile.
+// The time loop, forward: every step multiplies h_{t-1} by the packed w_hh, with the cell fused in as the GEMM's
+// epilogue.
 #pragma once
 
 #include "forward_cells.h"
@@ -6,7 +7,7 @@
 
 namespace fastrnn::cpu {
 
-// kExtended: there may be extras. Plain recurrences are compiled without a trace of them.
+// kExtended: there may be extras. Plain recurrences are compiled without any code for them.
 template <class Isa, class Cell, class T, class W = T, bool kExtended = false>
 class ForwardLoop {
   using Cells = ForwardCells<Isa, Cell, T, W, kExtended>;
@@ -119,14 +120,14 @@ class ForwardLoop {
     }
   }
 
-  // Of (B, H) values the worker's part.
+  // Copies the worker's share of (B, H) values.
   void copy_values(T* to, const T* from) const {
     const Range mine = slice_->values(dims_.batch, dims_.hidden_size);
     for (int64_t k = mine.begin; k < mine.end; ++k) to[k] = from[k];
   }
 
-  // Prepares the weights, each thread its share, and sets both states to hx: a row that joins late finds it in either,
-  // and one that never runs has it as hy.
+  // Prepares the worker's share of the weights, and sets both states to hx: a row that joins late finds it in either,
+  // and a row that never runs has it as hy.
   void prepare() {
     weights_.prepare(slice_->worker);
     input_.prepare(slice_->worker);
@@ -137,7 +138,7 @@ class ForwardLoop {
     slice_->worker.barrier();
   }
 
-  // The states that the first step starts from, where they are not hx and cx.
+  // The initial states, where they are not hx and cx.
   void prepare_extras(const Range& fill) {
     const Extras<T>& extras = *p_->extras;
     const int64_t recurrent = dims_.recurrent_size, rows = p_->steps.rows(0), first = p_->steps.offset(0);
@@ -188,7 +189,7 @@ class ForwardLoop {
     }
   }
 
-  // What the cells of step s read that no step before has brought into the cache.
+  // Prefetches what the cells of step s read and no step before has brought into the cache.
   FASTRNN_INLINE void prefetch_step(int64_t s) const {
     prefetch_values(input_.saved(s), p_->saved_stride, rows_of(s), Cell::kGates * dims_.hidden_size);
   }
@@ -204,7 +205,7 @@ class ForwardLoop {
     });
   }
 
-  // Of a cell that normalises, whose sums have waited for those of the whole row.
+  // For a cell with layer normalisation, which needs the GEMM's results for a whole row.
   void run_rows(int64_t s) {
     const StepContext ctx = step_context(s);
     const Range mine = slice_->partition(ctx.rows);
@@ -233,12 +234,12 @@ class ForwardLoop {
   Range rows_{0, 0};
   RecurrentWeights weights_;
   InputGemm<Isa, T, W> input_;
-  // (B, H) what the second product multiplies: this step's h before the projection, or r * h_{t-1}. Before that, c
-  // until it is normalised.
+  // (B, H), the left operand of the second GEMM: this step's h before the projection, or r * h_{t-1}. Until c is
+  // normalised, it holds c.
   T* operand_ = nullptr;
-  T* product_ = nullptr;  // (B, G*H), of a cell that normalises it, where it is not kept
-  T* state_[2];           // (B, K) h_{t-1} and h_t, by the parity of s
-  T* cell_ = nullptr;     // (B, H) c
+  T* product_ = nullptr;  // (B, G*H): W_hh h, with layer normalisation, if it is not saved
+  T* state_[2];           // (B, K): h_{t-1} and h_t, double-buffered by the parity of s
+  T* cell_ = nullptr;     // (B, H): c
 };
 
 }  // namespace fastrnn::cpu

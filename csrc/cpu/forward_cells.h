@@ -1,5 +1,4 @@
-// What the time loop makes of a step's sums, forward: the cell of a batch row and a vector of units, and where its
-// results go.
+// The epilogues of forward's GEMMs: the cell for a batch row and a vector of units, and where its results are stored.
 #pragma once
 
 #include "../params.h"
@@ -18,24 +17,25 @@ struct ForwardCells {
   using Params = ForwardParams<T, T, W>;
   struct NoExtras {};
   using MaybeExtras = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
-  // Gates of the first product of a step. The second is that of the second-pass gate, or the projection.
+  // Gates of the first GEMM of a step. The second GEMM is the second-pass gate's, or the projection.
   static constexpr int kFirstPassGates = Cell::kGates - Cell::kSecondPassGates;
   static_assert(Cell::kSecondPassGates <= 1);
 
-  // What the cells of a step read, held in locals: as far as the compiler knows, storing a vector may change a member.
+  // Everything the cells of a step read, copied to locals: the compiler must assume that a vector store may alias the
+  // object's fields.
   struct StepContext {
     Params p;
     int64_t hidden, recurrent;
     bool has_projection;
-    Range rows;          // that the worker runs
-    int64_t first;       // row of the data that batch row 0 has
+    Range rows;          // run by the worker
+    int64_t first;       // batch row 0's row in the data
     T* saved;            // (B, saved_stride)
-    int64_t rows_after;  // that run at the next step too
+    int64_t rows_after;  // that also run at the next step
     const T* h_prev;     // (B, K)
     T* h;                // (B, K)
     T* c;                // (B, H): c_{t-1}, then c_t
     T* operand;          // (B, H)
-    T* product;          // (B, product_stride), of a cell that normalises it
+    T* product;          // (B, product_stride): W_hh h, with layer normalisation
     int64_t product_stride;
     bool prefetch;
     MaybeExtras extras;
@@ -78,7 +78,7 @@ struct ForwardCells {
     }
   };
 
-  // See the cell for x and r.
+  // x and r: see the cell.
   static FASTRNN_INLINE void finish_cell(const StepContext& ctx, int64_t row, int64_t unit, int lanes,
                                          const V (&x)[Cell::kGates], const V (&r)[Cell::kGates]) {
     const Params& p = ctx.p;
@@ -115,13 +115,13 @@ struct ForwardCells {
     if constexpr (!kNormalizesCell<Cell>) hand_on_h(ctx, row, unit, lanes, step.h);
   }
 
-  // The cell's own saved values. Where nothing is kept, they take the place of W_ih x.
+  // The inner cell's saved values. If nothing is kept, they overwrite W_ih x.
   static FASTRNN_INLINE T* inner_saved(const StepContext& ctx, int64_t row) {
     T* saved = ctx.saved + row * ctx.p.saved_stride;
     return kNormalizes<Cell> && ctx.p.keep ? saved + kInnerSlot<Cell> * ctx.hidden : saved;
   }
 
-  // h, to the product with the projection or to the next step.
+  // Passes h on, to the projection's GEMM or to the next step.
   static FASTRNN_INLINE void hand_on_h(const StepContext& ctx, int64_t row, int64_t unit, int lanes, V h) {
     if (projects(ctx)) {
       S::store(ctx.operand + row * ctx.hidden + unit, h, lanes);
@@ -153,7 +153,7 @@ struct ForwardCells {
     });
   }
 
-  // h of the row, whose c lies in the place of the operand.
+  // h of the row, whose c is stored in place of the operand.
   static FASTRNN_INLINE void finish_normalized_c(const StepContext& ctx, int64_t row) {
     const int64_t hidden = ctx.hidden;
     const T* c = ctx.operand + row * hidden;
@@ -185,7 +185,7 @@ struct ForwardCells {
     }
   };
 
-  // The gates of the first product, and what the second one multiplies.
+  // The gates of the first GEMM, and the left operand of the second.
   static FASTRNN_INLINE void finish_first_pass(const StepContext& ctx, int64_t row, int64_t unit, int lanes,
                                                const T* sums) {
     T* saved = ctx.saved + row * ctx.p.saved_stride + unit;

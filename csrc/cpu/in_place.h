@@ -1,4 +1,4 @@
-// Products with weights that are read as they lie: where packing them would take longer than multiplying.
+// GEMMs that read their weights unpacked: for calls where packing would take longer than multiplying.
 #pragma once
 
 #include "panels.h"
@@ -6,10 +6,10 @@
 namespace fastrnn::cpu {
 
 constexpr int kDots = 4;
-// Rows of the weights that are asked for ahead: worth 1.10 where they come from beyond the second-level cache.
+// How many rows of the weights ahead to prefetch: worth 1.10 when they come from beyond the L2 cache.
 constexpr int kPrefetchRows = 8;
 
-// sums[row][dot] = the dot product of row `row` of `a` with row `dot` of the weights; kDots of them, or the first few.
+// sums[row][dot] = dot product of row `row` of `a` and row `dot` of the weights; kDots of them, or only the first few.
 template <class Isa, class T, class W, int kRows>
 FASTRNN_INLINE void multiply_dots(const T* a, int64_t a_stride, const W* weights, int dots, int64_t depth, T* sums,
                                   int64_t sums_stride) {
@@ -17,7 +17,7 @@ FASTRNN_INLINE void multiply_dots(const T* a, int64_t a_stride, const W* weights
   using V = typename S::V;
   constexpr int kLanes = S::kLanes;
   V acc[kRows][kDots] = {};
-  // Missing dots are the last one over again.
+  // Missing dots repeat the last one.
   const W* from[kDots];
 #pragma GCC unroll 4
   for (int dot = 0; dot < kDots; ++dot) from[dot] = weights + smaller(dot, dots - 1) * depth;
@@ -77,7 +77,7 @@ void multiply_rows(T* out, int64_t out_stride, const T* a, int64_t a_stride, int
   }
 }
 
-// weight (kGates * units, depth): sums run along its rows, as in forward; the biases are those of Panels::pack_rows.
+// weight (kGates * units, depth), multiplied along its rows, as in forward; for the biases see Panels::pack_rows.
 template <class Isa, class T, class W, int kGates>
 struct RowsInPlace : PanelGrid<Isa, T, kGates> {
   using Grid = PanelGrid<Isa, T, kGates>;
@@ -88,7 +88,7 @@ struct RowsInPlace : PanelGrid<Isa, T, kGates> {
   const T* bias_b;
   int separate_bias;
 
-  // As multiply_views, for an operand of one run.
+  // As multiply_views, for an operand with a single run.
   template <class Epilogue>
   FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end,
                                const Epilogue& epilogue) const {

@@ -1,5 +1,5 @@
-// The product of a layer's input and w_ih within the time loop, made for a few steps at a time just before these run:
-// what it writes is in the core's caches when the cells read it, and no call of a large product has to be paid for.
+// The GEMM of a layer's input with w_ih inside the time loop, for a few steps at a time just before they run: its
+// results are still in the core's caches when the cells read them, and the overhead of calling a large GEMM is saved.
 #pragma once
 
 #include "../params.h"
@@ -12,7 +12,7 @@ class InputGemm {
  public:
   using Call = ForwardCall<T, T, W>;
 
-  // Of so many columns, G*H. With no scratch it only counts.
+  // columns: G*H. With no scratch it only measures how much is needed.
   InputGemm(int64_t columns, const Dims& dims, const Plan& plan, Arena<T>& scratch)
       : steps_(plan.input_steps),
         columns_(columns),
@@ -33,16 +33,16 @@ class InputGemm {
     if (is_mine()) weights_.prepare(worker);
   }
 
-  // Whether the loop makes the product, and not its caller.
+  // Whether the loop multiplies the input, rather than its caller.
   FASTRNN_INLINE bool is_mine() const { return steps_ > 0; }
 
-  // To be called at each step, before its cells run.
+  // Call at each step, before its cells run.
   FASTRNN_INLINE void begin_step(int64_t s) {
     if (is_mine() && (s - chunk_.begin) % steps_ == 0) begin_block(s);
   }
 
-  // (B, saved_stride) of the worker's rows at a step. Where the caller gave them no place, that of one block is the
-  // next one's, too.
+  // (B, saved_stride): the worker's rows at a step. Where the caller provides no memory for them, each block reuses
+  // that of the block before.
   FASTRNN_INLINE T* saved(int64_t s) const {
     const int64_t row = p_->steps.offset(s);
     if (p_->saved) return p_->saved + (row - chunk_.first_row) * p_->saved_stride;
@@ -59,7 +59,7 @@ class InputGemm {
     const int64_t count = smaller(steps_, chunk_.end - s), last = s + count - 1;
     first_step_ = s;
     first_row_ = smaller(steps.offset(s), steps.offset(last));
-    if (has_all_rows() && (!steps.sizes || steps.offsets)) {  // they lie side by side, step by step
+    if (has_all_rows() && (!steps.sizes || steps.offsets)) {  // contiguous over the steps
       multiply_all_rows(steps.reverse ? last : s, steps.reverse ? s : last);
     } else if (!steps.sizes && count > own_rows()) {
       multiply_row_by_row(s, count);
@@ -69,13 +69,13 @@ class InputGemm {
     slice_->sync();
   }
 
-  // Of the steps from one to the other, as they lie in the data.
+  // All rows of the steps from one to the other, as they are stored.
   void multiply_all_rows(int64_t begins, int64_t ends) const {
     const int64_t end_row = p_->steps.offset(ends) + p_->steps.stored_rows(ends);
     multiply({first_row_, 1, end_row - first_row_}, saved(begins), 1);
   }
 
-  // Each row at `count` steps, where these are more than a step's rows: a larger product has fuller tiles.
+  // Row by row over `count` steps, if these are more than the rows of a step: the larger GEMM has fuller tiles.
   void multiply_row_by_row(int64_t s, int64_t count) const {
     const int64_t batch = p_->steps.batch, stride = p_->saved_stride;
     T* const out = saved(s);
@@ -90,12 +90,12 @@ class InputGemm {
     multiply({p_->steps.offset(s) + rows.begin, 1, rows.end - rows.begin}, saved(s) + rows.begin * p_->saved_stride, 1);
   }
 
-  // Rows of the data, each so many behind the one before it.
+  // Rows of the data, each `apart` rows after the one before.
   struct Rows {
     int64_t first, apart, count;
   };
 
-  // To rows of out that are out_apart from each other.
+  // Into rows of out, each out_apart after the one before.
   void multiply(const Rows& rows, T* out, int64_t out_apart) const {
     const int64_t size = p_->dims.input_size;
     const Operand<T> x{p_->input + rows.first * size, rows.apart * size, size, 1, {0}};
@@ -108,12 +108,12 @@ class InputGemm {
   const ForwardParams<T, T, W>* p_ = nullptr;
   const WorkSlice* slice_ = nullptr;
   Chunk chunk_{};
-  const int64_t steps_;  // of a block; 0 where the product is the caller's
+  const int64_t steps_;  // per block; 0 if the caller multiplies the input
   const int64_t columns_;
   ForwardWeights<Isa, T, W, 1> weights_;
   Range rows_{0, 0};                        // the worker's
-  T* gates_ = nullptr;                      // (steps, rows, G*H) of the worker, where there are no saved values
-  int64_t first_step_ = 0, first_row_ = 0;  // of the block; the latter in the data
+  T* gates_ = nullptr;                      // (steps, rows, G*H): the worker's, if no saved values are kept
+  int64_t first_step_ = 0, first_row_ = 0;  // of the block; the row is one of the data
 };
 
 }  // namespace fastrnn::cpu

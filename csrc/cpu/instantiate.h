@@ -40,7 +40,7 @@ constexpr CellKernels<T> instantiate_cell() {
   return kernels;
 }
 
-// A cell that always has extras.
+// A cell that always runs with extras.
 template <class Isa, class Cell, class T>
 constexpr CellKernels<T> instantiate_extended_cell() {
   CellKernels<T> kernels = instantiate_loops<Isa, Cell, T, true>();

@@ -1,14 +1,14 @@
-// Ctrl-C.
+// Interruption by Ctrl-C.
 #pragma once
 
 #include <chrono>
 
 namespace fastrnn::cpu {
 
-// Who knows whether the user wants a call to end (Python's signals); null for nobody.
+// Says whether the user wants the call to end (asks Python's signal handling); null if there is nobody to ask.
 extern bool (*interrupt_requested)();
 
-// Asks now and then.
+// Polls interrupt_requested, with a limited rate.
 class InterruptPoll {
  public:
   bool requested();

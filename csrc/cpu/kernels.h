@@ -1,4 +1,4 @@
-// The table of kernels that each kernels_<isa>.cpp fills: one entry per cell and dtype.
+// The kernel table filled by each kernels_<isa>.cpp: one entry per cell and dtype.
 #pragma once
 
 #include <type_traits>
@@ -12,20 +12,20 @@ namespace fastrnn::cpu {
 struct Plan;
 struct WorkSlice;
 
-// The time loop of a pass as one worker of a team runs it (loops.h): one call or several, for one chunk after the
-// other (in backward, the last one first) with the same scratch.
+// The time loop of a pass as one worker of a team runs it (loops.h): for one call or several, chunk after chunk (in
+// backward, the last one first) with the same scratch.
 template <class T, class W = T>
 struct ForwardKernels {
   void (*forward)(const ForwardCall<T, T, W>& call, const WorkSlice& slice);
   int64_t (*forward_scratch)(const Dims& dims, const Plan& plan);
-  // Writes frozen_size() values: the recurrent weights and biases, packed for ForwardParams::frozen. Reads nothing but
-  // these and dims of params. Both are null for cells that always have extras.
+  // Writes frozen_size() values: the recurrent weights and biases, packed for ForwardParams::frozen. Of params it reads
+  // only these and dims. Both are null for cells that always run with extras.
   void (*freeze)(const ForwardParams<T, T, W>& params, T* frozen);
   int64_t (*frozen_size)(const Dims& dims);
   int forward_tile[2];  // rows and vectors of the register tile
 };
 
-// The same time loops for calls with extras (params.h). Cells that always have them have no others.
+// The same time loops for calls with extras (params.h). Cells that always run with extras have only these.
 template <class T>
 struct ExtendedKernels {
   void (*forward)(const ForwardCall<T>& call, const WorkSlice& slice);
@@ -49,15 +49,15 @@ struct WeightGemm {
   int64_t a_stride, rows;
   const W* weights;
   int64_t columns, depth;
-  T* scratch;  // for each thread a panel of `depth` rows of kMaxPanelVectors vectors
+  T* scratch;  // one panel per thread: `depth` rows of kMaxPanelVectors vectors
 };
 
 struct GemmPlan {
   int threads;
-  bool by_rows;  // each thread multiplies its own rows by all weights, not all rows by its own weights
+  bool by_rows;  // each thread multiplies its own rows by all weights; else all rows by its own weights
 };
 
-// Of one dtype, or forward alone of one whose weights are stored as W.
+// The kernels of one dtype, or forward alone for weights stored as W.
 template <class T, class W = T>
 struct DtypeKernels {
   using Cell = std::conditional_t<std::is_same_v<T, W>, CellKernels<T>, ForwardKernels<T, W>>;
@@ -67,9 +67,9 @@ struct DtypeKernels {
                         int64_t columns, int64_t depth);
   // The same for more rows.
   void (*multiply_panels)(const WeightGemm<T, W>& gemm, const GemmPlan& plan);
-  // In the order of CellKind; where W is not T, there are the plain ones alone.
+  // In the order of CellKind; if W is not T, only the plain cells.
   Cell cells[PlainCells::kCount + (std::is_same_v<T, W> ? ExtendedCells::kCount : 0)];
-  // out (count): the value with the probability, else 0. Which is which depends on nothing but the seed.
+  // out (count): the value with the given probability, else 0. A function of the seed alone.
   void (*fill_mask)(uint64_t seed, T* out, int64_t count, double probability, T value);
 };
 

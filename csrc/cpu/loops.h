@@ -1,4 +1,4 @@
-// The team that runs the time loops of a call. Not for kernel files, which hold what each worker runs.
+// Starts the team that runs the time loops of a call. Not for kernel files, which hold what each worker runs.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +8,8 @@
 
 namespace fastrnn::cpu {
 
-// Runs loop, of ForwardKernels or CellKernels, on calls: on all directions at once under Split::kDirections, else on
-// one after the other. False if the user interrupted them.
+// Runs loop, of ForwardKernels or CellKernels, on calls: on all directions at once under Split::kDirections, else one
+// after the other. False if the user interrupted it.
 template <class Call>
 bool run_loops(void (*loop)(const Call&, const WorkSlice&), const Plan& plan, std::span<const Call> calls) {
   struct Context {
@@ -21,7 +21,7 @@ bool run_loops(void (*loop)(const Call&, const WorkSlice&), const Plan& plan, st
     const Context& c = *static_cast<Context*>(pointer);
     for (const Call& call : c.calls) c.loop(call, {c.plan, worker});
   };
-  // OpenMP may grant one thread, which then runs both.
+  // OpenMP may grant just one thread, which then runs both.
   const auto apart = [](void* pointer, Worker& worker) {
     const Context& c = *static_cast<Context*>(pointer);
     Worker alone = worker.alone();

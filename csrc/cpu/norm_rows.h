@@ -1,5 +1,5 @@
-// What layer normalisation (cells/normalized.h) asks of whole batch rows: their means, and what follows from them. The
-// order of all sums is fixed, whatever thread runs a row.
+// Layer normalisation (cells/normalized.h) of whole batch rows: their statistics, and the gradients. All sums have a
+// fixed order, whichever thread runs a row.
 #pragma once
 
 #include <cmath>
@@ -10,8 +10,8 @@
 
 namespace fastrnn::cpu {
 
-// Sums over a row of what terms(i, lanes, out) makes of each of its vectors, kSums to a vector. kChains vectors are
-// under way at once: additions wait for one another, and short terms leave nothing else to do.
+// Sums over a row of the terms that terms(i, lanes, out) computes for each of its vectors, kSums per vector. kChains
+// vectors are in flight at once, to hide the latency of the additions where the terms are short.
 template <class Isa, class T, int kSums, int kChains>
 class RowSums {
   using S = Simd<Isa, T>;
@@ -83,19 +83,19 @@ FASTRNN_INLINE void add_to(T* sums, int lanes, typename Simd<Isa, T>::V values) 
   S::store(sums, S::load(sums, lanes) + values, lanes);
 }
 
-// A row of h_t = o * tanh(gain * normal c_t + bias), o the output gate, backward. Pointers without const are to
-// results; to gradients of gain and bias it is added.
+// Backward of a row of h_t = o * tanh(gain * normal c_t + bias), o the output gate. Non-const pointers are results;
+// gradients of gain and bias are accumulated.
 template <class T>
 struct HiddenRow {
   int64_t hidden;
   const T *c, *output_gate, *gain, *bias, *grad_h;
   T *grad_gain, *grad_bias;
-  T* grad_output_gate;  // of its sum
+  T* grad_output_gate;  // of its pre-activation
   T* dc;
   T* h;  // or null
 };
 
-// Not inline: it is the same for all cells, and long.
+// Not inlined: it is long, and the same for all cells.
 template <class Isa, class T>
 void hidden_backward(const HiddenRow<T>& row) {
   using S = Simd<Isa, T>;
@@ -122,14 +122,15 @@ void hidden_backward(const HiddenRow<T>& row) {
   });
 }
 
-// A row of a product over all gates, backward: from the gradients of what it became to its own.
+// Backward of a row of a GEMM's result over all gates: from the gradients of the normalised values to those of the
+// result.
 template <class T>
 struct ProductRow {
   int64_t hidden;
   int gates;
   const T *product, *gain;
   const T* grads[kMaxPanelVectors];  // by gate
-  T* grad_gain;                      // to which it is added
+  T* grad_gain;                      // accumulated into
   T* grad_product;
 };
 

@@ -1,4 +1,4 @@
-// Recurrent weights cut into panels, and packed: what one tile reads, in the order in which it reads it.
+// Weights packed into panels: what one tile reads, in the order in which it reads it.
 //
 // A panel covers up to kMaxPanelVectors vectors: kGates vectors for each vector of units. A packed panel is a matrix
 // [depth][vectors][lanes], whose sums start from [vectors][lanes] (the biases). Lanes past the last unit are zero.
@@ -14,24 +14,24 @@ FASTRNN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTRNN_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 FASTRNN_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A contiguous part of 0..count for one of `parts`.
+// Part `part` of 0..count split evenly into `parts` contiguous ranges.
 struct Range {
   int64_t begin, end;
 };
 FASTRNN_INLINE Range share(int64_t count, int64_t part, int64_t parts) {
   return {count * part / parts, count * (part + 1) / parts};
 }
-// Of a range what lies below `end`.
+// The range, clipped to values below `end`.
 FASTRNN_INLINE Range below(const Range& range, int64_t end) {
   return {smaller(range.begin, end), smaller(range.end, end)};
 }
 
-// Bytes of a step's gates up to which a worker asks for those of the next step before it runs this one; of larger steps
-// a cell asks for its own before its tile is multiplied. A panel takes one line of every gate's row, which is no
-// pattern that a processor would foresee. Where the gates came from the third-level cache, asking a step ahead was
-// worth 1.1-1.5 at steps of 2 to 64 KB (LSTM; GRU 1.0-1.2, RNN 1.0-1.1; one thread, AVX2, 2026-11-26) and nothing
-// beyond; asking tile by tile was worth 1.10-1.15 at 128 and 256 KB (B = 32, H = 256; B = 128, H = 128) and
-// cost 1.03-1.10 at up to 32 KB.
+// Bytes of a step's gates up to which a worker prefetches the next step's gates before it runs this one; for larger
+// steps each tile's gates are prefetched before the tile is multiplied. A panel touches one cache line of every gate's
+// row, a pattern that no hardware prefetcher detects. Where the gates came from the L3 cache, prefetching a step ahead
+// was worth 1.1-1.5 at steps of 2 to 64 KB (LSTM; GRU 1.0-1.2, RNN 1.0-1.1; one thread, AVX2, 2026-11-26) and nothing
+// beyond; prefetching tile by tile was worth 1.10-1.15 at 128 and 256 KB (B = 32, H = 256; B = 128, H = 128) and cost
+// 1.03-1.10 at up to 32 KB.
 constexpr int64_t kPrefetchStepBytes = 64 * 1024;
 
 template <class T>
@@ -39,7 +39,7 @@ FASTRNN_INLINE bool fits_step_prefetch(const Range& rows, int64_t row_size) {
   return (rows.end - rows.begin) * row_size * static_cast<int64_t>(sizeof(T)) <= kPrefetchStepBytes;
 }
 
-// Asks for `size` values of each of these rows.
+// Prefetches `size` values of each of these rows.
 template <class T>
 FASTRNN_INLINE void prefetch_values(const T* data, int64_t stride, const Range& rows, int64_t size) {
   constexpr int64_t kLine = 64 / sizeof(T);
@@ -48,19 +48,19 @@ FASTRNN_INLINE void prefetch_values(const T* data, int64_t stride, const Range& 
   }
 }
 
-// How the columns of a product, units times gates, are dealt to panels.
+// How the columns of a GEMM's result, units times gates, are partitioned into panels.
 template <class Isa, class T, int kGates>
 struct PanelGrid {
   static constexpr int kLanes = Simd<Isa, T>::kLanes;
   static constexpr int64_t kUnits = kMaxPanelVectors / kGates * kLanes;  // of a whole panel
   static constexpr int64_t kWidth = kUnits * kGates;
 
-  int64_t units;  // columns of the product, per gate
+  int64_t units;  // columns of the result, per gate
   int64_t depth;
 
   FASTRNN_INLINE int64_t count() const { return ceil_div(units, kUnits); }
   FASTRNN_INLINE int64_t first_unit(int64_t i) const { return i * kUnits; }
-  // Of panels that lie side by side.
+  // Units in adjacent panels.
   FASTRNN_INLINE int64_t units_in(const Range& panels) const {
     return smaller(first_unit(panels.end), units) - first_unit(panels.begin);
   }
@@ -69,7 +69,7 @@ struct PanelGrid {
 
   FASTRNN_INLINE int vectors_in(int64_t i) const { return unit_vectors_in(i) * kGates; }
 
-  // How many of these panels, kPanelsOfARow or fewer, one tile multiplies so many rows by.
+  // How many of these panels, up to kPanelsOfARow, one tile multiplies that many rows by.
   FASTRNN_INLINE int64_t at_once(const Range& panels, int64_t rows) const {
     const bool all =
         rows == 1 && panels.end - panels.begin == kPanelsOfARow && vectors_in(panels.end - 1) * kLanes == kWidth;
@@ -84,18 +84,18 @@ struct PanelGrid {
     }
   }
 
-  // Hands on the sums of some rows, or of one row and several panels: epilogue(row, unit, lanes, sums) gets each row's
-  // vectors, with sums pointing at kGates vectors of `lanes` valid lanes.
+  // Applies the epilogue to the sums of some rows and one panel, or of one row and several panels: epilogue(row, unit,
+  // lanes, sums) is called for each vector of units, with sums pointing to kGates vectors of `lanes` valid lanes.
   //
-  // One loop, not one within another, in which GCC would set up the constants of the cell's arithmetic anew for each
-  // row: so GRU was 1.17-1.27 times as fast, LSTM 1.11-1.16, RNN 1.04-1.08 (inference at H = 32 to 128, B = 4 to 128,
-  // one thread, AVX2, 2026-11-26; what next_tile_rows and StoreSums::place saved is in it).
+  // A single loop rather than two nested ones, in which GCC would reload the constants of the cell's arithmetic for
+  // each row: this made GRU 1.17-1.27 times as fast, LSTM 1.11-1.16, RNN 1.04-1.08 (inference at H = 32 to 128, B = 4
+  // to 128, one thread, AVX2, 2026-11-26; savings by next_tile_rows and StoreSums::place included).
   template <class Epilogue>
   FASTRNN_INLINE void apply_epilogue(const Range& panels, int64_t first_row, int rows, const T* sums,
                                      const Epilogue& epilogue) const {
     const int64_t first = first_unit(panels.begin), count = units_in(panels);
     const int unit_vecs = static_cast<int>(ceil_div(count, kLanes)), whole = static_cast<int>(count / kLanes);
-    // A constant number of lanes leaves no masks and no branches in what is inlined here.
+    // With a constant number of lanes, the inlined epilogue needs no masks and no branches.
     for (int at = 0, row = 0, uv = 0; at < rows * whole; ++at) {
       epilogue(first_row + row, first + uv * kLanes, kLanes, sums + (row * unit_vecs + uv) * kGates * kLanes);
       if (++uv == whole) {
@@ -112,7 +112,7 @@ struct PanelGrid {
   }
 };
 
-// Writes the sums of panels of one gate as a matrix. Tiles of whole vectors write there themselves.
+// An epilogue that stores the sums of single-gate panels as a matrix. Tiles of whole vectors store there directly.
 template <class Isa, class T>
 struct StoreSums {
   using S = Simd<Isa, T>;
@@ -128,11 +128,11 @@ struct StoreSums {
   }
 };
 
-// As multiply_views, of panels that one tile takes together; see PanelGrid::at_once.
+// As multiply_views, for panels that fit one tile; see PanelGrid::at_once.
 //
-// A tile goes through the whole depth at once: blocks of it that stay in the first-level cache were no faster (80
-// against 83 G multiply-adds a second at depths of 64 to 2048, the panel in the second-level cache), and the cell's
-// arithmetic then no longer runs beside the next tile's.
+// No blocking over the depth: blocks that stay in the L1 cache were no faster (80 against 83 G multiply-adds a second
+// at depths of 64 to 2048, the panel in the L2 cache), and the cell's arithmetic then no longer overlaps with the next
+// tile's.
 template <class W, class Isa, class T, int kGates, class View, class Epilogue>
 FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
                                      const Operand<T>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
@@ -163,10 +163,10 @@ FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, cons
   }
 }
 
-// Rows [begin, end) of `a` times `panels`, of which view(i) shows one, tile by tile; see PanelGrid::apply_epilogue for
-// what the sums are handed to, and StoreSums for the one that tiles know how to serve. Where epilogue.prefetches(),
-// epilogue.prefetch(row, unit) is called before a tile is multiplied, for each of its rows' vectors of units: what it
-// asks for arrives meanwhile.
+// Multiplies rows [begin, end) of `a` by `panels`, tile by tile; view(i) is panel i. For the calls of the epilogue see
+// PanelGrid::apply_epilogue; StoreSums is one that tiles can bypass. If epilogue.prefetches(), epilogue.prefetch(row,
+// unit) is called before a tile is multiplied, for each of its rows' vectors of units, so that memory latency overlaps
+// with the multiplication.
 template <class W, class Isa, class T, int kGates, class View, class Epilogue>
 FASTRNN_INLINE void multiply_views(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
                                    const Operand<T>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
@@ -181,7 +181,7 @@ struct Panels : PanelGrid<Isa, T, kGates> {
   using Grid = PanelGrid<Isa, T, kGates>;
   using Grid::depth, Grid::first_unit, Grid::kLanes, Grid::kUnits, Grid::kWidth, Grid::units, Grid::units_in,
       Grid::vectors_in;
-  // Depth packed at a time: the lines that one block writes stay in the first-level cache.
+  // Depth packed at a time, so that the cache lines that one block writes stay in the L1 cache.
   static constexpr int64_t kDepthBlock = 64;
 
   T* inits;
@@ -193,8 +193,8 @@ struct Panels : PanelGrid<Isa, T, kGates> {
   FASTRNN_INLINE W* panel(int64_t i) const { return data + i * kWidth * depth; }
   FASTRNN_INLINE int64_t view_stride(int64_t i) const { return int64_t{vectors_in(i)} * kLanes; }
 
-  // weight (kGates * units, depth): sums run along its rows, as in forward. bias_a, bias_b (kGates * units) or null
-  // start the sums; bias_a stays out for gate `separate_bias`.
+  // weight (kGates * units, depth), multiplied along its rows, as in forward. The sums start from bias_a + bias_b
+  // (kGates * units each, or null), without bias_a for gate `separate_bias`.
   void pack_rows(int64_t i, const W* weight, const T* bias_a, const T* bias_b, int separate_bias) const {
     const int vectors = vectors_in(i);
     for (int v = 0; v < vectors; ++v) {
@@ -211,7 +211,7 @@ struct Panels : PanelGrid<Isa, T, kGates> {
     pack_values(i, weight, panel(i));
   }
 
-  // The weights alone, from values that W can hold.
+  // Only the weights, from a type whose values W can represent.
   template <class From>
   void pack_values(int64_t i, const From* weight, W* out) const {
     const int vectors = vectors_in(i);
@@ -221,7 +221,7 @@ struct Panels : PanelGrid<Isa, T, kGates> {
     }
   }
 
-  // weight (depth, units): sums run along its columns, as in backward. One gate, and no bias: inits stay unused.
+  // weight (depth, units), multiplied along its columns, as in backward. One gate and no bias: inits stay unused.
   void pack_columns(int64_t i, const W* weight, W* out) const {
     const int64_t wide = view_stride(i), valid = units_in(i);
     for (int64_t k = 0; k < depth; ++k, out += wide) {

@@ -1,6 +1,5 @@
-// The product of more than a few rows with large weights: panels of the weights are packed one at a time, and each
-// multiplies all rows while it is in the second-level cache. No call touches memory for a packed, or wide, copy of all
-// weights.
+// GEMMs of more than a few rows with large weights: panels of the weights are packed one at a time, and each is
+// multiplied by all rows while it is in the L2 cache. This avoids a packed, or widened, copy of all weights in memory.
 #pragma once
 
 #include "kernels.h"

@@ -1,4 +1,4 @@
-// Random masks: each element is a value with a given probability, else 0.
+// Random masks: each element is a given value with a given probability, else 0.
 //
 // xoshiro128+ (D. Blackman and S. Vigna, "Scrambled linear pseudorandom number generators", 2021), one generator in
 // each lane of a vector, seeded anew with splitmix64 for each block. torch's own bernoulli_ takes 10 ns an element,
@@ -9,7 +9,7 @@
 
 namespace fastrnn::cpu {
 
-// One for each instruction set, as everything that kernel files compile.
+// Templated on Isa, like everything that kernel files compile.
 template <class Isa>
 class MaskGenerator {
  public:
@@ -17,7 +17,7 @@ class MaskGenerator {
 
   template <class T>
   void fill(T* out, int64_t count, double probability, T value) {
-    // Of 16 bits; 1.0 holds always.
+    // A threshold for 16 random bits; with 1.0 the comparison always holds.
     const auto below = static_cast<int32_t>(probability * (1 << 16) + 0.5);
     for (int64_t block = 0; block < count; block += kBlock) {
       start();
@@ -28,7 +28,7 @@ class MaskGenerator {
 
  private:
   static constexpr int kLanes = 16;
-  static constexpr int64_t kElements = 2 * kLanes;  // of one step of all lanes
+  static constexpr int64_t kElements = 2 * kLanes;  // per step of all lanes
   static constexpr int64_t kBlock = 128 * kElements;
   typedef uint32_t Lanes __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 
@@ -81,7 +81,7 @@ class MaskGenerator {
   Lanes state_[4]{};
 };
 
-// out (count): the value with the probability, else 0.
+// out (count): the value with the given probability, else 0.
 template <class Isa, class T>
 void fill_mask(uint64_t seed, T* out, int64_t count, double probability, T value) {
   MaskGenerator<Isa>(seed).fill(out, count, probability, value);

@@ -1,4 +1,4 @@
-// Waiting for another thread that should be there in a moment.
+// Busy-waiting for another thread that should arrive in a moment.
 #pragma once
 
 #include <sched.h>
@@ -13,8 +13,8 @@ inline void relax() {
 #endif
 }
 
-// About 30 us of spinning: far above a balanced step's wait, far below a scheduler's time slice. After that the
-// partner has probably lost its core, and yielding lets it have this one.
+// About 30 us of spinning: far above a balanced step's wait, far below a scheduler's time slice. After that the other
+// thread has probably been descheduled, and yielding lets it have this core.
 constexpr int kSpins = 1000;
 
 template <class Ready>

@@ -17,14 +17,14 @@ constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 struct TeamState {
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<int> phase{0};
-  // A step, not a flag: a worker that is still at step s must not take a decision made at s + 1 for its own.
+  // A step number rather than a flag: a worker still at step s must not act on a decision made at s + 1.
   alignas(64) std::atomic<int64_t> last_step{kNever};
   InterruptPoll interrupt;
 };
 
 namespace {
 
-// How long Ctrl-C may wait. Asking Python takes its lock.
+// Time between two polls for Ctrl-C. Asking Python takes the GIL.
 constexpr auto kPollInterval = std::chrono::milliseconds(50);
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The register tile: a few batch rows times one panel of weights, or one row times two of them, the sums held in
+// The register tile: a few batch rows times one panel of weights, or one row times two panels, with the sums held in
 // registers over the whole depth.
 #pragma once
 
@@ -10,28 +10,28 @@ namespace fastrnn::cpu {
 
 constexpr int kMaxTileRows = 8;
 constexpr int kMaxPanelVectors = 4;
-// Panels that a row alone is multiplied by at the same time. The sums of one panel are fewer than the additions a core
-// can have under way, which wait for one another: two panels were worth 1.07-1.26 for GRU, whose panels have three
-// vectors, 0.95-1.05 for LSTM, with four, and 1.02-1.30 for RNN, but for 0.93 where it has one panel and a half (H = 32
-// to 512, AVX2, the time loop alone, 2026-11-25). Then the second-level cache, which weights come from, has no more to
-// give: four panels were level with two.
+// Panels that a single row is multiplied by at the same time. One panel has fewer sums than it takes to hide the
+// latency of a core's additions: two panels were worth 1.07-1.26 for GRU, whose panels have three vectors, 0.95-1.05
+// for LSTM, with four, and 1.02-1.30 for RNN, but for 0.93 where it has one panel and a half (H = 32 to 512, AVX2, the
+// time loop alone, 2026-11-25). Beyond that the L2 cache, where the weights come from, is the limit: four panels were
+// level with two.
 constexpr int kPanelsOfARow = 2;
 
-// Rows of a tile whose panel is `vectors` wide: as many as leave every sum in a register.
+// Rows of a tile whose panel is `vectors` wide: as many as keep every sum in a register.
 template <class Isa>
 constexpr int tile_rows(int vectors) {
   return Isa::kAccumulators / vectors < kMaxTileRows ? Isa::kAccumulators / vectors : kMaxTileRows;
 }
 
-// Of the rows that are left, those of the next tile: so that there are as few tiles as can be, and the last two about
-// alike. To cut all rows evenly would take two divisions a tile.
+// Rows of the next tile, of those that are left: chosen so that there are as few tiles as possible, and the last two
+// about equal. Splitting all rows evenly would take two divisions a tile.
 FASTRNN_INLINE int64_t next_tile_rows(int64_t left, int64_t most) {
   if (left <= most) return left;
   return left < 2 * most ? (left + 1) / 2 : most;
 }
 
-// The left operand: rows of `stride` values, whose depth lies in `count` runs of `length` values; run i starts at
-// starts[i]. One run is plain; GRU's backward skips a saved value.
+// The left operand: rows of `stride` values, whose depth consists of `count` runs of `length` values; run i starts at
+// starts[i]. A plain matrix is one run; GRU's backward skips a slot.
 template <class T>
 struct Operand {
   const T* data;
@@ -41,11 +41,11 @@ struct Operand {
   int64_t starts[kMaxPanelVectors];
 };
 
-// The right operand: one panel, as deep as the left one, its rows `stride` values apart. W is what it is stored in: T,
-// or a narrower type whose values are widened as they are loaded.
+// The right operand: one panel, as deep as the left one, its rows `stride` values apart. W is its storage type: T, or a
+// narrower type that is widened as it is loaded.
 template <class T, class W>
 struct PanelView {
-  const T* init;  // what the sums start from
+  const T* init;  // initial value of the sums
   const W* data;
   int64_t stride;
 };
@@ -60,12 +60,12 @@ struct Tile {
 };
 
 // sums[row][v] = init[v] + sum over k of a[row][k] * panel[k][v], with k in order and each row by itself: the bits do
-// not depend on how rows are grouped into tiles, nor tiles dealt to threads.
+// not depend on how rows are grouped into tiles, nor on how tiles are partitioned over threads.
 //
-// The scalars of the rows or the weights of the vectors stay in registers for a k, whichever are fewer. Left alone, GCC
-// reads the weights of a tile of two or three rows again for each: held, tiles of two rows were 1.08-1.19 times as fast
-// in LSTM and RNN, of three 1.0 (the time loop at B = 2 to 8, H = 32 to 128, AVX2, 2026-11-26); one row is best left
-// alone.
+// For each k, either the rows' scalars or the panel's vectors stay in registers, whichever are fewer. By default GCC
+// reloads the weights of a tile of two or three rows for each row: kept in registers, tiles of two rows were 1.08-1.19
+// times as fast in LSTM and RNN, of three 1.0 (the time loop at B = 2 to 8, H = 32 to 128, AVX2, 2026-11-26); for one
+// row GCC's own choice is best.
 template <class Isa, class T, class W, int kRows, int kVectors, int kPanels = 1>
 void multiply_tile(const Tile<T, W>& tile) {
   using S = Simd<Isa, T>;

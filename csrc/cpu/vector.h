@@ -1,4 +1,4 @@
-// SIMD vectors as GCC and Clang vector extensions: arithmetic, comparison and ?: come from the language.
+// SIMD vectors by the vector extensions of GCC and Clang: arithmetic, comparison and ?: come from the language.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct Bits<double> {
   using type = uint64_t;
 };
 
-// A vector that was loaded, to be read from its register however often it is used.
+// Keeps a loaded vector in a register, however often it is used.
 template <class V>
 FASTRNN_INLINE V in_register(V v) {
 #if defined(__x86_64__)
@@ -35,13 +35,13 @@ struct Simd {
   static constexpr int kLanes = Isa::kBytes / sizeof(T);
   typedef T V __attribute__((vector_size(Isa::kBytes)));
   typedef typename Bits<T>::type I __attribute__((vector_size(Isa::kBytes)));
-  // In memory: no alignment beyond the element's, and it may alias T.
+  // As stored in memory: aligned as an element, and may alias T.
   typedef T Unaligned __attribute__((vector_size(Isa::kBytes), aligned(alignof(T)), may_alias));
 
   static FASTRNN_INLINE V load(const T* p) { return *reinterpret_cast<const Unaligned*>(p); }
   static FASTRNN_INLINE void store(T* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
 
-  // Widened on loading, and cut off on storing: only values that Bf16 can hold may be stored.
+  // Widened on load and truncated on store: only values that Bf16 can represent may be stored.
   static FASTRNN_INLINE V load(const Bf16* p) { return upper_half(Isa::load_bits(p)); }
   static FASTRNN_INLINE void store(Bf16* p, V v) {
     typedef uint16_t Half __attribute__((vector_size(kLanes * sizeof(Bf16))));
@@ -73,7 +73,7 @@ struct Simd {
     }
   }
 
-  // The first n lanes; the others are zero on loading and left alone on storing.
+  // The first n lanes; the others are zeroed on load and left untouched on store.
   static FASTRNN_INLINE V load(const T* p, int n) { return n == kLanes ? load(p) : V(Isa::load(p, n)); }
   static FASTRNN_INLINE V load(const Bf16* p, int n) {
     return n == kLanes ? load(p) : upper_half(Isa::load_bits(p, n));
@@ -92,8 +92,9 @@ struct Simd {
     return reinterpret_cast<V>(reinterpret_cast<I>(bits) << 16);
   }
 
-  // What is left of a transposition once blocks of `size` rows and lanes are transposed. Most of its shuffles are one
-  // instruction, as no interleaving of whole vectors is: packing took 1/1.1 to 1/1.3 of the time (AVX2, 2026-11-26).
+  // The rest of a transposition whose blocks of `size` rows and lanes are already transposed. Most of its shuffles are
+  // a single instruction, unlike interleaving whole vectors: packing took 1/1.1 to 1/1.3 of the time (AVX2,
+  // 2026-11-26).
   template <int size>
   static FASTRNN_INLINE void transpose_blocks(V (&rows)[kLanes]) {
     if constexpr (size < kLanes) {
@@ -105,7 +106,7 @@ struct Simd {
     }
   }
 
-  // Every other block of a, from the second on, changes places with the block of b before it.
+  // Swaps every other block of a, starting with the second, with the block of b before it.
   template <int size>
   static FASTRNN_INLINE void swap_blocks(V& a, V& b) {
     [&]<int... lane>(std::integer_sequence<int, lane...>) FASTRNN_INLINE_LAMBDA {

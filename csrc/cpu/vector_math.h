@@ -1,6 +1,6 @@
-// sigmoid and tanh of SIMD vectors. tests/kernels/test_vector_math.cpp says how many units in the last place they may
-// err, and that NaN stays NaN. Where e^-x leaves the normal numbers, sigmoid is 0 or about 1e-38 (1e-308), which no
-// gate can tell from what it should be.
+// sigmoid and tanh of SIMD vectors. tests/kernels/test_vector_math.cpp pins their error in ulps, and that NaN stays
+// NaN. Where e^-x is not a normal number, sigmoid is 0 or about 1e-38 (1e-308), close enough to its true value for any
+// gate.
 #pragma once
 
 #include "../cells/activations.h"
@@ -78,12 +78,12 @@ struct VectorMath {
     return {reinterpret_cast<V>(reinterpret_cast<I>(shifted) << C::kMantissaBits), minus_r, series};
   }
 
-  // Of the series in -r.
+  // Coefficients of the series in -r.
   static constexpr T signed_term(int n) { return n % 2 == 0 ? C::kSeries[n] : -C::kSeries[n]; }
 
-  // tanh x = x * P(x^2) / Q(x^2) of degrees 9 and 8, minimax in the relative error up to |x| = 9.02, where tanh is 1
-  // but for half an ulp; the lowest coefficients held at 1, the others then varied by units in the last place for the
-  // smallest error as computed. Rounding may take the quotient above 1.
+  // tanh x = x * P(x^2) / Q(x^2) of degrees 9 and 8, minimax in the relative error up to |x| = 9.02, beyond which tanh
+  // is 1 to within half an ulp; the lowest coefficients are fixed at 1, the others were then varied by units in the
+  // last place for the smallest error as computed. Rounding may take the quotient above 1.
   static FASTRNN_INLINE V rational_tanh(V x) {
     x = clamp(x, T(-9.02), T(9.02));
     const V square = x * x;
@@ -113,24 +113,24 @@ struct VectorMath {
     return Isa::at_most(V(Isa::at_least(x, S::broadcast(least))), S::broadcast(most));
   }
 
-  // 1 / x of an x of at least 1.
+  // 1 / x for x >= 1.
   static FASTRNN_INLINE V reciprocal(V x) {
     if constexpr (kEstimates) {
       const V y = Isa::estimate_reciprocal(x);
-      return y == 0 ? y : refine(x, y);  // an infinite x has 0, and the refinement would be 0 * inf
+      return y == 0 ? y : refine(x, y);  // y is 0 for an infinite x, and refining it would compute 0 * inf
     } else {
       return 1 / x;
     }
   }
 
-  // y is about 1 / x; a Newton step doubles its bits.
+  // A Newton step for y, about 1 / x: doubles its correct bits.
   static FASTRNN_INLINE V refine(V x, V y) { return y * (1 - x * y) + y; }
 
-  // a / b of an ordinary b.
+  // a / b for b that is neither 0, infinite nor subnormal.
   static FASTRNN_INLINE V divide(V a, V b) {
     if constexpr (kEstimates) {
       const V y = refine(b, Isa::estimate_reciprocal(b)), quotient = a * y;
-      return quotient - (quotient * b - a) * y;  // in this order -0 / b stays -0
+      return quotient - (quotient * b - a) * y;  // in this order -0 / b remains -0
     } else {
       return a / b;
     }

@@ -1,4 +1,5 @@
-// Calls of which each waits for the one ahead of it: stacked layers, each on one thread. Not for kernel files.
+// A wavefront of calls, each of which depends on the one ahead of it: stacked layers, each on one thread. Not for
+// kernel files.
 #pragma once
 
 #include <atomic>
@@ -10,10 +11,10 @@
 
 namespace fastrnn::cpu {
 
-// Runs job(k, i, worker) for every sub-chunk i of every call k, where each call comes to its sub-chunks in their order,
-// and to none before the call ahead of it is done with that one. A worker of the team runs neighbouring calls, so that
-// it waits for one other worker at most; there are no more workers than calls. False if the user interrupted it; what a
-// job throws is thrown here, once all workers have left.
+// Runs job(k, i, worker) for every sub-chunk i of every call k. Each call processes its sub-chunks in order, and none
+// before the call ahead of it has finished the same sub-chunk. A worker runs adjacent calls, so that it waits for at
+// most one other worker; there are no more workers than calls. False if the user interrupted it; an exception thrown by
+// a job is rethrown here, once all workers have left.
 template <class Job>
 bool run_wavefront(int threads, size_t calls, size_t sub_chunks, const Job& job) {
   struct alignas(64) Progress {
@@ -26,7 +27,7 @@ bool run_wavefront(int threads, size_t calls, size_t sub_chunks, const Job& job)
     std::atomic_flag failed;
     std::exception_ptr error;
 
-    // For sub-chunk i of call k. False if the call ended meanwhile.
+    // Waits for sub-chunk i of call k. False if the wavefront was stopped meanwhile.
     bool wait(Worker& worker, size_t k, size_t i) const {
       spin_until([&] {
         worker.poll(0);
@@ -56,7 +57,7 @@ bool run_wavefront(int threads, size_t calls, size_t sub_chunks, const Job& job)
         if ((k > 0 && !c.wait(alone, k - 1, i)) || !c.run(alone, k, i)) return;
       }
     }
-    // The others may be far behind, and nobody else hears Ctrl-C.
+    // The other workers may be far behind, and only this one polls for Ctrl-C.
     if (alone.polls && c.sub_chunks > 0) c.wait(alone, c.calls - 1, c.sub_chunks - 1);
   };
   const bool finished = run_team(threads, body, &context);

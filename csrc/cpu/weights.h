@@ -1,5 +1,4 @@
-// The weights of a time loop: the recurrent ones packed into panels, or read in place where the plan says so.
-// Backward's are never frozen.
+// The weights of a time loop: packed into panels, or read in place, as the plan says. Backward's are never frozen.
 #pragma once
 
 #include "in_place.h"
@@ -7,11 +6,11 @@
 
 namespace fastrnn::cpu {
 
-// weight (kGates * units, depth), multiplied along its rows; see Panels::pack_rows for the biases.
+// weight (kGates * units, depth), multiplied along its rows; for the biases see Panels::pack_rows.
 template <class Isa, class T, class W, int kGates>
 class ForwardWeights {
  public:
-  // Packed ones are held in a part of `memory`; with no memory it only counts.
+  // Packed weights are stored in `memory`; with no memory it only measures how much is needed.
   ForwardWeights(const PanelGrid<Isa, T, kGates>& grid, WeightSource source, Arena<T>& memory)
       : source_(source), packed_{grid, nullptr, nullptr} {
     if (source == WeightSource::kInPlace) return;
@@ -23,7 +22,7 @@ class ForwardWeights {
     in_place_ = {packed_, weight, bias_a, bias_b, separate_bias};
   }
 
-  // A worker's share of the packing. Not inlined: all cells share it.
+  // Packs the worker's share. Not inlined: all cells share it.
   [[gnu::noinline]] void prepare(const Worker& worker) const {
     if (source_ != WeightSource::kPacked) return;
     const Range mine = share(packed_.count(), worker.index, worker.count);
@@ -56,12 +55,12 @@ class ForwardWeights {
   RowsInPlace<Isa, T, W, kGates> in_place_{};
 };
 
-// weight (depth, units), multiplied along its columns. In place, whole panels are read where they lie; the last one, if
-// it is narrower, is packed, since the end of a row is not the end of a vector.
+// weight (depth, units), multiplied along its columns. In place, whole panels are read from the matrix itself; the last
+// one is packed if it is narrower, since the end of a row need not be the end of a vector.
 template <class Isa, class T>
 class BackwardWeights {
  public:
-  // With no scratch it only counts.
+  // With no scratch it only measures how much is needed.
   BackwardWeights(const PanelGrid<Isa, T, 1>& grid, WeightSource source, Arena<T>& scratch)
       : pack_(source != WeightSource::kInPlace), packed_{grid, nullptr, nullptr} {
     if (pack_) {
@@ -73,7 +72,7 @@ class BackwardWeights {
 
   void set(const T* weight) { weight_ = weight; }
 
-  // A worker's share of the packing. Not inlined: all cells share it.
+  // Packs the worker's share. Not inlined: all cells share it.
   [[gnu::noinline]] void prepare(const Worker& worker) const {
     const int64_t count = packed_.count();
     if (pack_) {
@@ -110,13 +109,13 @@ class BackwardWeights {
   T* narrow_ = nullptr;
 };
 
-// Cells beyond torch.nn's, whose steps are functions of their own, called through a pointer by products that all of
-// them share: inlined wherever a tile is finished, they would take half of the time in which a kernel file compiles.
+// Cells that torch.nn does not have call their epilogue through a pointer, from GEMMs that all of them share: inlining
+// it at every tile cost half the compile time of a kernel file.
 template <class Cell>
 inline constexpr bool kOutOfLineEpilogue =
     Cell::kPerUnitWeights > 0 || Cell::kSecondPassGates > 0 || Cell::kActivatesOutput;
 
-// What such a cell makes of the sums of a product; see multiply_views.
+// A type-erased reference to an epilogue; see multiply_views.
 template <class T>
 class EpilogueRef {
  public:
@@ -150,7 +149,7 @@ template <class Weights, class T>
   weights.multiply(panels, a, begin, end, epilogue);
 }
 
-// A product of a step, and what the cell makes of it; see multiply_views.
+// A GEMM of a step, with its epilogue; see multiply_views.
 template <bool kOutOfLine, class Weights, class T, class Epilogue>
 FASTRNN_INLINE void multiply_with_epilogue(const Weights& weights, const Range& panels, const Operand<T>& a,
                                            int64_t begin, int64_t end, const Epilogue& epilogue) {
@@ -161,12 +160,12 @@ FASTRNN_INLINE void multiply_with_epilogue(const Weights& weights, const Range& 
   }
 }
 
-// Whether a step may have a second product: of a second-pass gate, or with a projection. It is not compiled for cells
+// Whether a step may have a second GEMM: that of a second-pass gate, or of a projection. It is not compiled for cells
 // that have neither.
 template <class Cell>
 inline constexpr bool kMayHaveSecond = Cell::kSecondPassGates > 0 || Cell::kProjects;
 
-// Step::per_unit_weights of a vector of units.
+// Step::per_unit_weights for a vector of units.
 template <class Isa, class Cell, class T>
 struct PerUnitWeights {
   using S = Simd<Isa, T>;

@@ -1,4 +1,4 @@
-// The streamed path, backward: the cells' derivatives of a step, a thread for each unit.
+// The streamed path, backward: the cells' derivatives of one step, one thread per unit.
 #pragma once
 
 #include "../cells/normalized.h"
@@ -8,41 +8,43 @@
 
 namespace fastrnn::cuda {
 
-// One step. Pointers to what differs from step to step point to its first row, those `_before` to that of the step
-// before.
+// One step. Pointers to per-step data point to the step's first row, those ending in `_before` to the first row of the
+// step before.
 template <class T>
 struct CellBackwardParams {
   using A = Accumulator<T>;
 
   StepRows rows, rows_before;
   int64_t hidden_size;                 // H
-  const T* saved;                      // (rows, C*H), or null where the cell keeps none
+  const T* saved;                      // (rows, C*H), or null if the cell saves none
   const A *cells, *cells_before, *cx;  // (rows, H), (rows, H), (B, H); null without a cell state
   const T *output, *output_before;     // (rows, output_stride)
   int64_t output_stride;
   const T* hx;           // (B, H)
   const T* grad_output;  // (rows, grad_output_stride) or null for zeros
   int64_t grad_output_stride;
-  A* grad_h;  // (B, H): in dh_t but for grad_output, out what of dh_{t-1} bypasses w_hh; null with a projection
-  const A* grad_operand;  // (rows, H): gradient of what a second product multiplies; null where there is none
+  A* grad_h;  // (B, H): in dh_t without grad_output, out the part of dh_{t-1} that bypasses w_hh; null with a
+              // projection
+  const A* grad_operand;  // (rows, H): gradient of the second GEMM's operand; null if there is no such GEMM
   A* grad_c;              // (B, H): in dc_t, out dc_{t-1}; null without a cell state
   T* grad_saved;          // (rows, C*H)
   const T* per_unit_weights;
-  A* grad_per_unit_weights;  // (B, kPerUnitWeights * H): gradients are added
-  A* dc;                     // (B, H): what of dc_t comes through its normalisation, of a cell that normalises it
-  A* candidate_c;            // (B, H): c_t before anything was done to it, of such a cell; out
+  A* grad_per_unit_weights;  // (B, kPerUnitWeights * H): accumulated into
+  A* dc;                     // (B, H): dc_t through its normalisation, with layer normalisation
+  A* candidate_c;            // (B, H): out, c_t before zoneout, with layer normalisation
   T* operand;                // (rows, H): see BackwardParams; or null
-  const T* h_mask;           // (B, K) or null; where a second-pass gate's operand is masked
+  const T* h_mask;           // (B, K) or null; masks a second-pass gate's operand
   Activation activation;
   Zoneout<T> zoneout;
   StepCuts cuts;
   const T* reset_h;     // (B, H) and
-  const A* reset_c;     // (B, H): what rows behind a cut started from
-  const T* grad_cells;  // (rows, grad_cells_stride): part of dc_t, or null
+  const A* reset_c;     // (B, H): initial states of rows after a cut
+  const T* grad_cells;  // (rows, grad_cells_stride): contribution to dc_t, or null
   int64_t grad_cells_stride;
 };
 
-// What arrives at h_t from the output and from the step after: what zoneout keeps of it, and the rest.
+// The gradient arriving at h_t from the output and from the step after, split into the share that zoneout passes
+// straight through (kept) and the rest.
 template <class T>
 struct ArrivedGrad {
   Accumulator<T> grad, kept;
@@ -57,7 +59,7 @@ struct ArrivedGrad {
   }
 };
 
-// h that a row's step started from.
+// The h that a row's step starts from.
 template <class T>
 __device__ Accumulator<T> previous_h(const CellBackwardParams<T>& p, int64_t row, int64_t unit) {
   const int64_t state = row * p.hidden_size + unit;
@@ -65,7 +67,7 @@ __device__ Accumulator<T> previous_h(const CellBackwardParams<T>& p, int64_t row
   return widen(p.rows_before.include(row) ? p.output_before[row * p.output_stride + unit] : p.hx[state]);
 }
 
-// What the row's step started from and left behind. c is what a zoneout made of it.
+// The state before and after the row's step. c is the value before zoneout.
 template <class Cell, class T>
 __device__ auto load_step(const CellBackwardParams<T>& p, int64_t row, int64_t unit) {
   using Inner = InnerCell<Cell>;
@@ -103,7 +105,7 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   StepGrad<A, Inner::kSavedValues> grad;
   const PerUnitWeights<Inner, T> per_unit_weights(p.per_unit_weights, hidden, unit);
   step.per_unit_weights = per_unit_weights.values;
-  A kept_grad_h{}, kept_grad_c{};  // of what zoneout keeps of h and c
+  A kept_grad_h{}, kept_grad_c{};  // what zoneout passes straight through
   if (p.grad_operand) {
     grad.h = p.grad_operand[state];
   } else {
@@ -138,7 +140,7 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   if constexpr (Cell::kHasCellState) p.grad_c[state] = grad.c + kept_grad_c;
 }
 
-// A cell with a second-pass gate, before that gate's product and after it.
+// A cell with a second-pass gate, before that gate's GEMM and after it.
 template <class Cell, class T>
 __global__ void cell_second_pass_backward(const CellBackwardParams<T> p) {
   using A = Accumulator<T>;

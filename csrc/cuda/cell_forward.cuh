@@ -1,4 +1,4 @@
-// The streamed path, forward: what a thread for each unit makes of a step's product.
+// The streamed path, forward: the cells of one step, applied to the GEMM's result, one thread per unit.
 #pragma once
 
 #include "../cells/normalized.h"
@@ -8,16 +8,16 @@
 
 namespace fastrnn::cuda {
 
-// One step. Pointers to what differs from step to step point to its first row.
+// One step. Pointers to per-step data point to the step's first row.
 template <class T>
 struct CellForwardParams {
   using A = Accumulator<T>;
 
   StepRows rows;
-  int64_t hidden_size;   // H
-  bool keep;             // see ForwardParams
-  A* product;            // (rows, G*H): h_{t-1} W_hh^T, and of a cell that normalises then what that became, as well as
-  A* input;              // (rows, G*H): what x W_ih^T became
+  int64_t hidden_size;  // H
+  bool keep;            // see ForwardParams
+  A* product;           // (rows, G*H): h_{t-1} W_hh^T; with layer normalisation, overwritten with its normalised values
+  A* input;             // (rows, G*H): x W_ih^T, normalised; only with layer normalisation
   const T *b_ih, *b_hh;  // (G*H) or null
   const T* per_unit_weights;
   T* saved;  // (rows, saved_stride): in x W_ih^T, out the saved values if keep
@@ -27,14 +27,14 @@ struct CellForwardParams {
   T* h;       // (B, H): in h_{t-1}, out h_t; null with a projection
   T* output;  // (rows, output_stride): h_t; null with a projection
   int64_t output_stride;
-  T* operand;       // (rows, H): what the step's second product multiplies (see BackwardParams), or null
-  const T* h_mask;  // (B, K) or null; where a second-pass gate's operand is masked
-  A* candidate_c;   // (B, H): c_t before anything is done to it, of a cell that normalises it
+  T* operand;       // (rows, H): operand of the step's second GEMM (see BackwardParams), or null
+  const T* h_mask;  // (B, K) or null; masks a second-pass gate's operand
+  A* candidate_c;   // (B, H): c_t before zoneout, with layer normalisation
   Zoneout<T> zoneout;
   Activation activation;
 };
 
-// h_t of a unit and where it goes.
+// Finishes and stores h_t of a unit.
 template <class T>
 __device__ void finish_h(const CellForwardParams<T>& p, int64_t row, int64_t unit, Accumulator<T> h) {
   const int64_t state = row * p.hidden_size + unit;
@@ -42,7 +42,7 @@ __device__ void finish_h(const CellForwardParams<T>& p, int64_t row, int64_t uni
   p.h[state] = p.output[row * p.output_stride + unit] = narrow<T>(h);
 }
 
-// h, to the product with the projection or to the next step.
+// Passes h on, to the projection's GEMM or to the next step.
 template <class T>
 __device__ void hand_on_h(const CellForwardParams<T>& p, int64_t row, int64_t unit, Accumulator<T> h) {
   if (p.operand) {
@@ -52,7 +52,7 @@ __device__ void hand_on_h(const CellForwardParams<T>& p, int64_t row, int64_t un
   }
 }
 
-// The cell's own saved values. Where nothing is kept, they take the place of x W_ih^T.
+// The inner cell's saved values. If nothing is kept, they overwrite x W_ih^T.
 template <class Cell, class T>
 __device__ T* inner_saved(const CellForwardParams<T>& p, int64_t row) {
   T* saved = p.saved + row * p.saved_stride;
@@ -101,8 +101,8 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
   if constexpr (!kNormalizesCell<Cell>) hand_on_h(p, row, unit, step.h);
 }
 
-// A cell with a second-pass gate, before that gate's product and after it. The first-pass gates wait in the saved
-// values.
+// A cell with a second-pass gate, before that gate's GEMM and after it. Between the two, the first-pass gates are held
+// in `saved`.
 template <class Cell, class T>
 __global__ void cell_first_pass(const CellForwardParams<T> p) {
   using A = Accumulator<T>;

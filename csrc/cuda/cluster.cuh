@@ -1,4 +1,4 @@
-// The cluster kernels of every cell for one type: what each cluster_<type>.cu instantiates.
+// The cluster kernels of every cell for one type; each cluster_<type>.cu instantiates them.
 #pragma once
 
 #include "../cells/list.h"

@@ -1,7 +1,7 @@
-// The cluster path, backward (BPTT). A block keeps the rows of w_hh of its own units: at every step it sums what the
-// cluster's blocks found of dh of its units, takes the derivatives of their cells, multiplies what it found by its
-// weights, and sends every block what is its own of that. So the gates' gradients stay where they are, and what
-// travels is dh, 1 / G of them.
+// The cluster path, backward (BPTT). A block holds the rows of w_hh that belong to its units: at every step it sums the
+// cluster's partial sums of dh for its units, applies the derivatives of their cells, multiplies the resulting gate
+// gradients by its weights, and sends each block its share of the result. Gate gradients thus never leave the block;
+// only dh is exchanged, 1 / G of their size.
 #pragma once
 
 #include "cluster_exchange.cuh"
@@ -23,9 +23,9 @@ class ClusterBackwardBlock {
  public:
   struct Shared {
     typename Gemm::Shared gemm;
-    char* inputs;         // of the tile at hand and of the next one
-    float* partials;      // (tiles, 2, blocks, kUnits, kPartialStride): of dh of this block's units
-    T* grads;             // (16, kGradStride): of this block's gates
+    char* inputs;         // of the current tile and the next, double-buffered
+    float* partials;      // (tiles, 2, blocks, kUnits, kPartialStride): partial sums of dh for this block's units
+    T* grads;             // (16, kGradStride): gradients of this block's gates
     A* grad_h;            // (tiles, 16, kUnits): as in BackwardParams
     A* grad_c = nullptr;  // the same
     uint64_t* barriers;   // of the exchange
@@ -68,7 +68,7 @@ class ClusterBackwardBlock {
   __device__ void run() {
     int buffer = 0;
     cells_.fetch(last_, tiles_.begin, inputs(buffer));
-    // s = -1 only hands the gradients of the first step's rows on to hx.
+    // s = -1 only passes the gradients of the first step's rows on to hx.
     for (int64_t s = last_; s >= -1; --s) {
       for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile, buffer ^= 1) {
         const int64_t local = tile - tiles_.begin, received = last_ - s - 1;
@@ -95,16 +95,16 @@ class ClusterBackwardBlock {
   }
 
  private:
-  // Not 16: neighbouring units' parts would share a bank. Even, for two are stored at a time.
+  // Not 16, to avoid bank conflicts between neighbouring units' partial sums. Even, since they are stored in pairs.
   static constexpr int kPartialStride = kBatchRowsPerTile + 2;
-  // Rows whose pieces neighbouring lanes load must not share a bank.
+  // Padded so that neighbouring lanes load their pieces from different banks.
   static constexpr int kGradStride = kDepth + 32 / static_cast<int>(sizeof(T));
 
   __device__ Inputs inputs(int buffer) const {
     return Inputs(SharedArena(shared_.inputs + buffer * Inputs(SharedArena(nullptr)).bytes));
   }
 
-  // visit(row, in_tile), for rows of the batch.
+  // Calls visit(row, in_tile) for this thread's rows that lie within the batch.
   template <class Visit>
   __device__ void for_own_rows(int64_t tile, const Visit& visit) const {
 #pragma unroll
@@ -121,7 +121,7 @@ class ClusterBackwardBlock {
   __device__ A& grad_h(int64_t tile, int in_tile) const { return shared_.grad_h[own(tile, in_tile)]; }
   __device__ A& grad_c(int64_t tile, int in_tile) const { return shared_.grad_c[own(tile, in_tile)]; }
 
-  // What the blocks found of dh that step s handed on: (blocks, kUnits, kPartialStride).
+  // The blocks' partial sums of the dh that step s passes back: (blocks, kUnits, kPartialStride).
   __device__ float* partials(int64_t s, int64_t tile) const {
     return shared_.partials + Exchange::buffer(tile - tiles_.begin, last_ - s) * hidden_ * kPartialStride;
   }

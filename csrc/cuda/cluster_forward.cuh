@@ -1,6 +1,6 @@
-// The cluster path, forward. The blocks of a cluster keep all of w_hh, and h of their batch rows besides: at every step
-// a block multiplies h_{t-1} by the rows of w_hh of its own units, finishes their cells, and sends their h to all
-// blocks of the cluster. Clusters do not know of one another.
+// The cluster path, forward. The blocks of a cluster together hold all of w_hh, and each holds h of the cluster's batch
+// rows: at every step a block multiplies h_{t-1} by the rows of w_hh that belong to its units, applies their cells, and
+// sends their h to all blocks of the cluster. Clusters are independent of one another.
 #pragma once
 
 #include "cluster_exchange.cuh"
@@ -12,7 +12,7 @@ namespace fastrnn::cuda {
 template <class Cell, class T, MathMode kMath, int kUnits>
 class ClusterForwardBlock {
   using A = Accumulator<T>;
-  // Small blocks have few columns: the largest cluster of them has 256.
+  // Small blocks have few columns: their largest cluster has 256.
   static constexpr int kWeightRegisters = kUnits == 16 ? 32 : 48;
   using Gemm = StationaryGemmOf<T, kMath, Cell::kGates, kUnits / kMmaUnits, kWeightRegisters>;
   using Cells = ForwardCells<Cell, T, kUnits>;
@@ -22,9 +22,9 @@ class ClusterForwardBlock {
  public:
   struct Shared {
     typename Gemm::Shared gemm;
-    T* inputs;           // of the tile at hand and of the next one
-    T* h;                // (tiles, 2, 16, h_stride): h of every other step
-    T* own_h;            // (16, kUnits): on its way to the others
+    T* inputs;           // of the current tile and the next, double-buffered
+    T* h;                // (tiles, 2, 16, h_stride): h, double-buffered over the steps
+    T* own_h;            // (16, kUnits): staging area for what is sent
     A* c = nullptr;      // (tiles, 16, kUnits)
     uint64_t* barriers;  // of the exchange
 
@@ -80,12 +80,12 @@ class ClusterForwardBlock {
   }
 
  private:
-  // Rows whose pieces neighbouring lanes load must not share a bank.
+  // Padded so that neighbouring lanes load their pieces from different banks.
   static FASTRNN_INLINE int64_t h_stride(int64_t hidden) { return hidden + 32 / static_cast<int64_t>(sizeof(T)); }
 
   __device__ T* inputs(int buffer) const { return shared_.inputs + buffer * Cells::kInputs; }
 
-  // h of step s of the tile, (16, stride_); of step -1, where rows begin.
+  // h of the tile at step s, (16, stride_); at step -1, the initial state.
   __device__ T* h(int64_t s, int64_t tile) const {
     return shared_.h + Exchange::buffer(tile - tiles_.begin, s + Exchange::kBuffers) * kBatchRowsPerTile * stride_;
   }
@@ -116,7 +116,7 @@ class ClusterForwardBlock {
     gemm_.multiply([&](int row) { return h(s - 1, tile) + row * stride_; }, [](int64_t column) { return column; });
   }
 
-  // Rows that do not run keep their h: until they begin, that is hx.
+  // Rows that do not run keep their h, which is hx until they begin.
   __device__ void finish(int64_t s, int64_t tile, const T* inputs) const {
     const int64_t running = running_rows(p_.steps, s), running_next = running_rows(p_.steps, s + 1);
 #pragma unroll
@@ -143,7 +143,7 @@ class ClusterForwardBlock {
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < kPieces * blocks; i += kThreadsPerBlock) {
       const int piece = i % kPieces, row = piece * kWidth / kUnits, unit = piece * kWidth % kUnits;
-      // Not all blocks to the same one first.
+      // Staggered, so that not all blocks send to the same one first.
       const int rank = (i / kPieces + first_rank) % blocks;
       T* const to = h(s, tile) + row * stride_ + place_.first_unit + unit;
       exchange_.send(reinterpret_cast<uint4*>(to), tile - tiles_.begin, s, rank,

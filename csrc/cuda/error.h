@@ -1,4 +1,4 @@
-// Errors of the CUDA runtime as exceptions.
+// CUDA runtime errors as exceptions.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -10,7 +10,7 @@ namespace fastrnn::cuda {
 
 inline void check(cudaError_t error) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // or the next call would report it again
+  cudaGetLastError();  // clears it; the next call would report it again
   throw std::runtime_error(std::string("fastrnn: CUDA error: ") + cudaGetErrorString(error));
 }
 

@@ -1,18 +1,18 @@
-// The two products of stationary_product.cuh and scattered_product.cuh in float32 in full, by FFMA: the weights lie in
-// shared memory, four columns of a row side by side.
+// The GEMMs of stationary_product.cuh and scattered_product.cuh in full float32, by FFMA: the weights are in shared
+// memory, with four consecutive columns of a row (a quad) stored contiguously.
 //
-// A lane adds up 4 batch rows by every eighth row of the weights: lanes / 4 apart in the weights' rows, so that a
-// warp's loads are 128 bytes in a row, and lanes % 4 in the batch rows, which others read along.
+// A lane multiplies 4 batch rows by every eighth row of the weights: lane / 4 selects the weights' rows, so that a warp
+// loads 128 contiguous bytes, and lane % 4 the batch rows, which are broadcast.
 #pragma once
 
 #include "stationary_product.cuh"
 
 namespace fastrnn::cuda {
 
-constexpr int kQuad = 4;  // columns that are loaded at once
+constexpr int kQuad = 4;  // columns loaded at once
 constexpr int kLaneBatchRows = kBatchRowsPerTile / 4;
 
-// sums[i][b] += the lane's i-th row of weights, 8 rows after the one before, by its b-th batch row.
+// sums[i][b] += the lane's i-th row of weights, each 8 rows after the one before, times its b-th batch row.
 template <int kLaneRows>
 __device__ __forceinline__ void add_quad(const float4* weights, const float4 (&batch)[kLaneBatchRows],
                                          float (&sums)[kLaneRows][kLaneBatchRows]) {
@@ -29,7 +29,7 @@ __device__ __forceinline__ void add_quad(const float4* weights, const float4 (&b
   }
 }
 
-// Four columns that lie `stride` apart.
+// Four columns, `stride` apart.
 __device__ __forceinline__ float4 load_quad(const float* values, int64_t stride) {
   return {values[0], values[stride], values[2 * stride], values[3 * stride]};
 }
@@ -37,7 +37,7 @@ __device__ __forceinline__ float4 load_quad(const float* values, int64_t stride)
 template <int kTiles, int kTileGroups>
 class ExactStationaryGemm {
   using Sums = WarpSums<kTiles, kTileGroups>;
-  static constexpr int kRows = kTiles * kMmaUnits;  // of a group
+  static constexpr int kRows = kTiles * kMmaUnits;  // in a group
 
  public:
   struct Shared {
@@ -78,8 +78,8 @@ class ExactStationaryGemm {
   __device__ float sum(int tile, int row, int batch_row) const { return sums_.total(tile, row, batch_row); }
 
  private:
-  // Two tiles at a time, from the kFirst-th on: for more nvcc has not enough registers. The batch rows are in the
-  // first-level cache by then.
+  // Two tiles at a time, starting with kFirst: nvcc has no registers for more. On the second pass the batch rows come
+  // from the L1 cache.
   template <int kFirst, class Offset>
   __device__ void multiply_tiles(const float* const (&rows)[kLaneBatchRows], const Offset& offset) const {
     constexpr int kCount = kTiles - kFirst < 2 ? kTiles - kFirst : 2;
@@ -109,7 +109,7 @@ class ExactStationaryGemm {
   const int lane_;
   const int64_t first_;  // quad
   const int quads_;
-  float4* const weights_;  // (quads, kRows) of this warp's columns
+  float4* const weights_;  // (quads, kRows): this warp's columns
 };
 
 template <int kDepth>

@@ -1,4 +1,4 @@
-// What extras (params.h) add to the steps of the streamed path. In a plain recurrence all of it is null or 0.
+// Extras (params.h) in the steps of the streamed path. In a plain recurrence all of it is null or 0.
 #pragma once
 
 #include "numbers.cuh"
@@ -6,35 +6,35 @@
 
 namespace fastrnn::cuda {
 
-// What comes between the rows of a step and the step that they ran before.
+// The cuts between the rows of a step and the step that they ran before.
 struct StepCuts {
   const uint8_t* cuts;  // (rows) or null
-  StepRows rows;        // that may have one
+  StepRows rows;        // that may have a cut
 
   __device__ Cut before(int64_t row) const { return cuts && rows.include(row) ? static_cast<Cut>(cuts[row]) : kNoCut; }
 };
 
-// A row that joins late has none before its first step.
+// Rows that join late have none before their first step.
 template <class T>
 StepCuts cuts_of_step(const Extras<T, Accumulator<T>>* extras, const Steps& steps, int64_t s) {
   if (!extras || !extras->cuts) return {};
   return {extras->cuts + steps.offset(s), rows_of_step(steps, s > 0 ? s - 1 : s)};
 }
 
-// What units keep of their old value at one step.
+// Zoneout: what units keep of their old value at one step.
 template <class T>
 struct Kept {
   using A = Accumulator<T>;
 
-  const T* mask;  // (rows, columns): 1 for all of it, 0 for nothing; or null
-  A share;        // where there is no mask
+  const T* mask;  // (rows, columns): 1 keeps all of it, 0 nothing; or null
+  A share;        // the fraction kept, if there is no mask
 
   __device__ bool any() const { return mask || share != 0; }
   __device__ A at(int64_t element) const { return mask ? widen(mask[element]) : share; }
   __device__ A blend(int64_t element, A candidate, A old) const { return candidate + at(element) * (old - candidate); }
 
-  // The candidate of h, from h. Of a unit that keeps all of its old value any will do: its gradient is 0. One within
-  // h's own rounding is 0, because the derivative of relu asks for its sign.
+  // The candidate value of h, recovered from h. For a unit that keeps all of its old value any will do: its gradient is
+  // 0. A candidate within h's own rounding error is taken as 0, because relu's derivative depends on its sign.
   __device__ A candidate(A h, A old) const {
     if (mask || share == 1) return h;
     const A change = h - share * old, size = h < 0 ? -h : h;
@@ -59,7 +59,7 @@ Zoneout<T> zoneout_of_step(const Extras<T, Accumulator<T>>* extras, const Steps&
           kept(extras->kept_c, extras->share_c, dims.hidden_size)};
 }
 
-// What one step starts from, before the product with w_hh.
+// Prepares the state that one step starts from, before the GEMM with w_hh.
 template <class T>
 struct EnterStepParams {
   using A = Accumulator<T>;
@@ -67,13 +67,13 @@ struct EnterStepParams {
   StepRows rows;
   StepCuts cuts;
   int64_t recurrent_size;  // K
-  int64_t cell_size;       // H, or 0 where no c is reset
+  int64_t cell_size;       // H, or 0 if no c is reset
   const T* reset_h;        // (B, K) or null
   const A* reset_c;        // (B, H) or null
   const T* h_mask;         // (B, K) or null
-  T* h;                    // (B, K): in what the step before left, out h_{t-1}
+  T* h;                    // (B, K): in the previous step's h, out h_{t-1}
   A* cell;                 // (B, H): likewise; null without a cell state
-  T* masked;               // (B, K): h_{t-1} as w_hh multiplies it, or null where that is h
+  T* masked;               // (B, K): h_{t-1} masked, the operand of w_hh; null if there is no mask
 };
 
 template <class T>
@@ -91,7 +91,7 @@ __global__ void enter_step(const EnterStepParams<T> p) {
   if (p.masked) p.masked[state] = narrow<T>(widen(p.h[state]) * widen(p.h_mask[state]));
 }
 
-// What one step passes back of its states' gradients to the step before.
+// Prepares the state gradients that one step passes back to the step before.
 template <class T>
 struct PassBackParams {
   using A = Accumulator<T>;
@@ -102,16 +102,16 @@ struct PassBackParams {
   int64_t cell_size;       // H, or 0 without a cell state
   A clip;
   const T* h_mask;        // (B, K) or null
-  const A* through_w_hh;  // (B, K): what reaches dh_{t-1} through w_hh and the mask; null where grad_h has it
-  A* grad_h;              // (B, K): in the rest of dh_{t-1}, out what goes on to the step before
+  const A* through_w_hh;  // (B, K): dh_{t-1} through w_hh, before the mask; null if already in grad_h
+  A* grad_h;              // (B, K): in the rest of dh_{t-1}, out what is passed on to the step before
   A* grad_c;              // (B, H): in dc_{t-1}, out likewise; null without a cell state
-  A *reset_h, *reset_c;   // (B, K), (B, H): gradients are added; null without a reset state
+  A *reset_h, *reset_c;   // (B, K), (B, H): accumulated into; null without a reset state
 };
 
-// What goes on of a state's gradient; behind a cut it is the reset state's.
+// The share of a state's gradient that is passed on; after a cut it goes to the reset state instead.
 template <class A>
 __device__ A passed_back(A grad, A clip, Cut cut, A* reset, int64_t state) {
-  // Both comparisons are false for NaN, which passes.
+  // Both comparisons are false for NaN, which passes through.
   grad = grad < -clip ? -clip : grad > clip ? clip : grad;
   if (cut == kCutState) reset[state] += grad;
   return cut == kNoCut ? grad : A{};

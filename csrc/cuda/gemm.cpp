@@ -8,8 +8,8 @@
 
 #include "error.h"
 
-// Of cublas_api.h, which not every CUDA toolkit beside a torch has. Weak: found in the cuBLAS that a torch with CUDA
-// loads, null elsewhere. Enumerators travel as int.
+// Declared in cublas_api.h, which a torch's CUDA toolkit need not include. Weak: resolved to the cuBLAS that a torch
+// with CUDA loads, null elsewhere. Enumerators are passed as int.
 extern "C" {
 __attribute__((weak)) int cublasGemmEx_64(void* handle, int transpose_a, int transpose_b, int64_t m, int64_t n,
                                           int64_t k, const void* alpha, const void* a, cudaDataType_t a_type,
@@ -42,7 +42,7 @@ constexpr cudaDataType_t kDataType<__half> = CUDA_R_16F;
 template <>
 constexpr cudaDataType_t kDataType<__nv_bfloat16> = CUDA_R_16BF;
 
-// For float never plain CUBLAS_COMPUTE_32F: there the handle's math mode decides, which follows torch's switch for
+// For float never plain CUBLAS_COMPUTE_32F, which defers to the handle's math mode: that follows torch's switch for
 // matmul, not the one for recurrent layers.
 template <class In>
 int compute_type(const Queue& queue) {
@@ -51,8 +51,7 @@ int compute_type(const Queue& queue) {
   return kCompute32F;
 }
 
-// A matrix as cuBLAS sees it, which takes columns for rows: the transposed matrix, so that what lies row after row
-// needs no transposing.
+// A matrix as column-major cuBLAS sees it: the transposed matrix, so that row-major data needs no transposing.
 struct CublasOperand {
   int transposed;
   int64_t stride;
@@ -60,7 +59,8 @@ struct CublasOperand {
   template <class T>
   explicit CublasOperand(const Matrix<T>& matrix)
       : transposed(matrix.column_stride == 1 ? kPlain : kTransposed),
-        // With a single row or column the stride may be anything; cuBLAS wants room for the other dimension even then.
+        // With a single row or column the stride is arbitrary, but cuBLAS still requires it to cover the other
+        // dimension.
         stride(matrix.column_stride == 1 ? std::max(matrix.row_stride, matrix.columns)
                                          : std::max(matrix.column_stride, matrix.rows)) {}
 };

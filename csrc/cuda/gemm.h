@@ -1,4 +1,4 @@
-// Products of matrices on a GPU, by cuBLAS through torch's handle.
+// GEMMs on a GPU, by cuBLAS through torch's handle.
 #pragma once
 
 #include "../matrix.h"
@@ -6,9 +6,8 @@
 
 namespace fastrnn::cuda {
 
-// out = a b, or out += a b, of matrices in the GPU's memory; one stride of each of a and b is 1, and out's columns lie
-// side by side. The sums are Accumulator<In>; Out is In or Accumulator<In>.
-// Defined for double, float, __half and __nv_bfloat16.
+// out = a b, or out += a b, of matrices in GPU memory; a and b have unit stride in one dimension each, out in its
+// columns. Sums are Accumulator<In>; Out is In or Accumulator<In>. Defined for double, float, __half and __nv_bfloat16.
 template <class In, class Out>
 void gemm(const Matrix<Out>& out, const Matrix<const In>& a, const Matrix<const In>& b, bool accumulate,
           const Queue& queue);

@@ -1,6 +1,6 @@
-// Everything that C++ itself cannot say to a GPU: inline PTX, dynamic shared memory, launches. Nothing else in cuda/
-// may hold PTX, `extern __shared__` or a launch, so that the tests can run the same kernels on the host: there g++
-// compiles them with the emulation of tests/cuda in this header's place.
+// Everything that plain C++ cannot express on a GPU: inline PTX, dynamic shared memory, launches. Nothing else in cuda/
+// may contain PTX, `extern __shared__` or a launch, so that the tests can run the same kernels on the host: there g++
+// compiles them with the emulation in tests/cuda in place of this header.
 #pragma once
 
 #ifndef __CUDACC__
@@ -17,17 +17,17 @@
 
 namespace fastrnn::cuda {
 
-// Dynamic shared memory, aligned to 16 bytes; carve it with SharedArena (layout.h).
+// Dynamic shared memory, aligned to 16 bytes; allocate from it with SharedArena (layout.h).
 __device__ inline char* dynamic_shared() {
   extern __shared__ __align__(16) char memory[];
   return memory;
 }
 
-// What needs compute capability 8.0 is empty below it; the dispatch launches no kernel there that uses it.
+// Functions that need compute capability 8.0 are empty below it; the dispatch launches no kernel there that uses them.
 
-// c += a b on tensor cores for a 16 x kDepth a, a kDepth x 8 b and a 16 x 8 c, spread over the lanes of a warp as PTX
-// lays out mma.sync: with q = lane % 4 and r = lane / 4, c is rows r, r, r + 8, r + 8 and columns 2q, 2q + 1, 2q, 2q
-// + 1.
+// c += a b on tensor cores for a 16 x kDepth a, a kDepth x 8 b and a 16 x 8 c, distributed over the lanes of a warp in
+// the layout that PTX defines for mma.sync: with q = lane % 4 and r = lane / 4, c is rows r, r, r + 8, r + 8 and
+// columns 2q, 2q + 1, 2q, 2q + 1.
 //
 // Half types, m16n8k16 (two values to a register, the lower column or row in the lower half):
 //   a: (row r, columns 2q..), (r + 8, 2q..), (r, 2q + 8..), (r + 8, 2q + 8..);  b: (rows 2q.., column r), (2q + 8.., r)
@@ -71,7 +71,7 @@ struct Mma<float> {
   }
 };
 
-// The nearest TF32 value, as the bits that Mma<float> takes.
+// Rounds to the nearest TF32 value; returns the bits that Mma<float> takes.
 __device__ __forceinline__ uint32_t to_tf32(float value) {
   uint32_t bits = 0;
 #if __CUDA_ARCH__ >= 800
@@ -80,8 +80,8 @@ __device__ __forceinline__ uint32_t to_tf32(float value) {
   return bits;
 }
 
-// How CTAs meet: what a CTA wrote before its threads met and one of them stored, is seen by whoever loaded that value,
-// and by the threads that met it afterwards.
+// Synchronisation between CTAs: what a CTA wrote before its __syncthreads(), after which one of its threads stores the
+// flag, is visible to whoever loads that value, and to the threads that synchronise with that one afterwards.
 __device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
@@ -91,8 +91,9 @@ __device__ __forceinline__ uint32_t load_acquire(const uint32_t* flag) {
   return value;
 }
 
-// 16 bytes from global to shared memory, both aligned to 16, in the background; zeros if not `valid` (the address must
-// be a legal one even then). A thread sees its own copies after wait_for_copies, the others' once it meets them after.
+// Copies 16 bytes from global to shared memory, both aligned to 16, asynchronously; zero-fills if not `valid` (the
+// address must be a legal one even then). A thread sees its own copies after wait_for_copies, those of other threads
+// after a further barrier.
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -100,13 +101,13 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 #endif
 }
-// Closes a group of copies.
+// Commits a group of copies.
 __device__ __forceinline__ void commit_copies() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
-// Waits until at most kPending of the groups that this thread closed are under way.
+// Waits until at most kPending of this thread's groups are in flight.
 template <int kPending>
 __device__ __forceinline__ void wait_for_copies() {
 #if __CUDA_ARCH__ >= 800
@@ -114,8 +115,8 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
-// Clusters, compute capability 9.0: blocks that run at once and reach one another's shared memory. Kernels that use
-// them are empty where they are compiled for less (FASTRNN_HAS_CLUSTERS), and not launched there.
+// Clusters, compute capability 9.0: blocks that are co-scheduled and can access one another's shared memory. Kernels
+// that use them are empty when compiled for less (FASTRNN_HAS_CLUSTERS), and are not launched there.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define FASTRNN_HAS_CLUSTERS 1
 #else
@@ -134,15 +135,15 @@ __device__ __forceinline__ int cluster_rank() {
   return static_cast<int>(rank);
 }
 
-// Where all threads of a cluster meet. Not for a loop: it waits for the block's writes to global memory, too.
+// A barrier for all threads of a cluster. Not for use in a loop: it also waits for the block's writes to global memory.
 __device__ __forceinline__ void cluster_sync() {
 #if FASTRNN_HAS_CLUSTERS
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
 
-// A transaction barrier in shared memory. A phase ends when the block has said, once, how many bytes to expect in it,
-// and so many have been stored, no matter which comes first. Others may use it after cluster_sync.
+// A transaction barrier in shared memory. A phase completes when the block has announced, once, how many bytes to
+// expect in it, and that many have been stored, in either order. Other blocks may use it after cluster_sync.
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier) {
 #if FASTRNN_HAS_CLUSTERS
   asm volatile(
@@ -156,8 +157,8 @@ __device__ __forceinline__ void mbarrier_expect(uint64_t* barrier, int bytes) {
                : "memory");
 #endif
 }
-// Until the phase of that parity has ended: 0 for the first, 1 for the second, 0 for the third. What was stored in it,
-// and what the storing blocks had done when their threads last met, is seen then.
+// Waits until the phase of that parity has completed: 0 for the first, 1 for the second, 0 for the third. What was
+// stored in it, and what the storing blocks had done before their last barrier, is visible afterwards.
 __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
 #if FASTRNN_HAS_CLUSTERS
   uint32_t ended = 0;
@@ -173,8 +174,8 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity
 #endif
 }
 
-// Stores to where block `rank` of the cluster has what lies at `shared` here, in the background; its `barrier` counts
-// the bytes when they are there. Aligned to its size.
+// Stores asynchronously to block `rank` of the cluster, at the address that `shared` has in this block; that block's
+// `barrier` counts the bytes on arrival. The address must be aligned to the value's size.
 __device__ __forceinline__ uint32_t address_in(int rank, const void* shared) {
   uint32_t address = 0;
 #if FASTRNN_HAS_CLUSTERS
@@ -199,7 +200,7 @@ __device__ __forceinline__ void store_async(float2* shared, uint64_t* barrier, i
 #endif
 }
 
-// Every kernel takes one struct. Nothing is launched for an empty grid.
+// Every kernel takes one struct. An empty grid launches nothing.
 template <class Params>
 void launch(void (*kernel)(Params), const Launch& shape, const Params& params, cudaStream_t stream) {
   if (shape.empty()) return;

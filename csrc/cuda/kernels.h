@@ -1,4 +1,5 @@
-// What the ops may ask of a GPU: for every cell and type, the ways through the sequence, forward and backward.
+// The interface between the ops and the GPU kernels: for every cell and type, the paths through the sequence, forward
+// and backward.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,7 +12,7 @@
 
 namespace fastrnn::cuda {
 
-// What sums, c and the gradients of states are held in.
+// The type of sums, of c and of the gradients of states.
 template <class T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
@@ -20,14 +21,14 @@ using Forward = ForwardParams<T, Accumulator<T>>;
 template <class T>
 using Backward = BackwardParams<T, Accumulator<T>>;
 
-// Where a call's work is queued. Nothing here is ours: the stream is the caller's, the handle torch's.
+// Where a call's work is enqueued. Owned by others: the stream by the caller, the handle by torch.
 struct Queue {
   cudaStream_t stream;
   void* blas;       // cuBLAS handle bound to the stream
-  bool allow_tf32;  // products of float may round their factors to TF32
+  bool allow_tf32;  // float GEMMs may round their operands to TF32
 };
 
-// A product and a pointwise kernel for each step: any shape.
+// A GEMM and a pointwise kernel for each step: any shape.
 template <class T>
 struct StreamedKernels {
   void (*forward)(const Forward<T>& params, const Queue& queue);
@@ -37,51 +38,51 @@ struct StreamedKernels {
 };
 
 constexpr int kThreadsPerBlock = 256;      // of every kernel
-constexpr int kBatchRowsPerTile = 16;      // that a kernel which keeps w_hh on the chip takes at a time
+constexpr int kBatchRowsPerTile = 16;      // of a kernel that keeps w_hh on the chip
 constexpr int kUnitsPerBlock = 16;         // hidden units of a block of a persistent kernel
-constexpr int kClusterUnits[] = {16, 32};  // those of a cluster kernel, which comes in two sizes
-constexpr int kCallsAtOnce = 4;            // that one launch can take, at most
-constexpr int kSplitBlocks = 4;            // of a persistent kernel that may split their products' depth among them
+constexpr int kClusterUnits[] = {16, 32};  // the same for a cluster kernel, which comes in two sizes
+constexpr int kCallsAtOnce = 4;            // most calls in one launch
+constexpr int kSplitBlocks = 4;            // blocks of a persistent kernel that may split the depth of their GEMMs
 
-// How such a kernel multiplies: on tensor cores, float rounded to TF32; or float in full, by FFMA.
+// How such a kernel multiplies: on tensor cores, with float rounded to TF32; or in full float32, by FFMA.
 enum class MathMode { kTensorCores, kExact };
 
-// Blocks of a kernel that keeps w_hh on the chip: each holds the weights of some hidden units, and runs one group of
-// batch rows of one call: a direction, or a layer.
+// The grid of a kernel that keeps w_hh on the chip: each block holds the weights of some hidden units, and runs one
+// group of batch rows of one call: a direction, or a layer.
 struct Grid {
   int64_t unit_blocks, batch_groups, calls;
-  int64_t split = 1;  // unit blocks side by side that split their products' depth: 1, or kSplitBlocks as a cluster
+  int64_t split = 1;  // adjacent unit blocks that split the depth of their GEMMs: 1, or kSplitBlocks as a cluster
 
-  // Of a group's batch rows, at most.
+  // Tiles in a group of batch rows, at most.
   int64_t tiles(int64_t batch) const {
     const int64_t all = (batch + kBatchRowsPerTile - 1) / kBatchRowsPerTile;
     return (all + batch_groups - 1) / batch_groups;
   }
 };
 
-// What such a kernel is given, Call one of the two above.
+// The arguments of such a kernel; Call is one of the two above.
 template <class Call>
 struct StationaryParams {
   Call calls[kCallsAtOnce];
-  int64_t most_tiles;  // of a group's batch rows
+  int64_t most_tiles;  // in a group of batch rows
   uint32_t* flags;     // (calls, batch_groups, unit_blocks) of a persistent kernel, zero
 };
 
-// One launch for the whole sequence, w_hh kept in registers and shared memory, of one call or several that know nothing
-// of one another.
+// One launch for the whole sequence, with w_hh in registers and shared memory, for one call or several independent
+// ones.
 //
-// Persistent: all blocks must run at once.
+// Persistent: all blocks must be co-resident.
 template <class Call>
 struct PersistentPass {
-  int64_t (*resident_blocks)(const Dims& dims);  // that the current device runs at once
-  int64_t (*scratch)(const Grid& grid);          // values of T; the first call's is used
+  int64_t (*resident_blocks)(const Dims& dims);  // co-resident on the current device
+  int64_t (*scratch)(const Grid& grid);          // values of T; only the first call's is used
   void (*run)(const Call* calls, const Grid& grid, const Queue& queue);
 };
 
-// Cluster: the unit blocks of a group of batch rows are a cluster, which knows of no other.
+// Cluster: the unit blocks of a group of batch rows form a cluster, independent of all others.
 template <class Call>
 struct ClusterPass {
-  int (*resident_clusters)(const Dims& dims, int64_t unit_blocks, int64_t tiles);  // that run at once
+  int (*resident_clusters)(const Dims& dims, int64_t unit_blocks, int64_t tiles);  // co-resident
   void (*run)(const Call* calls, const Grid& grid, const Queue& queue);
 };
 
@@ -105,7 +106,7 @@ struct ClusterKernels {
 // Defined for double, float, __half and __nv_bfloat16, in streamed_<type>.cu.
 template <class T>
 const StreamedKernels<T>& streamed(CellKind cell);
-// Defined for float, __half and __nv_bfloat16 on tensor cores in persistent_<type>.cu, and for float in full in
+// Defined for float, __half and __nv_bfloat16 on tensor cores in persistent_<type>.cu, and for full float32 in
 // persistent_f32_exact.cu.
 template <class T, MathMode kMath>
 const PersistentKernels<T>& persistent(CellKind cell);

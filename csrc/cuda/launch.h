@@ -1,4 +1,4 @@
-// The shape of a launch, and how many blocks or clusters of a kernel a device runs at once.
+// The configuration of a launch, and how many blocks or clusters of a kernel can be resident on a device.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,9 +13,9 @@ struct Launch {
   int64_t blocks_x, blocks_y;
   int threads;
   int64_t shared_bytes;
-  bool cooperative;  // all blocks run at once, or the launch fails
+  bool cooperative;  // all blocks are co-resident, or the launch fails
   int64_t blocks_z = 1;
-  int64_t cluster = 1;  // blocks side by side in x that run at once and reach one another's shared memory
+  int64_t cluster = 1;  // adjacent blocks in x that share a cluster
 
   bool empty() const { return blocks_x * blocks_y * blocks_z == 0; }
   dim3 blocks() const {
@@ -23,7 +23,7 @@ struct Launch {
   }
 };
 
-// Of the current device.
+// An attribute of the current device.
 inline int device_attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
   check(cudaGetDevice(&device));
@@ -31,8 +31,8 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 
-// Blocks of a kernel with that much dynamic shared memory that fit on a multiprocessor. Lets the kernel have as much as
-// the device has, for calls in other threads may need more.
+// How many blocks of a kernel, with that much dynamic shared memory each, fit on a multiprocessor. Raises the kernel's
+// limit to all that the device has, since calls in other threads may need more.
 template <class Params>
 int resident_blocks(void (*kernel)(Params), int threads, int64_t shared_bytes) {
   const auto* function = reinterpret_cast<const void*>(kernel);
@@ -46,7 +46,7 @@ int resident_blocks(void (*kernel)(Params), int threads, int64_t shared_bytes) {
 
 constexpr int64_t kPortableCluster = 8;  // the largest that every device with clusters can run
 
-// Clusters of such blocks that run at once. Lets the kernel have clusters that large.
+// How many clusters of such blocks can be resident. Permits the kernel clusters of that size.
 template <class Params>
 int resident_clusters(void (*kernel)(Params), int threads, int64_t shared_bytes, int64_t cluster) {
   if (resident_blocks(kernel, threads, shared_bytes) == 0) return 0;
@@ -65,7 +65,7 @@ int resident_clusters(void (*kernel)(Params), int threads, int64_t shared_bytes,
   config.attrs = &attribute;
   config.numAttrs = 1;
   int clusters = 0;
-  // A size that the device cannot run is an answer, too.
+  // A size that the device cannot run is a valid answer: none.
   if (cudaOccupancyMaxActiveClusters(&clusters, function, &config) != cudaSuccess) {
     cudaGetLastError();
     return 0;

@@ -1,4 +1,5 @@
-// Dynamic shared memory cut into its parts, by the host to know how much a block needs and by the block to find them.
+// A bump allocator over dynamic shared memory, used on the host to measure how much a block needs and in the block to
+// lay it out.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,7 @@ namespace fastrnn::cuda {
 
 class SharedArena {
  public:
-  // With no memory it only counts.
+  // With no memory it only measures.
   FASTRNN_INLINE explicit SharedArena(char* memory) : memory_(memory) {}
 
   // Aligned to 16 bytes.

@@ -1,4 +1,5 @@
-// Layer normalisation on the streamed path, backward: around the cells' derivatives, a warp for each batch row.
+// Layer normalisation on the streamed path, backward: kernels before and after the cells' derivatives, one warp per
+// batch row.
 #pragma once
 
 #include "cell_backward.cuh"
@@ -6,7 +7,8 @@
 
 namespace fastrnn::cuda {
 
-// Before the cells: from the gradient of h_t = o * tanh(normal c_t) to that of the output gate's sum, and dc.
+// Before the cells: from the gradient of h_t = o * tanh(normal c_t) to that of the output gate's pre-activation, and
+// dc.
 template <class Cell, class T>
 __global__ void hidden_backward(const CellBackwardParams<T> p) {
   using A = Accumulator<T>;
@@ -43,7 +45,7 @@ __global__ void hidden_backward(const CellBackwardParams<T> p) {
                   [&](int64_t unit) { dc[unit] = norm.backward(dc[unit], norm(c[unit]), mean_grad, mean_product); });
 }
 
-// One of a row's two products, whose gradients come from other saved values of the cell.
+// Backward of one of a row's two GEMM results; source(gate) is the slot with the gradient of its normalised value.
 template <class Cell, class T, class Source>
 __device__ void product_backward(const CellBackwardParams<T>& p, int64_t row, int product_slot, int gain,
                                  const Source& source) {
@@ -77,7 +79,7 @@ __device__ void product_backward(const CellBackwardParams<T>& p, int64_t row, in
   }
 }
 
-// After the cells: from the gradients of what the products became to those of the products.
+// After the cells: from the gradients of the normalised GEMM results to those of the results.
 template <class Cell, class T>
 __global__ void products_backward(const CellBackwardParams<T> p) {
   const int64_t row = row_of_warp();

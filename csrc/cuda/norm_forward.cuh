@@ -1,4 +1,5 @@
-// Layer normalisation on the streamed path, forward: around the cells of a step, a warp for each batch row.
+// Layer normalisation on the streamed path, forward: kernels before and after the cells of a step, one warp per batch
+// row.
 #pragma once
 
 #include "cell_forward.cuh"
@@ -6,7 +7,7 @@
 
 namespace fastrnn::cuda {
 
-// Before the cells: the products become their normalised selves, and what they were is kept for backward.
+// Before the cells: normalises both GEMM results, and saves the recurrent one as it was for backward.
 template <class Cell, class T>
 __global__ void normalize_products(const CellForwardParams<T> p) {
   using A = Accumulator<T>;
@@ -26,7 +27,7 @@ __global__ void normalize_products(const CellForwardParams<T> p) {
   });
 }
 
-// After the cells: h_t, of normalised c_t.
+// After the cells: h_t, from the normalised c_t.
 template <class Cell, class T>
 __global__ void finish_normalized_c(const CellForwardParams<T> p) {
   using A = Accumulator<T>;

@@ -1,5 +1,5 @@
-// Kernels with a warp for each batch row, for what layer normalisation (cells/normalized.h) asks of whole rows. Lane i
-// takes columns i, i + 32, ... in every pass, and reads nothing that another lane wrote.
+// One warp per batch row, for layer normalisation (cells/normalized.h), which works on whole rows. Lane i takes columns
+// i, i + 32, ... in every pass, and reads nothing that another lane wrote.
 #pragma once
 
 #include "../cells/normalized.h"
@@ -13,14 +13,14 @@ __device__ __forceinline__ int64_t row_of_warp() {
   return static_cast<int64_t>(blockIdx.x) * (kThreadsPerBlock / kWarpLanes) + threadIdx.x / kWarpLanes;
 }
 
-// Not unrolled: that would take the registers of other warps.
+// Not unrolled: that would take registers and so cost occupancy.
 template <class Visit>
 __device__ void for_each_column(int64_t columns, const Visit& visit) {
 #pragma unroll 1
   for (int64_t column = threadIdx.x % kWarpLanes; column < columns; column += kWarpLanes) visit(column);
 }
 
-// To all lanes of a warp.
+// The sum over a warp, in all lanes.
 template <class A>
 __device__ A sum_of_warp(A value) {
   for (int distance = kWarpLanes / 2; distance > 0; distance /= 2) {
@@ -29,7 +29,7 @@ __device__ A sum_of_warp(A value) {
   return value;
 }
 
-// The norm of a row of `columns` values load(column).
+// The statistics of a row of `columns` values load(column).
 template <class A, class Load>
 __device__ RowNorm<A> norm_of(int64_t columns, const Load& load) {
   A sum{}, squares{};

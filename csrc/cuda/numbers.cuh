@@ -1,4 +1,4 @@
-// Numbers as tensors hold them, and as kernels compute with them.
+// Conversions between the tensors' element types and the types that kernels compute in.
 #pragma once
 
 #include <limits>
@@ -19,7 +19,7 @@ __device__ __forceinline__ T narrow(Accumulator<T> value) {
   return static_cast<T>(value);
 }
 
-// The distance from 1 to the next number, and the least one with all of its digits.
+// Machine epsilon, and the smallest normal number.
 template <class T>
 constexpr double kEpsilon = std::numeric_limits<T>::epsilon();
 template <>
@@ -33,7 +33,7 @@ inline constexpr double kLeastNormal<__half> = 0x1p-14;
 template <>
 inline constexpr double kLeastNormal<__nv_bfloat16> = 0x1p-126;
 
-// Step::per_unit_weights of a unit.
+// Step::per_unit_weights for a unit.
 template <class Cell, class T>
 struct PerUnitWeights {
   Accumulator<T> values[Cell::kPerUnitWeights > 0 ? Cell::kPerUnitWeights : 1];

@@ -1,4 +1,4 @@
-// The persistent kernels of every cell for one type: what each persistent_<type>.cu instantiates.
+// The persistent kernels of every cell for one type; each persistent_<type>.cu instantiates them.
 #pragma once
 
 #include "../cells/list.h"
@@ -8,8 +8,8 @@
 
 namespace fastrnn::cuda {
 
-// One of the passes: Block is PersistentForwardBlock or PersistentBackwardBlock, kKernel runs it, kSplit blocks to a
-// cluster.
+// One of the passes: Block is PersistentForwardBlock or PersistentBackwardBlock, kKernel runs it, with kSplit blocks
+// per cluster.
 template <class T, class Call, class Block, void (*kKernel)(StationaryParams<Call>), int kSplit>
 struct PersistentLaunch {
   static int64_t shared_bytes(const Dims& dims) {
@@ -60,7 +60,8 @@ constexpr PersistentPass<Backward<T>> backward_pass() {
 template <class Cell, class T, MathMode kMath>
 constexpr PersistentKernels<T> persistent_kernels() {
   PersistentKernels<T> kernels{forward_pass<Cell, T, kMath>(), backward_pass<Cell, T, kMath, 1>(), {}};
-  // The gradients of a single gate are no more to read than h, and FFMA takes longer than reading does.
+  // With a single gate, the gradients are no more to read than h, and with FFMA the arithmetic takes longer than
+  // reading.
   if constexpr (Cell::kGates > 1 && kMath == MathMode::kTensorCores) {
     kernels.split_backward = backward_pass<Cell, T, kMath, kSplitBlocks>();
   }

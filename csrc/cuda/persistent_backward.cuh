@@ -1,8 +1,10 @@
 // The persistent path, backward (BPTT). At every step a block multiplies the next step's gate gradients by the columns
-// of w_hh of its own units, which it keeps, takes the derivatives of their cells, and tells the blocks of its group.
+// of w_hh that belong to its units, which it keeps on chip, applies the derivatives of their cells, and signals the
+// blocks of its group.
 //
-// Each block so reads all gates' gradients. With kSplit above 1 so many blocks form a cluster and split that: a block
-// multiplies its share of the gradients by the columns of w_hh of the units of all of them, and they exchange dh.
+// This way each block reads all gates' gradients. With kSplit > 1, that many blocks form a cluster and split the work:
+// a block multiplies its share of the gradients by the columns of w_hh of all their units, and they exchange partial
+// sums of dh.
 #pragma once
 
 #include "persistent_block.cuh"
@@ -25,7 +27,7 @@ class PersistentBackwardBlock {
   struct Shared {
     typename Gemm::Shared gemm;
     typename Sums::Shared sums;
-    char* inputs;  // of the tile at hand and of the next one
+    char* inputs;  // of the current tile and the next, double-buffered
 
     FASTRNN_INLINE Shared(const Dims& dims, SharedArena& arena)
         : gemm(depth(dims), arena), sums(arena), inputs(arena.take<char>(2 * Inputs(SharedArena(nullptr)).bytes)) {}
@@ -52,7 +54,7 @@ class PersistentBackwardBlock {
   __device__ void run() {
     int buffer = 0;
     cells_.fetch(last_, tiles_.begin, inputs(buffer));
-    // s = -1 only hands the gradients of the first step's rows on to hx.
+    // s = -1 only passes the gradients of the first step's rows on to hx.
     for (int64_t s = last_; s >= -1; --s) {
       const int64_t steps_done = last_ - s;
       if (steps_done > 0) await_gradients(steps_done);
@@ -80,7 +82,7 @@ class PersistentBackwardBlock {
   }
 
  private:
-  // Rows of w_hh that a block multiplies.
+  // Rows of w_hh that one block multiplies.
   static FASTRNN_INLINE int64_t depth(const Dims& dims) { return Cell::kGates * dims.hidden_size / kSplit; }
 
   static __device__ int rank() { return kSplit > 1 ? cluster_rank() : 0; }
@@ -89,12 +91,12 @@ class PersistentBackwardBlock {
     return Inputs(SharedArena(inputs_ + buffer * Inputs(SharedArena(nullptr)).bytes));
   }
 
-  // Counted over the sequence.
+  // GEMMs are numbered over the whole sequence.
   __device__ int64_t gemm_number(int64_t s, int64_t tile) const {
     return (last_ - s) * (tiles_.end - tiles_.begin) + tile - tiles_.begin;
   }
 
-  // Where the gradient of a row of w_hh lies among a row's saved values.
+  // Offset, among a batch row's saved values, of the gradient for a row of w_hh.
   __device__ int64_t slot_offset(int64_t gate_row) const {
     int64_t shift = 0;
 #pragma unroll
@@ -104,7 +106,7 @@ class PersistentBackwardBlock {
     return gate_row + shift;
   }
 
-  // Until those that this warp reads are there.
+  // Waits for the gradients that this warp reads.
   __device__ void await_gradients(int64_t steps_done) const {
     exchange_.await(first_gate_row_ + gemm_.begin(), first_gate_row_ + gemm_.end(), steps_done);
   }

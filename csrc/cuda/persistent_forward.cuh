@@ -1,5 +1,5 @@
-// The persistent path, forward. At every step a block multiplies h_{t-1} by the rows of w_hh of its own units, which it
-// keeps, finishes their cells, and tells the blocks of its group of batch rows.
+// The persistent path, forward. At every step a block multiplies h_{t-1} by the rows of w_hh that belong to its units,
+// which it keeps on chip, applies their cells, and signals the blocks of its group of batch rows.
 #pragma once
 
 #include "persistent_block.cuh"
@@ -12,14 +12,14 @@ template <class Cell, class T, MathMode kMath>
 class PersistentForwardBlock {
   static constexpr int kUnits = kUnitsPerBlock;
   using A = Accumulator<T>;
-  // With 64 nvcc spills where a cell has four gates.
+  // With 64, nvcc spills for cells with four gates.
   using Gemm = StationaryGemmOf<T, kMath, Cell::kGates, 1, 48>;
   using Cells = ForwardCells<Cell, T, kUnits>;
 
  public:
   struct Shared {
     typename Gemm::Shared gemm;
-    T* inputs;  // of the tile at hand and of the next one
+    T* inputs;  // of the current tile and the next, double-buffered
 
     FASTRNN_INLINE Shared(const Dims& dims, SharedArena& arena)
         : gemm(dims.recurrent_size, arena), inputs(arena.take<T>(2 * Cells::kInputs)) {}
@@ -63,7 +63,7 @@ class PersistentForwardBlock {
  private:
   __device__ T* inputs(int buffer) const { return inputs_ + buffer * Cells::kInputs; }
 
-  // The row of h_{t-1} that a row of step s starts from; null if it does not run.
+  // The h_{t-1} that a row of step s starts from; null if the row does not run.
   __device__ const T* previous_h(int64_t s, int64_t row) const {
     if (row >= running_rows(p_.steps, s)) return nullptr;
     if (row >= running_rows(p_.steps, s - 1)) return p_.hx + row * hidden_;

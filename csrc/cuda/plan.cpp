@@ -16,9 +16,9 @@ namespace {
 
 constexpr int kLeastCapability = 8;  // major: asynchronous copies, tensor cores for TF32 and bfloat16
 constexpr int kLeastCapabilityOfClusters = 9;
-constexpr int64_t kLargestCluster = 16;  // that a device may be able to run
+constexpr int64_t kLargestCluster = 16;  // that any device may support
 
-// FASTRNN_CUDA_PATH allows one path besides the streamed one, which takes what the other cannot: to compare them, or to
+// FASTRNN_CUDA_PATH allows one path besides the streamed one, which runs what that path cannot: to compare paths, or to
 // rule one out.
 std::optional<Path> only_path() {
   const char* const wish = std::getenv("FASTRNN_CUDA_PATH");
@@ -37,7 +37,7 @@ MathMode math_of(const Workload& work) {
 
 int64_t tiles_of(const Workload& work) { return (work.dims.batch + kBatchRowsPerTile - 1) / kBatchRowsPerTile; }
 
-// Why no kernel can keep w_hh on the chip for the whole sequence, on whatever device; null if one may.
+// Why no kernel on any device can keep w_hh on the chip for the whole sequence; null if one may.
 const char* why_streamed(const Workload& work) {
   if (work.extended) return "persistent kernels know nothing but the plain recurrence";
   if (work.dims.projected) return "persistent kernels have no projection";
@@ -47,8 +47,9 @@ const char* why_streamed(const Workload& work) {
   return nullptr;
 }
 
-// For as many calls at once as fit, of `room` groups of batch rows that run at once. Layers run at once only where that
-// leaves each as many groups as it would have alone: else they are as fast in turn.
+// A grid for as many concurrent calls as fit, where `room` is the number of groups of batch rows that can be resident.
+// Layers run concurrently only if that leaves each of them as many groups as it would have alone: otherwise running
+// them one after the other is as fast.
 template <class Fits>
 std::optional<Grid> most_calls(const Workload& work, int64_t unit_blocks, int64_t room, const Fits& fits) {
   const bool wavefront = work.layers > 1 && work.dense && work.steps >= 2 * kSubChunkSteps;
@@ -63,7 +64,7 @@ std::optional<Grid> most_calls(const Workload& work, int64_t unit_blocks, int64_
   return {};
 }
 
-// A cluster for every group of batch rows, in blocks of that many units: as many groups as run at once.
+// One cluster per group of batch rows, in blocks of that many units: as many groups as can be resident.
 template <class T>
 std::optional<Grid> cluster_grid(CellKind cell, const Workload& work, bool backward, int64_t units) {
   const int64_t blocks = work.dims.hidden_size / units;
@@ -79,7 +80,7 @@ std::optional<Grid> cluster_grid(CellKind cell, const Workload& work, bool backw
   });
 }
 
-// The smaller the blocks, the more multiprocessors share a step's work: the larger ones are for what does not fit so,
+// Smaller blocks spread a step's work over more multiprocessors; larger ones are for layers that do not fit otherwise,
 // or not all at once.
 template <class T>
 std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool backward) {
@@ -96,8 +97,9 @@ std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool 
 }
 
 // Backward, every block of a persistent kernel reads the gradients of all gates of its batch rows at every step. Where
-// that is so much for all blocks together, clusters split it: by benchmarks/gpu_model.py the second-level cache takes
-// longer for it than an exchange within a cluster. Forward they read h, 1 / G of that, about as fast as they multiply.
+// the total over all blocks is this large, clusters split it: by benchmarks/gpu_model.py, reading it from the L2 cache
+// then takes longer than an exchange within a cluster. Forward they read h, 1 / G of that, about as fast as they
+// multiply.
 constexpr int64_t kLeastBytesToSplit = 8 << 20;
 
 template <class T>
@@ -144,8 +146,9 @@ const char* name_of(Path path) {
   return "";
 }
 
-// No GPU has timed the paths yet. That a cluster kernel is taken wherever its clusters run at once, and a persistent
-// one wherever that fits, is what benchmarks/gpu_model.py predicts; benchmarks/gpu.py --paths is to find out.
+// The paths have not been timed on a GPU yet. Taking a cluster kernel wherever its clusters are co-resident, and a
+// persistent one wherever that fits, is what benchmarks/gpu_model.py predicts to be fastest; benchmarks/gpu.py --paths
+// is to find out.
 template <class T>
 Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
   const auto stream = [](const char* reason) { return Choice{{Path::kStreamed, {}, {}}, reason}; };

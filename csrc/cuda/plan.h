@@ -1,4 +1,4 @@
-// Which way a layer takes through its sequence on a GPU.
+// Which path a layer takes through its sequence on a GPU.
 #pragma once
 
 #include <string>
@@ -17,15 +17,15 @@ struct Plan {
   Grid grid;      // of a persistent or a cluster kernel
   MathMode math;  // the same
 
-  // Calls that one launch runs.
+  // Calls per launch.
   int64_t at_once() const { return path == Path::kStreamed ? 1 : grid.calls; }
-  // The same for so many calls, no more than those.
+  // The same plan for that many calls, at most at_once().
   Plan of(int64_t calls) const {
     Plan plan = *this;
     plan.grid.calls = calls;
     return plan;
   }
-  // Hidden units of a block; 0 where nothing is dealt to blocks so.
+  // Hidden units per block; 0 if units are not partitioned over blocks.
   int64_t units(const Dims& dims) const { return path == Path::kStreamed ? 0 : dims.hidden_size / grid.unit_blocks; }
 };
 
@@ -34,7 +34,7 @@ struct Choice {
   std::string reason;  // why this path
 };
 
-// By how they multiply; only float has more than one way.
+// By math mode; only float has more than one.
 template <class T>
 const PersistentKernels<T>& persistent_kernels(CellKind cell, MathMode math) {
   if constexpr (std::is_same_v<T, float>) {
@@ -50,21 +50,21 @@ const ClusterKernels<T>& cluster_kernels(CellKind cell, int64_t units, MathMode 
   return cluster<T, MathMode::kTensorCores>(cell, units);
 }
 
-// That a launch runs where layers are a wavefront: by benchmarks/gpu_model.py what is lost between launches and at both
-// ends, where not all layers run, is together least for about so many.
+// Steps per launch when layers run as a wavefront: by benchmarks/gpu_model.py, the overhead between launches and at
+// both ends, where not all layers run, is together least at about this many.
 constexpr int64_t kSubChunkSteps = 64;
 
-// What one pass over the sequence is like.
+// The shape of one pass over the sequence.
 struct Workload {
   int64_t steps;
   Dims dims;
   int64_t layers, directions;
-  bool dense;       // all rows run at all steps
+  bool dense;       // all rows run at every step
   bool allow_tf32;  // see Queue
   bool extended;    // there are Extras
 };
 
-// Asks the current device what it can run at once.
+// Queries the current device for what can be resident.
 template <class T>
 Choice choose_plan(CellKind cell, const Workload& work, bool backward);
 

@@ -1,4 +1,4 @@
-// Which product a kernel that keeps w_hh on the chip multiplies by.
+// The GEMM that a kernel which keeps w_hh on the chip uses, by math mode.
 #pragma once
 
 #include "exact_product.cuh"

@@ -1,9 +1,8 @@
-// Weights that stay where they are for the whole sequence, times 16 batch rows: the product's rows are dealt to the
-// warps, so that no sums meet. For products that are shallow and have many rows; StationaryGemm
-// (stationary_product.cuh) is for the others, and says how fragments lie.
+// GEMM of stationary weights with 16 batch rows, for the whole sequence: rows of the result are partitioned over warps,
+// so that no sums have to be combined. For shallow GEMMs with many rows; StationaryGemm (stationary_product.cuh) is for
+// the others, and describes the layout of fragments.
 //
-// A warp takes every kWarps-th tile of 16 rows. It keeps the first of its tiles in registers and what is left in shared
-// memory.
+// A warp takes every kWarps-th tile of 16 rows. It keeps its first tiles in registers and the rest in shared memory.
 #pragma once
 
 #include "stationary_product.cuh"
@@ -30,7 +29,7 @@ class ScatteredGemm {
         tiles_(static_cast<int>((rows / kMmaUnits - warp_ + kWarps - 1) / kWarps)),
         shared_weights_(shared.weights + warp_ * shared_tiles(rows) * kPieces * 32 + lane_) {}
 
-  // address(row, column): where a row of the weights has a column, and the next one `stride` after it.
+  // address(row, column): the address of an element of the weights; the next column is `stride` after it.
   template <class Address>
   __device__ void load_weights(const Address& address, int64_t stride) {
     const auto pair = [&](int64_t row, int column) { return gather_pair(address(row, column), stride); };
@@ -50,7 +49,7 @@ class ScatteredGemm {
     }
   }
 
-  // row(i): where a batch row begins. store(row, batch_row, pair): takes the sums of a row of the product at two
+  // row(i): the address of a batch row. store(row, batch_row, pair): receives the sums of a row of the result for two
   // neighbouring batch rows.
   template <class Row, class Store>
   __device__ void multiply(const Row& row, const Store& store) const {

@@ -1,6 +1,6 @@
-// Sums of a product whose depth the blocks of a small cluster split among them (split-K): each multiplies its share by
-// the weights of all their units, and sends every block what is its own of that, through distributed shared memory
-// (reduce-scatter). So each reads a share of the other factor, too, instead of all of it.
+// Sums of a GEMM whose depth is split over the blocks of a small cluster (split-K): each multiplies its share of the
+// depth by the weights of all their units, and sends every block its part of the partial sums through distributed
+// shared memory (reduce-scatter). Each block thus reads only a share of the other operand, too.
 #pragma once
 
 #include "cluster_exchange.cuh"
@@ -10,15 +10,15 @@ namespace fastrnn::cuda {
 
 template <int kSplit>
 class SplitSums {
-  // A product is sent before the one before it is awaited.
+  // A GEMM is sent before the previous one is awaited.
   using Exchange = ClusterExchange<4>;
 
  public:
-  // How many products behind the one at hand a sum is asked for. What is sent travels meanwhile.
+  // How many GEMMs the sums lag behind, so that the exchange overlaps with the next GEMM.
   static constexpr int kLag = 1;
 
   struct Shared {
-    float* partials;     // (buffers, kSplit, kUnitsPerBlock, kPartialStride): of this block's units
+    float* partials;     // (buffers, kSplit, kUnitsPerBlock, kPartialStride): for this block's units
     uint64_t* barriers;  // of the exchange
 
     FASTRNN_INLINE explicit Shared(SharedArena& arena)
@@ -30,8 +30,8 @@ class SplitSums {
       : partials_(shared.partials),
         exchange_(shared.barriers, 1, kSplit * kTileValues<kUnitsPerBlock> * static_cast<int>(sizeof(float)), gemms) {}
 
-  // Of the n-th product, counted from 0, after the threads have met behind it and before they multiply again. Its tiles
-  // are the blocks.
+  // For the n-th GEMM, counted from 0: call after a barrier that follows its multiply(), and before the next
+  // multiply(). The GEMM's tiles are the blocks.
   template <class Gemm>
   __device__ void send(const Gemm& gemm, int64_t n) const {
     constexpr int kPairs = kTileValues<kUnitsPerBlock> / 2;
@@ -45,9 +45,9 @@ class SplitSums {
     }
   }
 
-  // Until sum() has what all blocks sent of the n-th product.
+  // Waits until all blocks' partial sums of the n-th GEMM have arrived for sum().
   __device__ void await(int64_t n) const { exchange_.await(0, n); }
-  // After the threads have met behind the last sum() of it.
+  // Call after a barrier that follows its last sum().
   __device__ void received(int64_t n) const { exchange_.received(0, n); }
 
   template <class Gemm>
@@ -59,11 +59,11 @@ class SplitSums {
   }
 
  private:
-  // Not 16: neighbouring units' parts would share a bank. Even, for two are stored at a time.
+  // Not 16, to avoid bank conflicts between neighbouring units' partial sums. Even, since they are stored in pairs.
   static constexpr int kPartialStride = kBatchRowsPerTile + 2;
   static constexpr int kPartialValues = kUnitsPerBlock * kPartialStride;
 
-  // What a block found of the n-th product.
+  // A block's partial sums of the n-th GEMM.
   __device__ float* partial(int64_t n, int block) const {
     return partials_ + (Exchange::buffer(0, n) * kSplit + block) * kPartialValues;
   }
@@ -72,7 +72,7 @@ class SplitSums {
   const Exchange exchange_;
 };
 
-// The same of a block alone, which has the whole sum at once.
+// The same for a single block, which has the whole sum at once.
 template <>
 class SplitSums<1> {
  public:

@@ -1,5 +1,5 @@
 // The cells of a block's units, a tile of batch rows at a time: what a kernel that keeps w_hh on the chip does at a
-// step besides its product. What a step reads arrives in shared memory ahead of its use.
+// step besides the GEMM. A step's inputs are prefetched into shared memory.
 #pragma once
 
 #include "../cells/cell.h"
@@ -14,13 +14,13 @@ class ForwardCells {
   using A = Accumulator<T>;
 
  public:
-  static constexpr int kInputs = Cell::kGates * kTileValues<kUnits>;  // values of a tile that fetch() brings
+  static constexpr int kInputs = Cell::kGates * kTileValues<kUnits>;  // values per tile that fetch() copies
 
   __device__ explicit ForwardCells(const Forward<T>& call) : p_(call), hidden_(call.dims.hidden_size) {
     for (int gate = 0; gate < Cell::kGates; ++gate) load_bias(gate);
   }
 
-  // Starts to bring a tile's x W_ih^T of step s, (G, 16, kUnits).
+  // Starts to copy a tile's x W_ih^T of step s, (G, 16, kUnits).
   __device__ void fetch(int64_t s, int64_t tile, T* inputs) const {
     const int64_t first_row = tile * kBatchRowsPerTile, running = running_rows(p_.steps, s);
     const T* x = p_.saved + (first_row_of(p_.steps, s) + first_row) * p_.saved_stride + place_.first_unit;
@@ -33,8 +33,8 @@ class ForwardCells {
     commit_copies();
   }
 
-  // The step of a row that runs, in the thread's unit: h_t. sum(gate): of the recurrent product; previous_h(): the
-  // unit's own; c: in c_{t-1}, out c_t.
+  // The step of a running row, for the thread's unit; returns h_t. sum(gate): result of the recurrent GEMM;
+  // previous_h(): the unit's own h_{t-1}; c: in c_{t-1}, out c_t.
   template <class Sum, class PreviousH>
   __device__ T finish(int64_t s, int64_t row, const T* inputs, const Sum& sum, const PreviousH& previous_h,
                       A& c) const {
@@ -86,7 +86,7 @@ class BackwardCells {
   using A = Accumulator<T>;
 
  public:
-  // What forward left of one tile at one step, (16, kUnits) each; null where the cell does not read it.
+  // What forward left for one tile at one step, (16, kUnits) each; null if the cell does not read it.
   struct Inputs {
     T *saved = nullptr, *grad_output, *h = nullptr, *h_prev = nullptr;
     A *c = nullptr, *c_prev = nullptr;
@@ -104,7 +104,7 @@ class BackwardCells {
 
   __device__ explicit BackwardCells(const Backward<T>& call) : p_(call), hidden_(call.dims.hidden_size) {}
 
-  // Starts to bring what step s of a tile reads.
+  // Starts to copy what step s of a tile reads.
   __device__ void fetch(int64_t s, int64_t tile, const Inputs& to) const {
     const int64_t first_row = tile * kBatchRowsPerTile, unit = place_.first_unit;
     const int64_t running = running_rows(p_.steps, s), before = running_rows(p_.steps, s - 1);
@@ -142,9 +142,9 @@ class BackwardCells {
     commit_copies();
   }
 
-  // Step s of a row, in the thread's unit. sum(): of the product of the next step's gradients, if that ran; grad_h and
-  // grad_c as in BackwardParams, of this unit; write(saved value, value) takes the gradients of the saved values, of a
-  // row that runs. Step -1 only hands the gradients of the rows that have begun on to hx.
+  // Step s of a row, for the thread's unit. sum(): result of the GEMM with the next step's gradients, if the row ran
+  // there; grad_h and grad_c as in BackwardParams, for this unit; write(slot, value) receives the gradients of the
+  // saved values of a running row. Step -1 only passes the gradients of the rows that have begun on to hx.
   template <class Sum, class Write>
   __device__ void finish(int64_t s, int64_t row, const Inputs& inputs, const Sum& sum, A& grad_h, A& grad_c,
                          const Write& write) const {

@@ -1,23 +1,23 @@
-// Weights that stay where they are for the whole sequence, times 16 batch rows.
+// GEMM of stationary weights with 16 batch rows, for the whole sequence.
 //
 // The weights are kTileGroups groups of kTiles tiles of 16 rows by `depth` columns. A warp serves one group. Columns
-// are dealt to the warps of a group in pieces as deep as an mma: each warp multiplies its own by all 16 batch rows, and
-// the warps' sums meet in shared memory. A warp keeps its first kRegisterPieces pieces in registers and what is left in
-// shared memory, as fragments either way.
+// are partitioned over the warps of a group in pieces as deep as an mma: each warp multiplies its own by all 16 batch
+// rows, and the warps' partial sums are combined in shared memory. A warp keeps its first kRegisterPieces pieces in
+// registers and the rest in shared memory, as fragments either way.
 //
 // Within a piece, lane q = lane % 4 of an mma holds columns 2q, 2q + 1, 2q + 8, 2q + 9 (TF32: q, q + 4). Which columns
-// of memory these stand for is free as long as both operands agree: here 4q to 4q + 3 (TF32: 2q, 2q + 1), so that a
-// lane's share of a row is one load of 8 bytes.
+// of memory these stand for is arbitrary as long as both operands agree: here 4q to 4q + 3 (TF32: 2q, 2q + 1), so that
+// a lane's share of a row is a single 8-byte load.
 #pragma once
 
 #include "warp_sums.cuh"
 
 namespace fastrnn::cuda {
 
-constexpr int kMmaRows = 8;  // batch rows of an mma
+constexpr int kMmaRows = 8;  // batch rows per mma
 constexpr int kRowTiles = kBatchRowsPerTile / kMmaRows;
 
-// What a lane holds of one row in one piece: two registers of an mma's operand.
+// A lane's share of one row in one piece: two registers of an mma operand.
 struct Pair {
   uint32_t low, high;
 };
@@ -40,7 +40,7 @@ __device__ __forceinline__ uint32_t pack(__nv_bfloat16 low, __nv_bfloat16 high) 
   return __bfloat16_as_ushort(low) | static_cast<uint32_t>(__bfloat16_as_ushort(high)) << 16;
 }
 
-// The same of values that lie `stride` apart.
+// The same for values `stride` apart.
 template <class T>
 __device__ __forceinline__ Pair gather_pair(const T* values, int64_t stride) {
   if constexpr (sizeof(T) == 4) {
@@ -50,16 +50,16 @@ __device__ __forceinline__ Pair gather_pair(const T* values, int64_t stride) {
   }
 }
 
-// kWeightRegisters: of a thread, at most.
+// kWeightRegisters: per thread, at most.
 template <class T, int kTiles, int kTileGroups, int kWeightRegisters>
 class StationaryGemm {
  public:
   using Sums = WarpSums<kTiles, kTileGroups>;
   static constexpr int kDepth = Mma<T>::kDepth;
-  static constexpr int kPairWidth = kDepth / 4;  // values in a Pair
+  static constexpr int kPairWidth = kDepth / 4;  // values per Pair
   static constexpr int kRegisterPieces = kWeightRegisters / (4 * kTiles);
 
-  // Shared memory of a block: weights beyond the registers, and the warps' sums.
+  // A block's shared memory: weights beyond the registers, and the warps' partial sums.
   struct Shared {
     uint4* weights;
     float* sums;
@@ -79,8 +79,8 @@ class StationaryGemm {
   __device__ int64_t begin() const { return first_ * kDepth; }
   __device__ int64_t end() const { return (first_ + pieces_) * kDepth; }
 
-  // address(tile, row, column): where a row of the weights has a column, and the next one `stride` after it. Rows count
-  // over the groups' 16 each.
+  // address(tile, row, column): the address of an element of the weights; the next column is `stride` after it. Rows
+  // are counted over all groups, 16 each.
   template <class Address>
   __device__ void load_weights(const Address& address, int64_t stride) {
     const auto pair = [&](int tile, int row, int64_t column) {
@@ -103,8 +103,8 @@ class StationaryGemm {
     }
   }
 
-  // Sums over this warp's columns, left in shared memory. row(i): where a batch row begins, null for zeros;
-  // offset(column): where a column lies in it.
+  // Sums over this warp's columns, left in shared memory. row(i): the address of a batch row, null for zeros;
+  // offset(column): a column's offset in it.
   template <class Row, class Offset>
   __device__ void multiply(const Row& row, const Offset& offset) const {
     const T* rows[kRowTiles];
@@ -140,7 +140,7 @@ class StationaryGemm {
     }
   }
 
-  // The whole sum, once the threads have met after multiply().
+  // The complete sum; call after a __syncthreads() that follows multiply().
   __device__ float sum(int tile, int row, int batch_row) const { return sums_.total(tile, row, batch_row); }
 
  private:

@@ -1,4 +1,5 @@
-// What the kernels share that keep w_hh on the chip: blocks own some hidden units, and take their batch rows in tiles.
+// Shared by the kernels that keep w_hh on the chip: blocks own some hidden units, and process their batch rows in
+// tiles.
 #pragma once
 
 #include "gpu.cuh"
@@ -6,8 +7,8 @@
 
 namespace fastrnn::cuda {
 
-// The calling thread's place in a tile of 16 batch rows by the block's units: it finishes the cells of one unit, in
-// every kRowStep-th row.
+// The calling thread's place in a tile of 16 batch rows by the block's units: it runs the cells of one unit, in every
+// kRowStep-th row.
 template <int kUnits>
 struct ThreadPlace {
   static constexpr int kRowStep = kThreadsPerBlock / kUnits;
@@ -38,7 +39,7 @@ struct Tiles {
   }
 };
 
-// Rows that run at step s; none outside the sequence.
+// Rows running at step s; none outside the sequence.
 __device__ __forceinline__ int64_t running_rows(const Steps& steps, int64_t s) {
   if (s < 0 || s >= steps.steps) return 0;
   return steps.device_sizes ? steps.device_sizes[steps.time(s)] : steps.batch;
@@ -50,8 +51,8 @@ __device__ __forceinline__ int64_t first_row_of(const Steps& steps, int64_t s) {
   return steps.device_offsets ? steps.device_offsets[steps.time(s)] : steps.time(s) * steps.batch;
 }
 
-// Starts to copy a tile, 16 bytes a thread. address(row) is where the row's units lie, null for zeros. `turn` spreads
-// several calls over the threads; legal: some address in global memory.
+// Starts to copy a tile, 16 bytes per thread. address(row): where the row's units are stored, null for zeros. `turn`
+// spreads successive calls over the threads; legal: any valid address in global memory.
 template <int kUnits, class V, class Address>
 __device__ __forceinline__ void fetch_tile(int turn, V* tile, const void* legal, const Address& address) {
   constexpr int kWidth = 16 / sizeof(V);

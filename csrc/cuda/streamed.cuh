@@ -1,4 +1,4 @@
-// The streamed kernels of every cell for one type: what each streamed_<type>.cu instantiates.
+// The streamed kernels of every cell for one type; each streamed_<type>.cu instantiates them.
 #pragma once
 
 #include "../cells/list.h"

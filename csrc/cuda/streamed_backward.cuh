@@ -1,4 +1,4 @@
-// The streamed path, backward: at every step the cells' derivatives, then a product of the gates' gradients and w_hh.
+// The streamed path, backward: at every step the cells' derivatives, then a GEMM of the gates' gradients with w_hh.
 #pragma once
 
 #include <limits>
@@ -9,15 +9,15 @@
 
 namespace fastrnn::cuda {
 
-// One step of a layer with a projection, before the product with w_hr.
+// One step of a layer with a projection, before the GEMM with w_hr.
 template <class T>
 struct GatherGradParams {
   StepRows rows;
   int64_t columns;       // P
   const T* grad_output;  // (rows, grad_output_stride) or null for zeros
   int64_t grad_output_stride;
-  Accumulator<T>* grad_h;  // (B, P): in dh_t but for grad_output, out what of dh_{t-1} bypasses w_hh
-  T* grad_projected;       // (rows, P): dh_t, but for what bypasses the step
+  Accumulator<T>* grad_h;  // (B, P): in dh_t without grad_output, out the part of dh_{t-1} that bypasses w_hh
+  T* grad_projected;       // (rows, P): dh_t, without what bypasses the step
   const T* output;         // (rows, grad_output_stride)
   Activation activation;   // of the output
   Kept<T> kept_h;
@@ -65,7 +65,7 @@ class StreamedBackward {
         dc_(reinterpret_cast<A*>(params.scratch) + operand_size(params.dims)),
         through_w_hh_(masks_h(params) ? dc_ + dc_size(params.dims) : nullptr) {}
 
-  // Gates whose gradients the recurrent product takes.
+  // Gates whose gradients the recurrent GEMM takes.
   static constexpr int kFirstPassGates = Cell::kGates - Cell::kSecondPassGates;
 
   static int64_t operand_size(const Dims& dims) {
@@ -159,14 +159,14 @@ class StreamedBackward {
     params.grad_cells_stride = grads.cells_stride;
   }
 
-  // dh_{t-1} += the gates' gradients W_hh, or where h is masked that by itself. Rows that do not run, of which the GPU
-  // alone knows, add their zeros.
+  // dh_{t-1} += gate gradients W_hh; if h is masked, the GEMM's result is stored separately. Rows that do not run,
+  // which only the GPU knows, contribute zeros.
   void run_recurrent(int64_t s) const {
     const int64_t rows = p_.steps.rows(s), columns = Cell::kSavedValues * hidden_;
     const Matrix<A> out{through_w_hh_ ? through_w_hh_ : p_.grad_h, rows, recurrent_, recurrent_};
     const Matrix<const T> grads{grad_saved(s), rows, columns, columns};
     const Matrix<const T> w_hh{p_.w_hh, Cell::kGates * hidden_, recurrent_, recurrent_};
-    // Neighbouring gates whose gradients lie side by side share a product.
+    // Adjacent gates whose gradients are contiguous share one GEMM.
     for (int gate = 0, end; gate < kFirstPassGates; gate = end) {
       const int slot = Cell::recurrent_slot(gate);
       for (end = gate + 1; end < kFirstPassGates && Cell::recurrent_slot(end) == slot + end - gate;) ++end;
@@ -201,7 +201,7 @@ class StreamedBackward {
   const Queue& queue_;
   const int64_t hidden_, recurrent_;
   A* const grad_operand_;  // (B, H) or null
-  A* const dc_;            // (B, H), of a cell that normalises c, and behind it as much for the candidate of c
+  A* const dc_;            // (B, H), if c is normalised, followed by as much for the candidate of c
   A* const through_w_hh_;  // (B, K) or null: see PassBackParams
 };
 

@@ -1,4 +1,4 @@
-// The streamed path, forward: at every step a product of h_{t-1} and w_hh, then the cells.
+// The streamed path, forward: at every step a GEMM of h_{t-1} with w_hh, then the cells.
 #pragma once
 
 #include "cell_forward.cuh"
@@ -7,7 +7,7 @@
 
 namespace fastrnn::cuda {
 
-// One step of a layer with a projection, after the product with w_hr.
+// One step of a layer with a projection, after the GEMM with w_hr.
 template <class T>
 struct ProjectionEpilogueParams {
   StepRows rows;
@@ -115,7 +115,7 @@ class StreamedForward {
     launch_pointwise(enter_step<T>, p_.steps.rows(s), recurrent_ + cell_size, params, queue_.stream);
   }
 
-  // The step's second product takes the place of the first, which the cells have read.
+  // The step's second GEMM reuses the memory of the first one's result, which the cells have read by then.
   void multiply_operand(int64_t rows, const Matrix<const T>& weight) const {
     gemm<T, A>({product_, rows, weight.rows, weight.rows}, {operand_, rows, hidden_, hidden_}, weight.transposed(),
                false, queue_);
@@ -156,9 +156,9 @@ class StreamedForward {
   const Queue& queue_;
   const int64_t hidden_, recurrent_;
   A* const product_;      // (B, G*H), then (B, P)
-  A* const input_;        // (B, G*H), of a cell that normalises
-  A* const candidate_c_;  // (B, H), of a cell that normalises c
-  T* const operand_;      // (B, H) of the second product, if there is one
+  A* const input_;        // (B, G*H), with layer normalisation
+  A* const candidate_c_;  // (B, H), if c is normalised
+  T* const operand_;      // (B, H): operand of the second GEMM, if there is one
   T* const masked_;       // (B, K) or null: see EnterStepParams
 };
 

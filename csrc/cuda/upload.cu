@@ -8,7 +8,7 @@ namespace fastrnn::cuda {
 
 namespace {
 
-constexpr int64_t kMost = 500;  // of the 4 KiB that a kernel's arguments may take
+constexpr int64_t kMost = 500;  // fits the 4 KiB limit on a kernel's arguments
 
 struct Upload {
   int64_t* to;

@@ -1,4 +1,4 @@
-// Numbers that the host knows, for kernels to read.
+// Uploads numbers from the host, for kernels to read.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,8 +7,8 @@
 
 namespace fastrnn::cuda {
 
-// They travel as arguments of kernels, not from the host's memory: nobody has to keep that, and a CUDA graph that
-// captures the call has the numbers in it.
+// They are passed as kernel arguments rather than copied from host memory: nobody has to keep that memory alive, and a
+// CUDA graph that captures the call contains the numbers.
 void upload(int64_t* to, const int64_t* values, int64_t count, cudaStream_t stream);
 
 }  // namespace fastrnn::cuda

@@ -1,4 +1,5 @@
-// Sums of a product whose columns are dealt to warps: each leaves its own in shared memory, where they meet.
+// Sums of a GEMM whose columns are partitioned over warps: each leaves its partial sums in shared memory, where they
+// are combined.
 #pragma once
 
 #include "layout.h"
@@ -9,7 +10,7 @@ namespace fastrnn::cuda {
 constexpr int kWarps = kThreadsPerBlock / 32;
 constexpr int kMmaUnits = 16;  // rows of an mma's left operand, the weights
 
-// The product has kTileGroups groups of kTiles tiles of 16 rows. A warp serves one group, and has some of its columns.
+// The GEMM has kTileGroups groups of kTiles tiles of 16 rows. A warp serves one group, and has some of its columns.
 template <int kTiles, int kTileGroups>
 class WarpSums {
  public:
@@ -23,16 +24,16 @@ class WarpSums {
 
   __device__ int warp() const { return warp_; }
   __device__ int group() const { return warp_ / kColumnGroups; }
-  // The columns of this warp, of `count` that are dealt.
+  // This warp's range of `count` columns.
   __device__ int64_t first(int64_t count) const { return count * (warp_ % kColumnGroups) / kColumnGroups; }
   __device__ int64_t end(int64_t count) const { return count * (warp_ % kColumnGroups + 1) / kColumnGroups; }
 
-  // This warp's sums of a row of a tile at two neighbouring batch rows.
+  // Stores this warp's partial sums of a row of a tile for two neighbouring batch rows.
   __device__ void store(int tile, int row, int batch_row, const float2& sums) const {
     *reinterpret_cast<float2*>(sums_ + index(warp_, tile, row, batch_row)) = sums;
   }
 
-  // The whole sum, once the threads have met. row: counts over the groups' 16 each.
+  // The complete sum; call after a __syncthreads(). row: counted over all groups, 16 each.
   __device__ float total(int tile, int row, int batch_row) const {
     float sum = 0;
 #pragma unroll
@@ -43,7 +44,7 @@ class WarpSums {
   }
 
  private:
-  // Not 16: neighbouring rows' sums would share a bank.
+  // Not 16, to avoid bank conflicts between neighbouring rows' sums.
   static constexpr int kStride = kBatchRowsPerTile + 2;
 
   static __device__ int index(int warp, int tile, int row, int batch_row) {
