@@ -1,4 +1,4 @@
-// The products of csrc/cuda/gemm.cpp on the host, plain and slow: each sum in one fixed order, float never in TF32.
+// The GEMMs of csrc/cuda/gemm.cpp on the host, plain and slow: each sum in one fixed order, float never in TF32.
 #include <algorithm>
 #include <stdexcept>
 #include <vector>

@@ -15,7 +15,7 @@ std::map<std::string, int64_t, std::less<>> passes;  // by path
 
 }  // namespace
 
-// By which a test knows which kernels a call took.
+// Tells a test which kernels a call took.
 extern "C" __attribute__((visibility("default"))) int64_t fastrnn_emulated_passes(const char* path) {
   return passes[path];
 }
@@ -32,7 +32,7 @@ ProfilerRange::ProfilerRange(const char* name) {
 }
 ProfilerRange::~ProfilerRange() = default;
 
-// On a CPU there is no tensor that the host cannot read, so the tests say which it may not.
+// On a CPU the host can read every tensor, so the tests say which it may not.
 bool host_reads(const Tensor& batch_sizes) {
   const char* hidden = std::getenv("FASTRNN_EMULATE_DEVICE_SIZES");
   return batch_sizes.is_cpu() && !(hidden && *hidden == '1');

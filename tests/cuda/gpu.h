@@ -90,11 +90,11 @@ class Gpu {
   }
   bool idle_grads_are_zero() const { return streamed_; }
 
-  // Random errors of sums over all units add up as their squares do, those of different steps too: cases.cpp draws
-  // w_hh such that a step hands errors on at no more than their size, or in backward sqrt(G * H / K) times that. Each
-  // step adds the roundings of what its product reads, and those in A: of G * H sums of products about 1, and of three
-  // with x and the biases, up to 4. The standard deviation is 1 / sqrt(3) of the largest rounding; one of millions of
-  // values is five of them off.
+  // Random errors of sums over all units add up in quadrature, those of different steps too: cases.cpp draws w_hh such
+  // that a step passes errors on at no more than their size, or in backward sqrt(G * H / K) times that. Each step adds
+  // the roundings of what its GEMM reads, and those in A: of G * H sums of products about 1, and of three with x and
+  // the biases, up to 4. The standard deviation is 1 / sqrt(3) of the largest rounding; one of millions of values is
+  // five of them off.
   double tolerance(const Case& drawn, double largest) const {
     Problem p{};
     p.cell = drawn.cell;
@@ -124,7 +124,7 @@ class Gpu {
  private:
   cuda::Queue queue() const { return {nullptr, nullptr, !streamed_}; }
 
-  // As the ops do: kernels that run all steps find the sizes in the GPU's memory.
+  // Like the ops: kernels that run all steps find the sizes in GPU memory.
   template <class Params, class Run>
   void run_on_gpu(Params params, const GpuPlan& plan, const Run& run) const {
     emulation::set_seed(plan.seed);

@@ -1,5 +1,5 @@
-// Extras that leave a call's results as they are, so that the plain reference holds for them: masks of ones, nothing
-// kept, a clip that nothing reaches, and at the first step reset states that take the place of the initial ones.
+// Extras that leave a call's results unchanged, so that the plain reference holds for them: masks of ones, nothing
+// kept, a clip that nothing reaches, and at the first step reset states that replace the initial ones.
 #pragma once
 
 #include <algorithm>
@@ -46,12 +46,12 @@ class NeutralExtras {
     grads_.cells = grad_cells_.data();
   }
 
-  // With which rows the first step starts, they find in the reset states alone.
+  // The rows of the first step find their initial state only in the reset states.
   void take_initial_states(T* h, A* c) const {
     move_started(h, reset_h_.data(), dims_.recurrent_size);
     if (c) move_started(c, reset_c_.data(), dims_.hidden_size);
   }
-  // As in a plain call: what a cut has held back from the gradients of the initial states.
+  // As in a plain call: the gradients of the initial states that a cut has held back.
   void add_reset_grads(A* grad_h, A* grad_c) const {
     for (int64_t k = 0; k < h_size_; ++k) grad_h[k] += grad_reset_h_[count(k)];
     for (int64_t k = 0; k < c_size_; ++k) grad_c[k] += grad_reset_c_[count(k)];
@@ -72,7 +72,7 @@ class NeutralExtras {
     return of_device ? steps_.device_sizes[steps_.time(s)] : steps_.rows(s);
   }
 
-  // A row that joins late must take no notice of its cut.
+  // A row that joins late must ignore its cut.
   void prepare(int64_t s, int64_t row) const {
     const int64_t at = steps_.offset(s) + row, K = dims_.recurrent_size, H = dims_.hidden_size;
     cuts_[count(at)] = row < running(s - 1) ? kNoCut : kCutState;

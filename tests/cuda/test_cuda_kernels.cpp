@@ -48,7 +48,7 @@ std::vector<GpuPlan> streamed_plans(const Case& drawn) {
   return {{drawn.seed, streamed}, {drawn.seed + 1, streamed}};
 }
 
-// Around the units of a block, the rows of a tile, and the warps that share a product.
+// Around the units of a block, the rows of a tile, and the warps that share a GEMM.
 const Coverage kStationaryCoverage{{Shape::kDense, Shape::kPacked, Shape::kPadded, Shape::kDeviceSizes},
                                    {16, 32, 48, 144},
                                    {1, 3, 17, 33},
@@ -83,7 +83,7 @@ std::vector<GpuPlan> stationary_plans(const char* path, cuda::MathMode math, con
   return {{drawn.seed, one_group}, {drawn.seed + 1, drawn.seed % 2 ? chosen : two_groups}};
 }
 
-// The same in larger blocks, which the plan has for more batch rows than these.
+// The same in larger blocks, for which the plan needs more batch rows than these.
 template <class T>
 std::vector<GpuPlan> large_block_plans(cuda::MathMode math, const Case& drawn, bool backward) {
   std::vector<GpuPlan> plans = stationary_plans<T>("cluster", math, drawn, backward);
@@ -101,7 +101,7 @@ std::vector<GpuPlan> large_block_plans(cuda::MathMode math, const Case& drawn, b
   return plans;
 }
 
-// The persistent ones with products that clusters split, which the plan has for more units than these.
+// The persistent ones with GEMMs split over clusters, for which the plan needs more units than these.
 template <class T>
 std::vector<GpuPlan> split_plans(const Case& drawn) {
   constexpr cuda::MathMode kMath = cuda::MathMode::kTensorCores;

@@ -123,7 +123,7 @@ void test_persistent(Report& report) {
   with(7, both, {4, 1, 1});
 }
 
-// Of the gradients of 640 units' gates, blocks read enough for clusters to split it from some batch rows on.
+// From some batch size on, blocks read so much of the gradients of 640 units' gates that clusters split it.
 template <class T>
 void test_split(Report& report) {
   const auto of = [](int64_t hidden, int64_t batch) {
@@ -144,7 +144,7 @@ void test_split(Report& report) {
   expect_grid<T>(Path::kPersistent, {40, 3, 1}, of(640, 480), report);
 }
 
-// Layers run at once where each has the groups then that it would have alone.
+// Layers run concurrently if each then has the groups that it would have alone.
 template <class T>
 void test_layers(Report& report) {
   const auto of = [](int64_t layers, int64_t steps, int64_t batch) {

@@ -26,7 +26,7 @@ struct Layout {
   int64_t size() const { return rows * stride; }
 };
 
-// A NaN of a kind that no arithmetic makes.
+// A NaN with a payload that no arithmetic produces.
 template <class T>
 T poison() {
   const uint16_t half = 0x7fed;  // of either half type
@@ -76,7 +76,7 @@ class AnyOutput {
   virtual void check(const std::string& where, Report& report) = 0;
 };
 
-// What a kernel writes, perhaps after reading it. Where `after` says kNothing, `before` must stay to the last bit.
+// What a kernel writes, perhaps after reading it. Where `after` is kNothing, `before` must be left bit for bit.
 template <class T, template <class> class Memory>
 class Output final : public AnyOutput {
  public:

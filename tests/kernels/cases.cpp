@@ -36,7 +36,7 @@ Values product(const Values& a, const Values& b, int64_t rows, int64_t columns, 
   return out;
 }
 
-// Rows that run at each time: never more than the time before. Some rows may never run, and the last times may be idle.
+// Rows that run at each time, non-increasing. Some rows may never run, and the last times may be idle.
 std::vector<int64_t> draw_sizes(Random& random, const Case& drawn) {
   std::vector<int64_t> sizes;
   for (int64_t t = 0; t < drawn.steps; ++t) sizes.push_back(draw_below(random, drawn.batch + 1));
@@ -45,7 +45,7 @@ std::vector<int64_t> draw_sizes(Random& random, const Case& drawn) {
   return sizes;
 }
 
-// What belongs to rows that do not run.
+// Erases the values of rows that do not run.
 void erase_idle_rows(const Problem& p, int64_t columns, Values& values) {
   std::vector<bool> runs(static_cast<size_t>(p.rows));
   for (int64_t s = 0; s < p.steps; ++s) {
@@ -128,7 +128,7 @@ Problem draw_problem(const Case& drawn, Rounding round) {
   p.input_size = draw_below(random, 20);
   p.input = draw_multiples(random, p.rows * p.input_size, 0.5, 2);
   p.w_ih = draw_multiples(random, columns * p.input_size, 0.125, 4);
-  // Sums of so few bits have none that any type would round away.
+  // Sums of so few bits are exact in every type.
   p.x = product(p.input, p.w_ih, p.rows, columns, p.input_size);
   p.w_hh = draw(random, columns * K, 1.5 / std::sqrt(K), round);
   if (p.projected) p.w_hr = draw(random, K * H, 1.5 / std::sqrt(H), round);

@@ -9,7 +9,7 @@
 
 namespace fastrnn::test {
 
-// The sizes of a padded batch are the host's to read; of one with device sizes, only the kernel's on a GPU.
+// The host may read the sizes of a padded batch; those of one with device sizes, on a GPU only the kernel.
 enum class Shape { kDense, kPacked, kPadded, kDeviceSizes };
 
 struct Case {
@@ -37,7 +37,7 @@ struct Coverage {
 // Every cell with every size and shape; the other options are drawn, anew for each seed.
 std::vector<Case> all_cases(const Coverage& coverage, uint64_t seed);
 
-// To the nearest number that T can hold.
+// Rounded to the nearest number that T can represent.
 template <class T>
 double rounded(double value) {
   const T narrow = static_cast<T>(value);

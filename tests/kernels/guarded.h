@@ -1,7 +1,7 @@
-// Memory in which a kernel cannot go astray unseen, whatever instruction it takes for that.
+// Memory in which no out-of-bounds access goes unnoticed, whatever instruction makes it.
 //
-// AddressSanitizer watches what the compiler knows to be a load or a store, which the masked ones of AVX are not. So
-// the values here end where a page begins that nobody may touch, and begin after a margin whose bytes are compared.
+// AddressSanitizer checks only what the compiler knows to be a load or a store, which AVX's masked ones are not. So the
+// values here end at an inaccessible page, and begin after a margin whose bytes are checked.
 #pragma once
 
 #include <sanitizer/asan_interface.h>  // whose macros do nothing without the sanitizer

@@ -2,13 +2,16 @@
 //
 // A Machine says on what the kernels run:
 //
-//   Value, Accumulator   T and A of params.h
-//   Drawn                what the numbers of a problem are rounded to, so that nothing is lost on the way to the
-//   kernels Memory<V>            see buffers.h Plan                 one way to run a call kHyHoldsHx           see
-//   ForwardParams::hy name(), describe(plan) idle_grads_are_zero()   backward may read gradients of rows that do not
-//   run, which the caller made zero tolerance(drawn, largest)   see Output; largest is the magnitude of what the
-//   products of the steps read scratch(drawn, params, plan), run(drawn, params, plan)   for either kind of params; run
-//   throws what goes wrong
+//   Value, Accumulator          T and A of params.h
+//   Drawn                       the type that a problem's numbers are rounded to, so that the kernels lose nothing
+//   Memory<V>                   see buffers.h
+//   Plan                        one way to run a call
+//   kHyHoldsHx                  see ForwardParams::hy
+//   name(), describe(plan)
+//   idle_grads_are_zero()       backward may read gradients of rows that do not run, which the caller has zeroed
+//   tolerance(drawn, largest)   see Output; largest is the magnitude of what the steps' GEMMs read
+//   scratch(drawn, params, plan), run(drawn, params, plan)
+//                               for either kind of params; run throws what goes wrong
 #pragma once
 
 #include <cmath>
@@ -43,7 +46,7 @@ class KernelRun {
         report_(report) {}
 
  protected:
-  // Runs each plan after prepare(), which makes the buffers as new and points params to them.
+  // Runs each plan after prepare(), which resets the buffers and points params to them.
   template <class Params, class Prepare>
   void run_all(const std::vector<typename Machine::Plan>& plans, Params& params, const Prepare& prepare) {
     for (const typename Machine::Plan& plan : plans) {
@@ -85,10 +88,10 @@ class KernelRun {
     return {problem_.rows, K, 2 * K, problem_.reverse ? K : 0};
   }
 
-  // To be said before any output is made.
+  // Call before making any output.
   void products_read(const Values& values) {
     double largest = 1;
-    for (double value : values) largest = std::fmax(largest, std::fabs(value));  // which passes over kNothing
+    for (double value : values) largest = std::fmax(largest, std::fabs(value));  // which ignores kNothing
     tolerance_ = machine_.tolerance(case_, largest);
   }
 
@@ -197,7 +200,7 @@ class ForwardRun final : public KernelRun<Machine> {
   typename Base::template Out<A>*cell_, *cells_;
 };
 
-// Starts from what the reference's forward kept, so that it fails for faults of its own alone.
+// Starts from what the reference's forward saved, so that it fails only for faults of its own.
 template <class Machine>
 class BackwardRun final : public KernelRun<Machine> {
   using Base = KernelRun<Machine>;

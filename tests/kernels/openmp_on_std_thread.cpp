@@ -1,8 +1,8 @@
 // The four functions of OpenMP that a parallel region compiled by GCC needs, on std::thread.
 //
-// ThreadSanitizer knows how std::thread starts and ends, while GCC's own library, which nobody instrumented, looks to
-// it like threads that share memory without synchronisation. Linked in place of that library, this leaves
-// ThreadSanitizer to watch the team itself.
+// ThreadSanitizer understands std::thread, while GCC's OpenMP runtime, which is not instrumented, looks to it like
+// threads that share memory without synchronisation. Linked in place of that runtime, this leaves only the team itself
+// for ThreadSanitizer to check.
 #include <thread>
 #include <vector>
 

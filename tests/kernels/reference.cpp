@@ -18,7 +18,7 @@ struct Unit {
   double h, c;
 };
 
-// x: the input's part of each gate, with b_ih; r: the recurrent part, with b_hh.
+// x: the input's contribution to each gate, with b_ih; r: the recurrent one, with b_hh.
 Unit unit_forward(CellKind cell, const Four& x, const Four& r, double h_before, double c_before) {
   switch (cell) {
     case kRnnTanh:
@@ -41,8 +41,8 @@ Unit unit_forward(CellKind cell, const Four& x, const Four& r, double h_before, 
 }
 
 struct UnitGrad {
-  Four saved;                 // before the activations
-  double h_before, c_before;  // what reaches the state of the step before, except through w_hh
+  Four saved;                 // of the pre-activations
+  double h_before, c_before;  // gradients of the previous step's state that bypass w_hh
 };
 
 UnitGrad unit_backward(CellKind cell, const Unit& unit, double h_before, double c_before, double dh, double dc) {

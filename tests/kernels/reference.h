@@ -1,6 +1,6 @@
-// The recurrences once more, slow and plain, in f64 on std::vector: what the kernels are compared with.
+// The recurrences again, slow and plain, in f64 on std::vector: the reference for the kernels.
 //
-// Nothing here comes from csrc/cells: the equations are written down a second time.
+// Independent of csrc/cells: the equations are written a second time.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace fastrnn::test {
 
 using Values = std::vector<double>;
 
-// Marks what no kernel may read in an input, or write in an output.
+// Marks values that no kernel may read in an input, or write in an output.
 constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
 
 // One direction of one layer over a batch. Letters as in params.h.
@@ -25,7 +25,7 @@ struct Problem {
   int64_t rows, input_size;             // N, I
 
   Values input, w_ih;       // (N, I), (G*H, I)
-  Values x;                 // (N, G*H): their product, exact in every type
+  Values x;                 // (N, G*H): input w_ih^T, exact in every type
   Values w_hh, w_hr;        // (G*H, K), (P, H)
   Values b_ih, b_hh;        // (G*H), or empty
   Values hx, cx;            // (B, K), (B, H)
@@ -37,7 +37,7 @@ struct Problem {
   int64_t time(int64_t step) const { return reverse ? steps - 1 - step : step; }
   bool runs(int64_t step, int64_t b) const { return b < sizes[time(step)]; }
   int64_t row(int64_t step, int64_t b) const { return offsets[time(step)] + b; }
-  // The saved value whose gradient is that of gate `gate` of w_hh h_{t-1} + b_hh.
+  // The slot whose gradient is that of gate `gate` of w_hh h_{t-1} + b_hh.
   int64_t recurrent_slot(int64_t gate) const;
 };
 

@@ -1,4 +1,4 @@
-// What came of the tests.
+// Results of the tests.
 #pragma once
 
 #include <cmath>
@@ -29,7 +29,7 @@ class Report {
   double largest_error_ = 0;
 };
 
-// The call that runs now: what to name if a sanitizer ends the program.
+// The call that is running: what to name if a sanitizer ends the program.
 inline std::string current_call;
 
 }  // namespace fastrnn::test

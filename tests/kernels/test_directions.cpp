@@ -10,7 +10,7 @@ namespace fastrnn::test {
 
 namespace {
 
-// A packed batch, its steps cut in two.
+// A packed batch, its steps cut into two chunks.
 const std::vector<int64_t> kSizes{5, 5, 4, 2, 2, 1};
 const std::vector<int64_t> kOffsets{0, 5, 10, 14, 16, 18};
 constexpr int64_t kBatch = 5, kSteps = 6, kRows = 19, kCut = 2, kRowsBeforeCut = 10;
@@ -38,7 +38,7 @@ class Layer {
     for (int d = 0; d < 2; ++d) make_direction(d == 1, output, grad_output);
   }
 
-  // Forward, then backward, on all directions at once or on one after the other. False if somebody interrupted it.
+  // Forward, then backward, on all directions at once or one after the other. False if interrupted.
   bool run(const cpu::Plan& plan) {
     if (plan.split == cpu::Split::kDirections) return run(plan, 0, 2);
     return run(plan, 0, 1) && run(plan, 1, 1);
@@ -125,7 +125,7 @@ void test_layer(const cpu::Kernels& kernels, CellKind cell, const Dims& dims, cp
                 Report& report) {
   Layer<T> expected(kernels, cell, dims, weights, seed);
   expected.run({1, cpu::Split::kNone, 1, weights});
-  for (int threads : {2, 1}) {  // one, where OpenMP grants no more
+  for (int threads : {2, 1}) {  // one, as if OpenMP granted no more
     current_call = "both directions of cell " + std::to_string(static_cast<int>(cell)) + " with " +
                    std::to_string(dims.hidden_size) + " units on " + std::to_string(threads) + " threads";
     Layer<T> layer(kernels, cell, dims, weights, seed);

@@ -5,7 +5,7 @@
 
 namespace fastrnn::test {
 
-// Both directions of a layer at the same time: the numbers are those of one after the other, to the bit.
+// Both directions of a layer at the same time give the same bits as one after the other.
 void test_directions(const cpu::Kernels& kernels, uint64_t seed, Report& report);
 
 }  // namespace fastrnn::test

@@ -21,7 +21,7 @@
 #include "test_reference.h"
 #include "test_wavefront.h"
 
-#pragma weak __sanitizer_set_death_callback  // null where no sanitizer is linked
+#pragma weak __sanitizer_set_death_callback  // null if no sanitizer is linked
 
 namespace fastrnn::test {
 
@@ -101,7 +101,7 @@ struct Cpu {
   }
 
  protected:
-  // Where the time loop multiplies the input, its product is not there yet.
+  // If the time loop multiplies the input, x W_ih^T is not there yet.
   static T* saved_of(const Case& drawn, const ForwardParams<T>& params, const Plan& plan) {
     if (plan.input_steps == 0) return params.saved;
     if (!drawn.keep || !cell_facts(drawn.cell).reads_saved) return nullptr;
@@ -109,7 +109,7 @@ struct Cpu {
     return params.saved;
   }
 
-  // What freeze() makes of a call's weights, where its plan wants them frozen.
+  // The result of freeze() on a call's weights, if its plan wants them frozen.
   struct Frozen {
     Guarded<T> values;
 
@@ -129,7 +129,7 @@ struct Cpu {
   }
   static int64_t all_rows(const Steps& steps) { return rows_before(steps, steps.steps); }
 
-  // All steps at once, or cut somewhere, as the case's seed has it.
+  // All steps in one chunk, or cut somewhere, depending on the case's seed.
   static std::vector<Chunk> two_chunks(const Case& drawn, const Steps& steps) {
     const int64_t total = all_rows(steps);
     const auto chunk = [&](int64_t begin, int64_t end) {
@@ -189,9 +189,9 @@ struct CpuOnBf16 : Cpu<float> {
   }
 };
 
-// A team of two and one of three, one of them splitting the batch and the other the units, by turns; and by turns all
-// with packed weights (in forward also with frozen ones) or all with weights read in place, whose sums run in another
-// order. In forward some multiply the input, too.
+// A team of two and one of three, alternately splitting the batch and the units; and alternately all with packed
+// weights (in forward also with frozen ones) or all with weights read in place, which sum in another order. In forward
+// some multiply the input, too.
 std::vector<cpu::Plan> plans(const Options& options, uint64_t turn, bool backward) {
   using cpu::Split, cpu::WeightSource;
   const int64_t poll_every = static_cast<int64_t>(turn % 3) + 1;
@@ -239,8 +239,8 @@ size_t test_cases(const cpu::Kernels& kernels, const Options& options, Report& r
   return run;
 }
 
-// A call of seconds that someone wants to end. To be long without being large, its steps lie in two rows by turns: a
-// step reads the row of its neighbour while it writes its own.
+// A call that takes seconds, to be interrupted. To be long without being large, its steps alternate between two rows: a
+// step reads its neighbour's row while it writes its own.
 class LongCall {
  public:
   explicit LongCall(const cpu::CellKernels<float>& cell) : cell_(cell) {
@@ -279,7 +279,7 @@ class LongCall {
   std::vector<float> saved_ = std::vector<float>(2 * kHidden), output_ = saved_, state_ = hx_, scratch_;
 };
 
-// It returns, with every thread, and says so.
+// The call returns, on every thread, and reports the interruption.
 void test_interruption(const cpu::Kernels& kernels, Report& report) {
   using cpu::Split;
   const cpu::CellKernels<float>& cell = cpu::cell_kernels<float>(kernels, kRnnTanh);

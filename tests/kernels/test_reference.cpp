@@ -1,4 +1,4 @@
-// The reference's gradients against differences of its own forward: what the kernels are held to must itself hold.
+// The reference's gradients against finite differences of its own forward: the reference must itself be right.
 #include "test_reference.h"
 
 #include <cmath>
@@ -25,7 +25,7 @@ double loss(const Problem& p) {
   return dot(forward.output, p.grad_output) + dot(forward.hy, p.grad_hy) + c;
 }
 
-// Compares gradient(i) with the difference quotient of `values`, which are part of `p`.
+// Compares gradient(i) with the difference quotient of `values`, which belong to `p`.
 void compare(const char* name, const Problem& p, Values& values, const std::function<double(int64_t)>& gradient,
              Report& report) {
   constexpr double kStep = 1e-5;
@@ -61,7 +61,7 @@ void check_cell(CellKind cell, int64_t projection, Shape shape, Report& report) 
   const Forward forward = run_forward(p);
   const Backward backward = run_backward(p, forward);
   const int64_t H = p.hidden, K = p.recurrent, columns = p.saved_values() * H, gate_columns = p.gates() * H;
-  // Of row n, the gradient that reaches W_hh h_{t-1} + b_hh.
+  // The gradient of W_hh h_{t-1} + b_hh in row n.
   const auto recurrent_grad = [&](int64_t n, int64_t column) {
     return backward.grad_saved[n * columns + p.recurrent_slot(column / H) * H + column % H];
   };

@@ -48,8 +48,8 @@ struct Function {
   Wide<T> tiny;  // errors up to this do not count
 };
 
-// Where 1 / (1 + e^-x) leaves the normal numbers, the kernels' sigmoid stops short of it or is 0: no gate's value
-// depends on it. tiny says how far that may go.
+// Where 1 / (1 + e^-x) is not a normal number, the kernels' sigmoid saturates or is 0: no gate's value depends on it.
+// tiny bounds the error there.
 template <class T>
 std::vector<Function<T>> functions() {
   const Wide<T> least_sigmoid = std::exp(Wide<T>(sizeof(T) == 4 ? -87 : -708));
@@ -59,7 +59,7 @@ std::vector<Function<T>> functions() {
            [](Wide<T> x) { return 1 / (1 + std::exp(-x)); }, 2.75, least_sigmoid}};
 }
 
-// The distance of T's numbers around x.
+// The spacing of T's numbers around x.
 template <class T>
 Wide<T> spacing(Wide<T> x) {
   constexpr int kDigits = std::numeric_limits<T>::digits;
@@ -67,7 +67,7 @@ Wide<T> spacing(Wide<T> x) {
   return std::ldexp(Wide<T>(1), exponent - kDigits + 1);
 }
 
-// The error in units of the last place.
+// The error in ulps.
 template <class T>
 double error(const Function<T>& f, T x, T got) {
   const Wide<T> exact = f.exact(x);

@@ -13,8 +13,8 @@ namespace {
 
 constexpr size_t kSubChunks = 7;
 
-// What a call's sub-chunk makes of that of the call ahead, and of its own sub-chunk before. Plain memory:
-// ThreadSanitizer sees whether whoever reads it waited for whoever wrote it.
+// What a call's sub-chunk computes from that of the call ahead, and from its own previous one. Plain memory:
+// ThreadSanitizer sees whether each reader waited for the writer.
 using Grid = std::vector<std::vector<int>>;
 
 int made_of(const Grid& grid, size_t call, size_t sub_chunk) {
@@ -49,7 +49,7 @@ void test_failure(int threads, size_t calls, size_t failing, Report& report) {
 
 void test_interruption(int threads, size_t calls, Report& report) {
   cpu::interrupt_requested = [] { return true; };
-  // Until the poll, which looks only now and then.
+  // Until the poll takes effect, which is rate-limited.
   const auto job = [](size_t, size_t, cpu::Worker& worker) {
     while (!worker.stopped()) worker.poll(0);
   };
@@ -58,8 +58,8 @@ void test_interruption(int threads, size_t calls, Report& report) {
   cpu::interrupt_requested = nullptr;
 }
 
-// While the last call is at its last sub-chunk, the workers ahead of it are done. Only the first worker's poll asks
-// anybody: the job's own does nothing unless one thread was all that OpenMP granted.
+// While the last call is at its last sub-chunk, the workers ahead of it are done. Only the first worker polls: the
+// job's own poll does nothing unless OpenMP granted a single thread.
 void test_late_interruption(int threads, size_t calls, Report& report) {
   cpu::interrupt_requested = [] { return true; };
   const auto job = [&](size_t call, size_t sub_chunk, cpu::Worker& worker) {

@@ -4,7 +4,7 @@
 
 namespace fastrnn::test {
 
-// Calls that wait for one another: every one finds done what it needs, and what one throws ends all.
+// Calls that wait for one another: each finds its dependencies done, and an exception in one ends all.
 void test_wavefront(Report& report);
 
 }  // namespace fastrnn::test
