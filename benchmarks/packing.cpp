@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "cells/facts.h"
-#include "cpu/instantiate.h"
-#include "cpu/loops.h"
-#include "cpu/team.cpp"
+#include "cpu/isa/instantiate.h"
+#include "cpu/loop/loops.h"
+#include "cpu/team/team.cpp"
 
 namespace {
 

@@ -26,7 +26,7 @@ def setting(name):
 
 def kernels_source(name):
     """The kernels of one instruction set: baseline, avx2, avx512."""
-    return CSRC / "cpu" / f"kernels_{name}.cpp"
+    return CSRC / "cpu" / "isa" / f"kernels_{name}.cpp"
 
 
 def isa_flags(source):
@@ -37,7 +37,7 @@ def isa_flags(source):
 def kernel_test(*kernels):
     """The sources of test_kernels, with the kernels of these instruction sets."""
     return [
-        *(CSRC / "cpu" / f"{name}.cpp" for name in ("dispatch", "team")),
+        *(CSRC / "cpu" / f"{name}.cpp" for name in ("isa/select", "plan", "team/team")),
         *map(kernels_source, kernels),
         *(
             SOURCES / f"{name}.cpp"

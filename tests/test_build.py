@@ -30,7 +30,7 @@ def undefined_symbols(library):
 
 def strangers_to_isa(isa, objects):
     """Weak symbols in an instruction set's object that do not name it."""
-    weak = [line for line in symbols(objects / f"csrc/cpu/kernels_{isa}.o") if re.search(r" [WVu] ", line)]
+    weak = [line for line in symbols(objects / f"csrc/cpu/isa/kernels_{isa}.o") if re.search(r" [WVu] ", line)]
     assert weak, "the templates are gone: this test looks in the wrong place"
     return [line for line in weak if not re.search(rf"\b{ISA_NAMES[isa]}\b", line)]
 

@@ -30,9 +30,9 @@ pytestmark = pytest.mark.skipif(
 
 CSRC, TESTS = ROOT / "csrc", ROOT / "tests"
 BUILD = ROOT / "build" / "cuda_emulation" / "kernels"
-KERNELS = (*sorted((CSRC / "cuda").glob("*.cu")), TESTS / "cuda" / "emulated_gemm.cpp")
+KERNELS = (*sorted((CSRC / "cuda").glob("*/*.cu")), TESTS / "cuda" / "emulated_gemm.cpp")
 HOST = (
-    CSRC / "cuda" / "dispatch.cpp",
+    CSRC / "cuda" / "run.cpp",
     CSRC / "cuda" / "plan.cpp",
     *(TESTS / "cuda" / f"{name}.cpp" for name in ("test_cuda_kernels", "test_plan")),
     *(TESTS / "kernels" / f"{name}.cpp" for name in ("reference", "cases")),
@@ -65,7 +65,7 @@ class Fault(NamedTuple):
 
     name: str
     build: str
-    file: str  # in csrc/cuda
+    file: str  # somewhere in csrc/cuda
     text: str  # stands there once
     instead: str
     finding: str = ""
@@ -166,7 +166,7 @@ FAULTS = (
     Fault(
         "last_part_lost", "plain", CLUSTER_BACKWARD, "static_cast<int>(gridDim.x);", "static_cast<int>(gridDim.x) - 1;"
     ),
-    Fault("last_tile_lost", "plain", "scattered_product.cuh", "- warp_ + kWarps - 1) /", "- warp_) /", FOR_EVER),
+    Fault("last_tile_lost", "plain", "scattered_gemm.cuh", "- warp_ + kWarps - 1) /", "- warp_) /", FOR_EVER),
     Fault("idle_rows_run", "plain", CLUSTER_FORWARD, "if (at < running) {", "if (at < p_.dims.batch) {"),
     Fault("idle_gates_unwritten", "race", CLUSTER_BACKWARD, "if (row >= running) {", "if (false) {", "nobody wrote"),
     Fault("last_c_lost", "plain", CLUSTER_FORWARD, "if (at >= running_next)", "if (at > running_next)"),
@@ -219,17 +219,17 @@ DRAWN_FAULTS = random.Random(SESSION_SEED).sample(FAULTS, len(FAULTS) // 3)
 def plant(fault):
     """The kernels of one type with the fault, in a copy of csrc of links to all that is as it was."""
     folder = BUILD / "faults" / fault.name
-    cuda = folder / "cuda"
-    cuda.mkdir(parents=True, exist_ok=True)
-    text = (CSRC / "cuda" / fault.file).read_text()
+    originals = {path.name: path for path in (CSRC / "cuda").rglob("*.*")}
+    text = originals[fault.file].read_text()
     assert text.count(fault.text) == 1, f"{fault.name}: {fault.file} does not hold its text once"
     source, table = f"{fault.path}_f16.cu", f"{fault.path}.cuh"
-    changed = {name: (CSRC / "cuda" / name).read_text() for name in (source, table)}
+    changed = {name: originals[name].read_text() for name in (source, table)}
     changed[fault.file] = text.replace(fault.text, fault.instead)
     if fault.path != "streamed":
-        changed[table] = re.sub(r"_kernels<(Elman<\w+>|Lstm|Gru), T", f"_kernels<{fault.cell}, T", changed[table])
-    for original in {*CSRC.iterdir(), *(CSRC / "cuda").iterdir()} - {CSRC / "cuda"}:
+        changed[table] = changed[table].replace("(PlainCells{})", f"(CellList<{', '.join([fault.cell] * 4)}>{{}})")
+    for original in {*CSRC.iterdir(), *originals.values()} - {CSRC / "cuda"}:
         copy = folder / original.relative_to(CSRC)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         text = changed.get(original.name)
         if text is None and not copy.is_symlink():
             copy.unlink(missing_ok=True)
@@ -237,7 +237,7 @@ def plant(fault):
         elif text is not None and (copy.is_symlink() or not copy.exists() or copy.read_text() != text):
             copy.unlink(missing_ok=True)
             copy.write_text(text)
-    return cuda / source
+    return folder / originals[source].relative_to(CSRC)
 
 
 def type_of(kernel):
@@ -276,7 +276,7 @@ def build_ahead(quick):
 
 @pytest.fixture(scope="module")
 def products():
-    sources = (CSRC / "cuda" / "gemm.cpp", TESTS / "cuda" / "test_gemm.cpp")
+    sources = (CSRC / "cuda" / "common" / "gemm.cpp", TESTS / "cuda" / "test_gemm.cpp")
     build_all(BUILD, [Program("test_gemm", "asan", sources)], "gemm.ninja")
 
 

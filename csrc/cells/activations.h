@@ -7,7 +7,7 @@
 
 namespace fastrnn {
 
-// The transcendental functions of a value type. SIMD vectors specialise it in cpu/vector_math.h.
+// The transcendental functions of a value type. SIMD vectors specialise it in cpu/isa/vector_math.h.
 template <class V>
 struct Math {
   static FASTRNN_INLINE V sigmoid(V x) { return 1 / (1 + std::exp(-x)); }

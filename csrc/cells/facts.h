@@ -31,7 +31,7 @@ constexpr CellFacts facts_of(bool plain) {
   CellFacts facts{.name = Cell::kName,
                   .inner_name = InnerCell<Cell>::kName,
                   .gates = Cell::kGates,
-                  .saved = Cell::kSavedValues,
+                  .saved_values = Cell::kSavedValues,
                   .second_pass_gates = Cell::kSecondPassGates,
                   .per_unit_weights = Cell::kPerUnitWeights,
                   .inner_per_unit_weights = InnerCell<Cell>::kPerUnitWeights,

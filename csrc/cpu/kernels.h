@@ -5,11 +5,11 @@
 
 #include "../cells/list.h"
 #include "../params.h"
-#include "bf16.h"
+#include "isa/bf16.h"
+#include "plan.h"
 
 namespace fastrnn::cpu {
 
-struct Plan;
 struct WorkSlice;
 
 // The time loop of a pass as one worker of a team runs it (loops.h): for one call or several, chunk after chunk (in
@@ -50,11 +50,6 @@ struct WeightGemm {
   const W* weights;
   int64_t columns, depth;
   T* scratch;  // one panel per thread: `depth` rows of kMaxPanelVectors vectors
-};
-
-struct GemmPlan {
-  int threads;
-  bool by_rows;  // each thread multiplies its own rows by all weights; else all rows by its own weights
 };
 
 // The kernels of one dtype, or forward alone for weights stored as W.

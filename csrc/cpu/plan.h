@@ -1,10 +1,8 @@
-// How a call is split over threads; read by the kernels and by explain().
+// How a call is split over threads, and where its weights are read: every decision of the CPU path. Read by the kernels
+// and by explain().
 #pragma once
 
 #include <cstdint>
-
-#include "panels.h"
-#include "team.h"
 
 namespace fastrnn::cpu {
 
@@ -27,82 +25,37 @@ struct Plan {
   int64_t input_steps = 0;  // steps per input GEMM in the time loop; 0 if its caller multiplies all of the input before
 };
 
-// Bump allocator over a call's scratch; with no scratch it only measures how much is needed.
-template <class T>
-struct Arena {
-  T* scratch;
-  int64_t used = 0;
-
-  FASTRNN_INLINE T* take(int64_t count) { return take_as<T>(count); }
-  // For values of a type that is no wider than T.
-  template <class W>
-  FASTRNN_INLINE W* take_as(int64_t count) {
-    T* part = scratch ? scratch + used : nullptr;
-    used += ceil_div(count * static_cast<int64_t>(sizeof(W)), sizeof(T));
-    return reinterpret_cast<W*>(part);
-  }
+struct GemmPlan {
+  int threads;
+  bool by_rows;  // each thread multiplies its own rows by all weights; else all rows by its own weights
 };
 
-// Padding between workers' rows of the state under Split::kBatch, so that prefetching can't cause false sharing: the
-// hardware prefetcher reads ahead (though not beyond a page) into rows that another core writes at every step, and that
-// core then has to fetch the lines back. Worth 1.15, 1.15, 1.0 and 1.0 for LSTM at (512, 8, 64, 64), (100, 16, 128,
-// 128), (1000, 4, 32, 32) and (28, 128, 128, 128), 1.08, 1.09, 1.04 and 1.0 for GRU (the time loop alone on two cores,
-// AVX2, 2026-11-26); level in backward, which has no such state but the gradients of c and h.
-constexpr int64_t kRowPaddingBytes = 4096;
+// The cost of one pass over the sequence, for each direction of each layer.
+struct Workload {
+  int threads;  // allowed by torch
+  int64_t layers, directions;
+  int64_t steps, batch;
+  int64_t step_macs;     // multiply-adds of a full step
+  int64_t input_macs;    // those of its input, in the first layer
+  int64_t weight_bytes;  // recurrent weights, read at every step
+  int64_t panels;        // pieces into which the units can be partitioned
+  int64_t input_bytes;   // weights of the widest layer's input
+  int64_t gate_bytes;    // gates of one row
+  bool backward;
+  bool frozen;  // the recurrent weights were packed by an earlier call
+};
 
-// Total padding between all workers' rows, in values.
-template <class T>
-FASTRNN_INLINE int64_t row_padding(const Plan& plan) {
-  return plan.split == Split::kBatch ? plan.threads * kRowPaddingBytes / static_cast<int64_t>(sizeof(T)) : 0;
-}
-
-// The share of one worker of the team: batch rows, and a range of any number of panels.
-struct WorkSlice {
+struct Choice {
   Plan plan;
-  Worker& worker;
-
-  FASTRNN_INLINE Range rows(int64_t batch) const {
-    return plan.split == Split::kBatch ? share(batch, worker.index, worker.count) : Range{0, batch};
-  }
-  // Padding before this worker's rows, in values; see row_padding().
-  template <class T>
-  FASTRNN_INLINE int64_t row_padding_before() const {
-    return row_padding<T>(plan) / plan.threads * worker.index;
-  }
-  // The worker's share of (B, size) values, for one-off work.
-  FASTRNN_INLINE Range values(int64_t batch, int64_t size) const {
-    if (!has_whole_rows()) return share(batch * size, worker.index, worker.count);
-    const Range mine = rows(batch);
-    return {mine.begin * size, mine.end * size};
-  }
-  FASTRNN_INLINE bool has_whole_rows() const { return plan.split != Split::kUnits; }
-  // Calls visit(panels) for the worker's panels in step s, up to kPanelsOfARow at a time: forwards in even steps,
-  // backwards in odd ones, so that a step first reads the panels that the previous one left in the cache.
-  template <class Visit>
-  FASTRNN_INLINE void for_each_panels(int64_t count, int64_t s, const Visit& visit) const {
-    const Range mine = plan.split == Split::kUnits ? share(count, worker.index, worker.count) : Range{0, count};
-    const int64_t visits = ceil_div(mine.end - mine.begin, kPanelsOfARow);
-    for (int64_t n = 0; n < visits; ++n) {
-      const int64_t begin = mine.begin + (s % 2 == 0 ? n : visits - 1 - n) * kPanelsOfARow;
-      visit(Range{begin, smaller(begin + kPanelsOfARow, mine.end)});
-    }
-  }
-  // The worker's share of the batch rows from rows(), in a phase that works on whole rows.
-  FASTRNN_INLINE Range partition(const Range& rows) const {
-    if (has_whole_rows()) return rows;
-    const Range mine = share(rows.end - rows.begin, worker.index, worker.count);
-    return {rows.begin + mine.begin, rows.begin + mine.end};
-  }
-  // Ends a phase whose results other workers read.
-  FASTRNN_INLINE void sync() const {
-    if (plan.split == Split::kUnits) worker.barrier();
-  }
-  // Ends the count-th step of the loop; false if the loop is to be left.
-  FASTRNN_INLINE bool end_step(int64_t count) const {
-    if (count % plan.poll_every == 0) worker.poll(count);
-    sync();
-    return !worker.stopped_at(count);
-  }
+  const char* reason;  // for not using more threads, or another split
 };
+
+Choice choose_plan(const Workload& work);
+
+// If not negative, the input_steps of every plan whose weights are packed or frozen: tests cover both ways.
+inline int64_t forced_input_steps = -1;
+
+// How a GEMM of many rows with bfloat16 weights is split over threads.
+GemmPlan choose_gemm_plan(int threads, int64_t rows, int64_t macs, int64_t panels);
 
 }  // namespace fastrnn::cpu

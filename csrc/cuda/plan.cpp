@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "../cells/facts.h"
-#include "launch.h"
+#include "common/launch.h"
 
 namespace fastrnn::cuda {
 

@@ -1,10 +1,10 @@
 // How a layer's passes (layer_pass.h) compute on the CPU.
 #pragma once
 
-#include "../cpu/loops.h"
-#include "../cpu/wavefront.h"
-#include "cpu_products.h"
-#include "stretches.h"
+#include "../cpu/loop/loops.h"
+#include "../cpu/loop/wavefront.h"
+#include "chunks.h"
+#include "cpu_gemms.h"
 
 namespace fastrnn::ops {
 

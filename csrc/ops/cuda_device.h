@@ -7,12 +7,12 @@
 #include <utility>
 #include <vector>
 
-#include "../cuda/dispatch.h"
-#include "../cuda/error.h"
-#include "../cuda/gemm.h"
-#include "../cuda/previous_h.h"
-#include "../cuda/upload.h"
-#include "stretches.h"
+#include "../cuda/common/error.h"
+#include "../cuda/common/gemm.h"
+#include "../cuda/common/previous_h.h"
+#include "../cuda/common/upload.h"
+#include "../cuda/run.h"
+#include "chunks.h"
 #include "torch_cuda.h"
 
 namespace fastrnn::ops {

@@ -11,8 +11,8 @@
 
 #include <algorithm>
 
+#include "chunks.h"
 #include "extras.h"
-#include "stretches.h"
 
 namespace fastrnn::ops {
 

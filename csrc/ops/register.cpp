@@ -1,5 +1,5 @@
 // Registers torch.ops.fastrnn, and its kernels for the CPU.
-#include "../cpu/dispatch.h"
+#include "../cpu/isa/select.h"
 #include "bindings.h"
 
 namespace fastrnn::ops {

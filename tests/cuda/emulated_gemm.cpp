@@ -1,9 +1,9 @@
-// The GEMMs of csrc/cuda/gemm.cpp on the host, plain and slow: each sum in one fixed order, float never in TF32.
+// The GEMMs of csrc/cuda/common/gemm.cpp on the host, plain and slow: each sum in one fixed order, float never in TF32.
 #include <algorithm>
 #include <stdexcept>
 #include <vector>
 
-#include "cuda/gemm.h"
+#include "cuda/common/gemm.h"
 
 namespace fastrnn::cuda {
 

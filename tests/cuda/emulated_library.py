@@ -8,8 +8,8 @@ from emulation.emulator import ROOT, build
 CSRC, HERE = ROOT / "csrc", ROOT / "tests" / "cuda"
 SOURCES = (
     *(CSRC / "ops" / f"{name}.cpp" for name in ("layer_cuda", "shape")),
-    *sorted((CSRC / "cuda").glob("*.cu")),
-    CSRC / "cuda" / "dispatch.cpp",
+    *sorted((CSRC / "cuda").glob("*/*.cu")),
+    CSRC / "cuda" / "run.cpp",
     CSRC / "cuda" / "plan.cpp",
     *(HERE / f"{name}.cpp" for name in ("emulated_gemm", "emulated_ops")),
 )

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <string>
 
-#include "cuda/dispatch.h"
-#include "cuda/upload.h"
+#include "cuda/common/upload.h"
+#include "cuda/run.h"
 #include "kernels/kernel_run.h"
 #include "memory.h"
 #include "runtime.h"

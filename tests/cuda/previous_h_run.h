@@ -1,9 +1,9 @@
-// csrc/cuda/previous_h.cu as a run of tests/kernels/kernel_run.h.
+// csrc/cuda/common/previous_h.cu as a run of tests/kernels/kernel_run.h.
 #pragma once
 
 #include <limits>
 
-#include "cuda/previous_h.h"
+#include "cuda/common/previous_h.h"
 #include "gpu.h"
 #include "neutral_extras.h"
 

@@ -1,4 +1,4 @@
-// csrc/cuda/gemm.cpp on a cuBLAS of its own: one that multiplies column after column, and is as strict about its
+// csrc/cuda/common/gemm.cpp on a cuBLAS of its own: one that multiplies column after column, and is as strict about its
 // arguments as the real one. What a GPU then rounds and how fast it is, a GPU must say.
 #include <library_types.h>
 
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/gemm.h"
+#include "cuda/common/gemm.h"
 #include "kernels/report.h"
 #include "memory.h"
 

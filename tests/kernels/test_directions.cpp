@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "cells/facts.h"
-#include "cpu/loops.h"
+#include "cpu/loop/loops.h"
 
 namespace fastrnn::test {
 

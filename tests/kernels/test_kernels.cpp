@@ -12,9 +12,10 @@
 #include <stdexcept>
 #include <string_view>
 
-#include "cpu/dispatch.h"
-#include "cpu/interrupt.h"
-#include "cpu/loops.h"
+#include "cpu/isa/select.h"
+#include "cpu/loop/loops.h"
+#include "cpu/plan.h"
+#include "cpu/team/interrupt.h"
 #include "guarded.h"
 #include "kernel_run.h"
 #include "test_directions.h"

@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu/vector_math.h"
+#include "cpu/isa/vector_math.h"
 
 namespace fastrnn::test {
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/interrupt.h"
-#include "cpu/wavefront.h"
+#include "cpu/loop/wavefront.h"
+#include "cpu/team/interrupt.h"
 
 namespace fastrnn::test {
 

@@ -1,4 +1,5 @@
-// Stands in for csrc/cuda/gpu.cuh, and for CUDA C++ itself, where g++ compiles kernels for the host. See README.md.
+// Stands in for csrc/cuda/common/gpu.cuh, and for CUDA C++ itself, where g++ compiles kernels for the host. See
+// README.md.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cuda/launch.h"
+#include "cuda/common/launch.h"
 #include "runtime.h"
 
 // Static shared memory and __constant__ are not for kernels here, and stay undefined; neither is there a __ldg.

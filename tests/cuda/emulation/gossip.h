@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "cuda/gpu.cuh"
+#include "cuda/common/gpu.cuh"
 #include "memory.h"
 #include "relay_run.h"
 

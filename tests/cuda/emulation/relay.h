@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cuda/gpu.cuh"
+#include "cuda/common/gpu.cuh"
 
 namespace fastrnn::test {
 

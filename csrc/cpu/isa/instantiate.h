@@ -1,0 +1,72 @@
+// Instantiates every kernel for the instruction set that the including file is compiled for.
+#pragma once
+
+#include "../../cells/list.h"
+#include "../gemm/panel_gemm.h"
+#include "../kernels.h"
+#include "../loop/backward.h"
+#include "../loop/forward.h"
+#include "../random.h"
+#include "vector_math.h"
+
+namespace fastrnn::cpu {
+
+template <class Isa, class Cell, class T, class W = T, bool kExtended = false>
+constexpr ForwardKernels<T, W> instantiate_forward() {
+  constexpr int vectors = kMaxPanelVectors / Cell::kGates * Cell::kGates;
+  using Loop = ForwardLoop<Isa, Cell, T, W, kExtended>;
+  ForwardKernels<T, W> kernels{&Loop::run, &Loop::scratch_size, nullptr, nullptr, {tile_rows<Isa>(vectors), vectors}};
+  if constexpr (!kExtended) {
+    kernels.freeze = &Loop::freeze;
+    kernels.frozen_size = &Loop::frozen_size;
+  }
+  return kernels;
+}
+
+template <class Isa, class Cell, class T, bool kExtended>
+constexpr CellKernels<T> instantiate_loops() {
+  using Loop = BackwardLoop<Isa, Cell, T, kExtended>;
+  return {instantiate_forward<Isa, Cell, T, T, kExtended>(),
+          &Loop::run,
+          &Loop::scratch_size,
+          {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors},
+          {}};
+}
+
+template <class Isa, class Cell, class T>
+constexpr CellKernels<T> instantiate_cell() {
+  CellKernels<T> kernels = instantiate_loops<Isa, Cell, T, false>();
+  kernels.extended = {&ForwardLoop<Isa, Cell, T, T, true>::run, &BackwardLoop<Isa, Cell, T, true>::run};
+  return kernels;
+}
+
+// A cell that always runs with extras.
+template <class Isa, class Cell, class T>
+constexpr CellKernels<T> instantiate_extended_cell() {
+  CellKernels<T> kernels = instantiate_loops<Isa, Cell, T, true>();
+  kernels.extended = {kernels.forward, kernels.backward};
+  return kernels;
+}
+
+template <class Isa, class T, class... Plain, class... Extended>
+constexpr DtypeKernels<T> instantiate_dtype(CellList<Plain...>, CellList<Extended...>) {
+  return {&multiply_rows<Isa, T, T>,
+          &multiply_panels<Isa, T, T>,
+          {instantiate_cell<Isa, Plain, T>()..., instantiate_extended_cell<Isa, Extended, T>()...},
+          &fill_mask<Isa, T>};
+}
+
+template <class Isa, class T, class W, class... Plain>
+constexpr DtypeKernels<T, W> instantiate_stored_as(CellList<Plain...>) {
+  return {
+      &multiply_rows<Isa, T, W>, &multiply_panels<Isa, T, W>, {instantiate_forward<Isa, Plain, T, W>()...}, nullptr};
+}
+
+template <class Isa>
+constexpr Kernels instantiate() {
+  return {Isa::kName, Isa::kBytes, instantiate_dtype<Isa, float>(PlainCells{}, ExtendedCells{}),
+          instantiate_dtype<Isa, double>(PlainCells{}, ExtendedCells{}),
+          instantiate_stored_as<Isa, float, Bf16>(PlainCells{})};
+}
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,94 @@
+// The extras (params.h) of one step, as its cells apply them. Only loops compiled for extras have one.
+#pragma once
+
+#include <limits>
+
+#include "../../params.h"
+#include "../isa/vector.h"
+
+namespace fastrnn::cpu {
+
+template <class Isa, class T>
+struct StepExtras {
+  using S = Simd<Isa, T>;
+  using V = typename S::V;
+
+  const Extras<T>& extras;
+  int64_t s;                                 // -1 before the first step
+  int64_t rows, rows_before, rows_after;     // running at this step, the one before and the one after
+  int64_t first, first_before, first_after;  // batch row 0's row in the data at those steps
+  int64_t recurrent, hidden;                 // K, H
+  const T* hx;                               // (B, K)
+  const T* output;                           // (N, output_stride)
+  int64_t output_stride;
+
+  StepExtras(const Extras<T>& extras, const Steps& steps, int64_t s, const Dims& dims, const T* hx, const T* output,
+             int64_t output_stride)
+      : extras(extras),
+        s(s),
+        rows(steps.rows(s)),
+        rows_before(steps.rows(s - 1)),
+        rows_after(steps.rows(s + 1)),
+        first(steps.offset(s)),
+        first_before(steps.offset(s - 1)),
+        first_after(steps.offset(s + 1)),
+        recurrent(dims.recurrent_size),
+        hidden(dims.hidden_size),
+        hx(hx),
+        output(output),
+        output_stride(output_stride) {}
+
+  // The cut between this step of the row and the one before.
+  FASTRNN_INLINE Cut cut_before(int64_t row) const {
+    if (!extras.cuts || !(s == 0 || row < rows_before)) return kNoCut;
+    return static_cast<Cut>(extras.cuts[first + row]);
+  }
+  // The cut between this step of the row and the next.
+  FASTRNN_INLINE Cut cut_after(int64_t row) const {
+    if (!extras.cuts || row >= rows_after || !(s < 0 || row < rows)) return kNoCut;
+    return static_cast<Cut>(extras.cuts[first_after + row]);
+  }
+
+  // The h that the row's step starts from, before the mask: K values.
+  FASTRNN_INLINE const T* previous_h(int64_t row) const {
+    if (cut_before(row) == kCutState) return extras.reset_h + row * recurrent;
+    return row < rows_before ? output + (first_before + row) * output_stride : hx + row * recurrent;
+  }
+
+  // The fraction of its old value that each unit keeps.
+  FASTRNN_INLINE V kept_h(int64_t row, int64_t unit, int lanes) const {
+    if (!extras.kept_h) return S::broadcast(extras.share_h);
+    return S::load(extras.kept_h + (first + row) * recurrent + unit, lanes);
+  }
+  FASTRNN_INLINE V kept_c(int64_t row, int64_t unit, int lanes) const {
+    if (!extras.kept_c) return S::broadcast(extras.share_c);
+    return S::load(extras.kept_c + (first + row) * hidden + unit, lanes);
+  }
+
+  // h_t of the row, given its candidate value.
+  FASTRNN_INLINE V zoned_h(int64_t row, int64_t unit, int lanes, V h) const {
+    if (!extras.zones_h()) return h;
+    return h + kept_h(row, unit, lanes) * (S::load(previous_h(row) + unit, lanes) - h);
+  }
+  FASTRNN_INLINE V zoned_c(int64_t row, int64_t unit, int lanes, V c, V c_prev) const {
+    if (!extras.zones_c()) return c;
+    return c + kept_c(row, unit, lanes) * (c_prev - c);
+  }
+  // The candidate value of h_t, recovered from h_t. For a unit that keeps all of its old value any candidate will do:
+  // its gradient is 0. Masks keep all or nothing. A candidate within h's rounding error is taken as 0, since relu's
+  // derivative jumps there.
+  FASTRNN_INLINE V candidate_h(int64_t row, int64_t unit, int lanes, V h) const {
+    if (extras.kept_h || extras.share_h == T(0) || extras.share_h == T(1)) return h;
+    constexpr T kEpsilon = std::numeric_limits<T>::epsilon(), kLeast = std::numeric_limits<T>::min();
+    const V change = h - extras.share_h * S::load(previous_h(row) + unit, lanes), size = change < 0 ? -change : change;
+    const V most = kEpsilon * Isa::at_least(h < 0 ? -h : h, S::broadcast(kLeast));
+    return size <= most ? V{} : change * (T(1) / (T(1) - extras.share_h));
+  }
+
+  // The h that the next step's GEMM takes, given this step's h (for the first step, hx).
+  FASTRNN_INLINE V masked(int64_t row, int64_t unit, int lanes, V h) const {
+    return extras.h_mask ? h * S::load(extras.h_mask + row * recurrent + unit, lanes) : h;
+  }
+};
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,192 @@
+// The cluster path, backward (BPTT). A block holds the rows of w_hh that belong to its units: at every step it sums the
+// cluster's partial sums of dh for its units, applies the derivatives of their cells, multiplies the resulting gate
+// gradients by its weights, and sends each block its share of the result. Gate gradients thus never leave the block;
+// only dh is exchanged, 1 / G of their size.
+#pragma once
+
+#include "../stationary/gemms.cuh"
+#include "../stationary/stationary_cells.cuh"
+#include "cluster_exchange.cuh"
+
+namespace fastrnn::cuda {
+
+template <class Cell, class T, MathMode kMath, int kUnits>
+class ClusterBackwardBlock {
+  static constexpr int kDepth = Cell::kGates * kUnits;
+  using A = Accumulator<T>;
+  using Gemm = ScatteredGemmOf<T, kMath, kDepth>;
+  using Cells = BackwardCells<Cell, T, kUnits>;
+  using Inputs = typename Cells::Inputs;
+  using Place = ThreadPlace<kUnits>;
+  using Exchange = ClusterExchange<2>;
+
+ public:
+  struct Shared {
+    typename Gemm::Shared gemm;
+    char* inputs;         // of the current tile and the next, double-buffered
+    float* partials;      // (tiles, 2, blocks, kUnits, kPartialStride): partial sums of dh for this block's units
+    T* grads;             // (16, kGradStride): gradients of this block's gates
+    A* grad_h;            // (tiles, 16, kUnits): as in BackwardParams
+    A* grad_c = nullptr;  // the same
+    uint64_t* barriers;   // of the exchange
+
+    FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, SharedArena& arena)
+        : gemm(dims.hidden_size, arena),
+          inputs(arena.take<char>(2 * Inputs(SharedArena(nullptr)).bytes)),
+          partials(arena.take<float>(tiles * Exchange::kBuffers * dims.hidden_size * kPartialStride)),
+          grads(arena.take<T>(kBatchRowsPerTile * kGradStride)),
+          grad_h(arena.take<A>(tiles * kTileValues<kUnits>)) {
+      if (Cell::kHasCellState) grad_c = arena.take<A>(tiles * kTileValues<kUnits>);
+      barriers = Exchange::take_barriers(arena, tiles);
+    }
+  };
+
+  __device__ ClusterBackwardBlock(const Backward<T>& call, const Shared& shared)
+      : p_(call),
+        hidden_(call.dims.hidden_size),
+        last_(call.steps.steps - 1),
+        tiles_(call.dims.batch),
+        shared_(shared),
+        cells_(call),
+        gemm_(hidden_, shared.gemm),
+        exchange_(shared.barriers, tiles_.end - tiles_.begin,
+                  static_cast<int>(hidden_ * kBatchRowsPerTile * static_cast<int64_t>(sizeof(float))),
+                  call.steps.steps) {
+    const auto weight = [&](int64_t unit, int column) {
+      const int64_t gate_row = column / kUnits * hidden_ + place_.first_unit + column % kUnits;
+      return p_.w_hh + gate_row * hidden_ + unit;
+    };
+    gemm_.load_weights(weight, hidden_);
+    for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
+      for_own_rows(tile, [&](int64_t row, int in_tile) {
+        grad_h(tile, in_tile) = p_.grad_h[state(row)];
+        if constexpr (Cell::kHasCellState) grad_c(tile, in_tile) = p_.grad_c[state(row)];
+      });
+    }
+  }
+
+  __device__ void run() {
+    int buffer = 0;
+    cells_.fetch(last_, tiles_.begin, inputs(buffer));
+    // s = -1 only passes the gradients of the first step's rows on to hx.
+    for (int64_t s = last_; s >= -1; --s) {
+      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile, buffer ^= 1) {
+        const int64_t local = tile - tiles_.begin, received = last_ - s - 1;
+        if (s < last_) exchange_.await(local, received);
+        wait_for_copies<0>();
+        __syncthreads();
+        if (s < last_) exchange_.received(local, received);
+        if (s >= 0 && tile + 1 < tiles_.end) {
+          cells_.fetch(s, tile + 1, inputs(buffer ^ 1));
+        } else if (s > 0) {
+          cells_.fetch(s - 1, tiles_.begin, inputs(buffer ^ 1));
+        }
+        finish(s, tile, inputs(buffer));
+        __syncthreads();
+        if (s >= 0) multiply_and_send(s, tile);
+      }
+    }
+    for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
+      for_own_rows(tile, [&](int64_t row, int in_tile) {
+        p_.grad_h[state(row)] = grad_h(tile, in_tile);
+        if constexpr (Cell::kHasCellState) p_.grad_c[state(row)] = grad_c(tile, in_tile);
+      });
+    }
+  }
+
+ private:
+  // Not 16, to avoid bank conflicts between neighbouring units' partial sums. Even, since they are stored in pairs.
+  static constexpr int kPartialStride = kBatchRowsPerTile + 2;
+  // Padded so that neighbouring lanes load their pieces from different banks.
+  static constexpr int kGradStride = kDepth + 32 / static_cast<int>(sizeof(T));
+
+  __device__ Inputs inputs(int buffer) const {
+    return Inputs(SharedArena(shared_.inputs + buffer * Inputs(SharedArena(nullptr)).bytes));
+  }
+
+  // Calls visit(row, in_tile) for this thread's rows that lie within the batch.
+  template <class Visit>
+  __device__ void for_own_rows(int64_t tile, const Visit& visit) const {
+#pragma unroll
+    for (int in_tile = place_.first_row; in_tile < kBatchRowsPerTile; in_tile += Place::kRowStep) {
+      const int64_t row = tile * kBatchRowsPerTile + in_tile;
+      if (row < p_.dims.batch) visit(row, in_tile);
+    }
+  }
+
+  __device__ int64_t state(int64_t row) const { return row * hidden_ + place_.first_unit + place_.unit; }
+  __device__ int64_t own(int64_t tile, int in_tile) const {
+    return ((tile - tiles_.begin) * kBatchRowsPerTile + in_tile) * kUnits + place_.unit;
+  }
+  __device__ A& grad_h(int64_t tile, int in_tile) const { return shared_.grad_h[own(tile, in_tile)]; }
+  __device__ A& grad_c(int64_t tile, int in_tile) const { return shared_.grad_c[own(tile, in_tile)]; }
+
+  // The blocks' partial sums of the dh that step s passes back: (blocks, kUnits, kPartialStride).
+  __device__ float* partials(int64_t s, int64_t tile) const {
+    return shared_.partials + Exchange::buffer(tile - tiles_.begin, last_ - s) * hidden_ * kPartialStride;
+  }
+
+  __device__ A sum_of_partials(int64_t s, int64_t tile, int in_tile) const {
+    const float* partial = partials(s, tile) + place_.unit * kPartialStride + in_tile;
+    A sum = 0;
+    for (int block = 0; block < static_cast<int>(gridDim.x); ++block) sum += partial[block * kUnits * kPartialStride];
+    return sum;
+  }
+
+  __device__ void finish(int64_t s, int64_t tile, const Inputs& inputs) const {
+    const int64_t running = running_rows(p_.steps, s);
+#pragma unroll
+    for (int in_tile = place_.first_row; in_tile < kBatchRowsPerTile; in_tile += Place::kRowStep) {
+      const int64_t row = tile * kBatchRowsPerTile + in_tile;
+      T* const grads = shared_.grads + in_tile * kGradStride + place_.unit;
+      if (row >= running) {
+#pragma unroll
+        for (int gate = 0; gate < Cell::kGates; ++gate) grads[gate * kUnits] = narrow<T>(A{0});
+      }
+      if (row >= p_.dims.batch) continue;
+      A no_c;
+      cells_.finish(
+          s, row, inputs, [&] { return sum_of_partials(s + 1, tile, in_tile); }, grad_h(tile, in_tile),
+          Cell::kHasCellState ? grad_c(tile, in_tile) : no_c,
+          [&](int slot, T value) {
+#pragma unroll
+            for (int gate = 0; gate < Cell::kGates; ++gate) {
+              if (Cell::recurrent_slot(gate) == slot) grads[gate * kUnits] = value;
+            }
+          });
+    }
+  }
+
+  __device__ void multiply_and_send(int64_t s, int64_t tile) const {
+    float* const own_partials = partials(s, tile) + int64_t{cluster_rank()} * kUnits * kPartialStride;
+    const auto row = [&](int batch_row) { return shared_.grads + batch_row * kGradStride; };
+    gemm_.multiply(row, [&](int64_t unit, int batch_row, float2 sums) {
+      float* const to = own_partials + unit % kUnits * kPartialStride + batch_row;
+      exchange_.send(reinterpret_cast<float2*>(to), tile - tiles_.begin, last_ - s, static_cast<int>(unit / kUnits),
+                     sums);
+    });
+  }
+
+  const Backward<T>& p_;
+  const int64_t hidden_, last_;
+  const Place place_;
+  const Tiles tiles_;
+  const Shared& shared_;
+  const Cells cells_;
+  Gemm gemm_;
+  const Exchange exchange_;
+};
+
+template <class Cell, class T, MathMode kMath, int kUnits>
+__global__ void __launch_bounds__(kThreadsPerBlock, 1)
+    cluster_backward(const __grid_constant__ StationaryParams<Backward<T>> params) {
+#if FASTRNN_HAS_CLUSTERS
+  using Block = ClusterBackwardBlock<Cell, T, kMath, kUnits>;
+  SharedArena arena(dynamic_shared());
+  const Backward<T>& call = params.calls[blockIdx.z];
+  const typename Block::Shared shared(call.dims, params.most_tiles, arena);
+  Block(call, shared).run();
+#endif
+}
+
+}  // namespace fastrnn::cuda

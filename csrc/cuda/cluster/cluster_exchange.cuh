@@ -1,0 +1,68 @@
+// How the blocks of a cluster exchange their results: for every tile of batch rows each block has a ring of buffers,
+// used by successive steps, that all blocks of the cluster store into, and an mbarrier per buffer that completes when
+// all data has arrived.
+//
+// No block ever waits for a buffer to become free: there are enough of them. Two suffice if a block receives a step
+// before it sends the next one: it stores into the buffers of step n + 2 only after it has received all of step n + 1,
+// which every block sends only after it has read step n. Four are needed if it sends one more step first
+// (split_sums.cuh).
+#pragma once
+
+#include "../common/layout.h"
+#include "../stationary/stationary_tile.cuh"
+
+namespace fastrnn::cuda {
+
+template <int kBufferCount>
+class ClusterExchange {
+ public:
+  static constexpr int kBuffers = kBufferCount;
+
+  // tiles: in a group of batch rows
+  static FASTRNN_INLINE uint64_t* take_barriers(SharedArena& arena, int64_t tiles) {
+    return arena.take<uint64_t>(kBuffers * tiles);
+  }
+
+  // bytes: arriving per step and tile; sends: number of steps that send anything. Ends with a cluster-wide barrier.
+  __device__ ClusterExchange(uint64_t* barriers, int64_t tiles, int bytes, int64_t sends)
+      : barriers_(barriers), bytes_(bytes), sends_(sends) {
+    if (threadIdx.x == 0) {
+      for (int64_t i = 0; i < kBuffers * tiles; ++i) {
+        mbarrier_init(barriers_ + i);
+      }
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        for (int64_t n = 0; n < kBuffers; ++n) expect(tile, n);
+      }
+    }
+    cluster_sync();
+  }
+
+  static __device__ int64_t buffer(int64_t tile, int64_t n) { return tile * kBuffers + n % kBuffers; }
+
+  // Waits until everything that the cluster sends in step n, counted from 0, has arrived.
+  __device__ void await(int64_t tile, int64_t n) const {
+    mbarrier_wait(barriers_ + buffer(tile, n), static_cast<uint32_t>(n / kBuffers % 2));
+  }
+
+  // Call after a __syncthreads() that follows await(tile, n), and before sending step n + 1.
+  __device__ void received(int64_t tile, int64_t n) const {
+    if (threadIdx.x == 0) expect(tile, n + kBuffers);
+  }
+
+  // Stores value to block `rank`, at the address that `to` has in this block.
+  template <class V>
+  __device__ void send(V* to, int64_t tile, int64_t n, int rank, const V& value) const {
+    store_async(to, barriers_ + buffer(tile, n), rank, value);
+  }
+
+ private:
+  __device__ void expect(int64_t tile, int64_t n) const {
+    if (n < sends_) mbarrier_expect(barriers_ + buffer(tile, n), bytes_);
+  }
+
+  uint64_t* const barriers_;
+  const int bytes_;
+  const int64_t sends_;
+};
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,176 @@
+// The cluster path, forward. The blocks of a cluster together hold all of w_hh, and each holds h of the cluster's batch
+// rows: at every step a block multiplies h_{t-1} by the rows of w_hh that belong to its units, applies their cells, and
+// sends their h to all blocks of the cluster. Clusters are independent of one another.
+#pragma once
+
+#include "../stationary/gemms.cuh"
+#include "../stationary/stationary_cells.cuh"
+#include "cluster_exchange.cuh"
+
+namespace fastrnn::cuda {
+
+template <class Cell, class T, MathMode kMath, int kUnits>
+class ClusterForwardBlock {
+  using A = Accumulator<T>;
+  // Small blocks have few columns: their largest cluster has 256.
+  static constexpr int kWeightRegisters = kUnits == 16 ? 32 : 48;
+  using Gemm = StationaryGemmOf<T, kMath, Cell::kGates, kUnits / kMmaUnits, kWeightRegisters>;
+  using Cells = ForwardCells<Cell, T, kUnits>;
+  using Place = ThreadPlace<kUnits>;
+  using Exchange = ClusterExchange<2>;
+
+ public:
+  struct Shared {
+    typename Gemm::Shared gemm;
+    T* inputs;           // of the current tile and the next, double-buffered
+    T* h;                // (tiles, 2, 16, h_stride): h, double-buffered over the steps
+    T* own_h;            // (16, kUnits): staging area for what is sent
+    A* c = nullptr;      // (tiles, 16, kUnits)
+    uint64_t* barriers;  // of the exchange
+
+    FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, SharedArena& arena)
+        : gemm(dims.recurrent_size, arena),
+          inputs(arena.take<T>(2 * Cells::kInputs)),
+          h(arena.take<T>(tiles * Exchange::kBuffers * kBatchRowsPerTile * h_stride(dims.hidden_size))),
+          own_h(arena.take<T>(kTileValues<kUnits>)) {
+      if (Cell::kHasCellState) c = arena.take<A>(tiles * kTileValues<kUnits>);
+      barriers = Exchange::take_barriers(arena, tiles);
+    }
+  };
+
+  __device__ ClusterForwardBlock(const Forward<T>& call, const Shared& shared)
+      : p_(call),
+        hidden_(call.dims.hidden_size),
+        stride_(h_stride(hidden_)),
+        tiles_(call.dims.batch),
+        shared_(shared),
+        cells_(call),
+        gemm_(call.dims.recurrent_size, shared.gemm),
+        exchange_(shared.barriers, tiles_.end - tiles_.begin,
+                  static_cast<int>(kBatchRowsPerTile * hidden_ * static_cast<int64_t>(sizeof(T))), p_.steps.steps - 1) {
+    const auto weight = [&](int gate, int unit, int64_t column) {
+      return p_.w_hh + (gate * hidden_ + place_.first_unit + unit) * hidden_ + column;
+    };
+    gemm_.load_weights(weight, 1);
+    for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) load_state(tile);
+    __syncthreads();
+  }
+
+  __device__ void run() {
+    int buffer = 0;
+    cells_.fetch(0, tiles_.begin, inputs(buffer));
+    for (int64_t s = 0; s < p_.steps.steps; ++s) {
+      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile, buffer ^= 1) {
+        const int64_t local = tile - tiles_.begin;
+        if (s > 0) exchange_.await(local, s - 1);
+        multiply(s, tile);
+        wait_for_copies<0>();
+        __syncthreads();
+        if (s > 0) exchange_.received(local, s - 1);
+        if (tile + 1 < tiles_.end) {
+          cells_.fetch(s, tile + 1, inputs(buffer ^ 1));
+        } else if (s + 1 < p_.steps.steps) {
+          cells_.fetch(s + 1, tiles_.begin, inputs(buffer ^ 1));
+        }
+        finish(s, tile, inputs(buffer));
+        __syncthreads();
+        if (s + 1 < p_.steps.steps) send(s, tile);
+      }
+    }
+  }
+
+ private:
+  // Padded so that neighbouring lanes load their pieces from different banks.
+  static FASTRNN_INLINE int64_t h_stride(int64_t hidden) { return hidden + 32 / static_cast<int64_t>(sizeof(T)); }
+
+  __device__ T* inputs(int buffer) const { return shared_.inputs + buffer * Cells::kInputs; }
+
+  // h of the tile at step s, (16, stride_); at step -1, the initial state.
+  __device__ T* h(int64_t s, int64_t tile) const {
+    return shared_.h + Exchange::buffer(tile - tiles_.begin, s + Exchange::kBuffers) * kBatchRowsPerTile * stride_;
+  }
+
+  __device__ A& c(int64_t tile, int row) const {
+    return shared_.c[((tile - tiles_.begin) * kBatchRowsPerTile + row) * kUnits + place_.unit];
+  }
+
+  __device__ void load_state(int64_t tile) const {
+#pragma unroll 1
+    for (int row = 0; row < kBatchRowsPerTile; ++row) {
+      const int64_t at = tile * kBatchRowsPerTile + row;
+      T* const to = h(-1, tile) + row * stride_;
+#pragma unroll 1
+      for (int64_t unit = threadIdx.x; unit < hidden_; unit += kThreadsPerBlock) {
+        to[unit] = at < p_.dims.batch ? p_.hx[at * hidden_ + unit] : narrow<T>(A{0});
+      }
+    }
+    if constexpr (Cell::kHasCellState) {
+      for (int row = place_.first_row; row < kBatchRowsPerTile; row += Place::kRowStep) {
+        const int64_t at = tile * kBatchRowsPerTile + row;
+        if (at < p_.dims.batch) c(tile, row) = p_.cell[at * hidden_ + place_.first_unit + place_.unit];
+      }
+    }
+  }
+
+  __device__ void multiply(int64_t s, int64_t tile) const {
+    gemm_.multiply([&](int row) { return h(s - 1, tile) + row * stride_; }, [](int64_t column) { return column; });
+  }
+
+  // Rows that do not run keep their h, which is hx until they begin.
+  __device__ void finish(int64_t s, int64_t tile, const T* inputs) const {
+    const int64_t running = running_rows(p_.steps, s), running_next = running_rows(p_.steps, s + 1);
+#pragma unroll
+    for (int row = place_.first_row; row < kBatchRowsPerTile; row += Place::kRowStep) {
+      const int64_t at = tile * kBatchRowsPerTile + row;
+      T own_h = h(s - 1, tile)[row * stride_ + place_.first_unit + place_.unit];
+      if (at < running) {
+        A own_c{};
+        if constexpr (Cell::kHasCellState) own_c = c(tile, row);
+        own_h = cells_.finish(
+            s, at, inputs, [&](int gate) { return gemm_.sum(gate, place_.unit, row); }, [&] { return own_h; }, own_c);
+        if constexpr (Cell::kHasCellState) {
+          c(tile, row) = own_c;
+          if (at >= running_next) p_.cell[at * hidden_ + place_.first_unit + place_.unit] = own_c;
+        }
+      }
+      shared_.own_h[row * kUnits + place_.unit] = own_h;
+    }
+  }
+
+  __device__ void send(int64_t s, int64_t tile) const {
+    constexpr int kWidth = 16 / sizeof(T), kPieces = kTileValues<kUnits> / kWidth;
+    const int blocks = static_cast<int>(gridDim.x), first_rank = cluster_rank();
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < kPieces * blocks; i += kThreadsPerBlock) {
+      const int piece = i % kPieces, row = piece * kWidth / kUnits, unit = piece * kWidth % kUnits;
+      // Staggered, so that not all blocks send to the same one first.
+      const int rank = (i / kPieces + first_rank) % blocks;
+      T* const to = h(s, tile) + row * stride_ + place_.first_unit + unit;
+      exchange_.send(reinterpret_cast<uint4*>(to), tile - tiles_.begin, s, rank,
+                     reinterpret_cast<const uint4*>(shared_.own_h)[piece]);
+    }
+  }
+
+  const Forward<T>& p_;
+  const int64_t hidden_, stride_;
+  const Place place_;
+  const Tiles tiles_;
+  const Shared& shared_;
+  const Cells cells_;
+  Gemm gemm_;
+  const Exchange exchange_;
+};
+
+template <class Cell, class T, MathMode kMath, int kUnits>
+__global__ void __launch_bounds__(kThreadsPerBlock, 1)
+    cluster_forward(const __grid_constant__ StationaryParams<Forward<T>> params) {
+#if FASTRNN_HAS_CLUSTERS
+  using Block = ClusterForwardBlock<Cell, T, kMath, kUnits>;
+  SharedArena arena(dynamic_shared());
+  const Forward<T>& call = params.calls[blockIdx.z];
+  const typename Block::Shared shared(call.dims, params.most_tiles, arena);
+  Block(call, shared).run();
+#endif
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,136 @@
+// Extras (params.h) in the steps of the streamed path. In a plain recurrence all of it is null or 0.
+#pragma once
+
+#include "../streamed/pointwise.cuh"
+#include "numbers.cuh"
+
+namespace fastrnn::cuda {
+
+// The cuts between the rows of a step and the step that they ran before.
+struct StepCuts {
+  const uint8_t* cuts;  // (rows) or null
+  StepRows rows;        // that may have a cut
+
+  __device__ Cut before(int64_t row) const { return cuts && rows.include(row) ? static_cast<Cut>(cuts[row]) : kNoCut; }
+};
+
+// Rows that join late have none before their first step.
+template <class T>
+StepCuts cuts_of_step(const Extras<T, Accumulator<T>>* extras, const Steps& steps, int64_t s) {
+  if (!extras || !extras->cuts) return {};
+  return {extras->cuts + steps.offset(s), rows_of_step(steps, s > 0 ? s - 1 : s)};
+}
+
+// Zoneout: what units keep of their old value at one step.
+template <class T>
+struct Kept {
+  using A = Accumulator<T>;
+
+  const T* mask;  // (rows, columns): 1 keeps all of it, 0 nothing; or null
+  A share;        // the fraction kept, if there is no mask
+
+  __device__ bool any() const { return mask || share != 0; }
+  __device__ A at(int64_t element) const { return mask ? widen(mask[element]) : share; }
+  __device__ A blend(int64_t element, A candidate, A old) const { return candidate + at(element) * (old - candidate); }
+
+  // The candidate value of h, recovered from h. For a unit that keeps all of its old value any will do: its gradient is
+  // 0. A candidate within h's own rounding error is taken as 0, because relu's derivative depends on its sign.
+  __device__ A candidate(A h, A old) const {
+    if (mask || share == 1) return h;
+    const A change = h - share * old, size = h < 0 ? -h : h;
+    const A rounding = static_cast<A>(kEpsilon<T>) * (size < kLeastNormal<T> ? static_cast<A>(kLeastNormal<T>) : size);
+    if (change <= rounding && change >= -rounding) return 0;
+    return change / (1 - share);
+  }
+};
+
+template <class T>
+struct Zoneout {
+  Kept<T> h, c;
+};
+
+template <class T>
+Zoneout<T> zoneout_of_step(const Extras<T, Accumulator<T>>* extras, const Steps& steps, int64_t s, const Dims& dims) {
+  if (!extras) return {};
+  const auto kept = [&](const T* mask, T share, int64_t columns) {
+    return Kept<T>{mask ? mask + steps.offset(s) * columns : nullptr, static_cast<Accumulator<T>>(share)};
+  };
+  return {kept(extras->kept_h, extras->share_h, dims.recurrent_size),
+          kept(extras->kept_c, extras->share_c, dims.hidden_size)};
+}
+
+// Prepares the state that one step starts from, before the GEMM with w_hh.
+template <class T>
+struct EnterStepParams {
+  using A = Accumulator<T>;
+
+  StepRows rows;
+  StepCuts cuts;
+  int64_t recurrent_size;  // K
+  int64_t cell_size;       // H, or 0 if no c is reset
+  const T* reset_h;        // (B, K) or null
+  const A* reset_c;        // (B, H) or null
+  const T* h_mask;         // (B, K) or null
+  T* h;                    // (B, K): in the previous step's h, out h_{t-1}
+  A* cell;                 // (B, H): likewise; null without a cell state
+  T* masked;               // (B, K): h_{t-1} masked, the operand of w_hh; null if there is no mask
+};
+
+template <class T>
+__global__ void enter_step(const EnterStepParams<T> p) {
+  const auto [row, column] = element_of_thread(p.recurrent_size + p.cell_size);
+  if (!p.rows.include(row)) return;
+  const bool reset = p.cuts.before(row) == kCutState;
+  if (column >= p.recurrent_size) {
+    const int64_t state = row * p.cell_size + column - p.recurrent_size;
+    if (reset) p.cell[state] = p.reset_c[state];
+    return;
+  }
+  const int64_t state = row * p.recurrent_size + column;
+  if (reset) p.h[state] = p.reset_h[state];
+  if (p.masked) p.masked[state] = narrow<T>(widen(p.h[state]) * widen(p.h_mask[state]));
+}
+
+// Prepares the state gradients that one step passes back to the step before.
+template <class T>
+struct PassBackParams {
+  using A = Accumulator<T>;
+
+  StepRows rows;
+  StepCuts cuts;
+  int64_t recurrent_size;  // K
+  int64_t cell_size;       // H, or 0 without a cell state
+  A clip;
+  const T* h_mask;        // (B, K) or null
+  const A* through_w_hh;  // (B, K): dh_{t-1} through w_hh, before the mask; null if already in grad_h
+  A* grad_h;              // (B, K): in the rest of dh_{t-1}, out what is passed on to the step before
+  A* grad_c;              // (B, H): in dc_{t-1}, out likewise; null without a cell state
+  A *reset_h, *reset_c;   // (B, K), (B, H): accumulated into; null without a reset state
+};
+
+// The share of a state's gradient that is passed on; after a cut it goes to the reset state instead.
+template <class A>
+__device__ A passed_back(A grad, A clip, Cut cut, A* reset, int64_t state) {
+  // Both comparisons are false for NaN, which passes through.
+  grad = grad < -clip ? -clip : grad > clip ? clip : grad;
+  if (cut == kCutState) reset[state] += grad;
+  return cut == kNoCut ? grad : A{};
+}
+
+template <class T>
+__global__ void pass_back(const PassBackParams<T> p) {
+  const auto [row, column] = element_of_thread(p.recurrent_size + p.cell_size);
+  if (!p.rows.include(row)) return;
+  const Cut cut = p.cuts.before(row);
+  if (column >= p.recurrent_size) {
+    const int64_t state = row * p.cell_size + column - p.recurrent_size;
+    p.grad_c[state] = passed_back(p.grad_c[state], p.clip, cut, p.reset_c, state);
+    return;
+  }
+  const int64_t state = row * p.recurrent_size + column;
+  Accumulator<T> grad = p.grad_h[state];
+  if (p.through_w_hh) grad += p.through_w_hh[state] * widen(p.h_mask[state]);
+  p.grad_h[state] = passed_back(grad, p.clip, cut, p.reset_h, state);
+}
+
+}  // namespace fastrnn::cuda

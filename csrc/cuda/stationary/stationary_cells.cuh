@@ -1,0 +1,196 @@
+// The cells of a block's units, a tile of batch rows at a time: what a kernel that keeps w_hh on the chip does at a
+// step besides the GEMM. A step's inputs are prefetched into shared memory.
+#pragma once
+
+#include "../../cells/cell.h"
+#include "../common/layout.h"
+#include "../common/numbers.cuh"
+#include "stationary_tile.cuh"
+
+namespace fastrnn::cuda {
+
+template <class Cell, class T, int kUnits>
+class ForwardCells {
+  using A = Accumulator<T>;
+
+ public:
+  static constexpr int kInputs = Cell::kGates * kTileValues<kUnits>;  // values per tile that fetch() copies
+
+  __device__ explicit ForwardCells(const Forward<T>& call) : p_(call), hidden_(call.dims.hidden_size) {
+    for (int gate = 0; gate < Cell::kGates; ++gate) load_bias(gate);
+  }
+
+  // Starts to copy a tile's x W_ih^T of step s, (G, 16, kUnits).
+  __device__ void fetch(int64_t s, int64_t tile, T* inputs) const {
+    const int64_t first_row = tile * kBatchRowsPerTile, running = running_rows(p_.steps, s);
+    const T* x = p_.saved + (first_row_of(p_.steps, s) + first_row) * p_.saved_stride + place_.first_unit;
+#pragma unroll
+    for (int gate = 0; gate < Cell::kGates; ++gate) {
+      fetch_tile<kUnits>(gate, inputs + gate * kTileValues<kUnits>, p_.w_hh, [&](int row) {
+        return first_row + row < running ? x + row * p_.saved_stride + gate * hidden_ : nullptr;
+      });
+    }
+    commit_copies();
+  }
+
+  // The step of a running row, for the thread's unit; returns h_t. sum(gate): result of the recurrent GEMM;
+  // previous_h(): the unit's own h_{t-1}; c: in c_{t-1}, out c_t.
+  template <class Sum, class PreviousH>
+  __device__ T finish(int64_t s, int64_t row, const T* inputs, const Sum& sum, const PreviousH& previous_h,
+                      A& c) const {
+    const int64_t unit = place_.first_unit + place_.unit;
+    const int in_tile = static_cast<int>(row % kBatchRowsPerTile) * kUnits + place_.unit;
+    A x[Cell::kGates], r[Cell::kGates];
+#pragma unroll
+    for (int gate = 0; gate < Cell::kGates; ++gate) {
+      x[gate] = widen(inputs[gate * kTileValues<kUnits> + in_tile]) + x_bias_[gate];
+      r[gate] = sum(gate) + r_bias_[gate];
+    }
+    const int64_t at = first_row_of(p_.steps, s) + row;
+    Step<A, Cell::kSavedValues> step;
+    if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(previous_h());
+    if constexpr (Cell::kHasCellState) step.c_prev = c;
+    Cell::forward(x, r, step);
+    if (Cell::kReadsSaved && p_.keep) {
+      T* saved = p_.saved + at * p_.saved_stride + unit;
+#pragma unroll
+      for (int k = 0; k < Cell::kSavedValues; ++k) saved[k * hidden_] = narrow<T>(step.saved[k]);
+    }
+    if constexpr (Cell::kHasCellState) {
+      c = step.c;
+      if (p_.keep) p_.cells[at * hidden_ + unit] = step.c;
+    }
+    const T h = narrow<T>(step.h);
+    p_.output[at * p_.output_stride + unit] = h;
+    if (row >= running_rows(p_.steps, s + 1)) p_.hy[row * hidden_ + unit] = h;
+    return h;
+  }
+
+ private:
+  __device__ void load_bias(int gate) {
+    x_bias_[gate] = r_bias_[gate] = 0;
+    if (!p_.b_ih) return;
+    const int64_t at = gate * hidden_ + place_.first_unit + place_.unit;
+    (gate == Cell::kSeparateBias ? x_bias_ : r_bias_)[gate] += widen(p_.b_ih[at]);
+    r_bias_[gate] += widen(p_.b_hh[at]);
+  }
+
+  const Forward<T>& p_;
+  const int64_t hidden_;
+  const ThreadPlace<kUnits> place_;
+  A x_bias_[Cell::kGates], r_bias_[Cell::kGates];
+};
+
+template <class Cell, class T, int kUnits>
+class BackwardCells {
+  using A = Accumulator<T>;
+
+ public:
+  // What forward left for one tile at one step, (16, kUnits) each; null if the cell does not read it.
+  struct Inputs {
+    T *saved = nullptr, *grad_output, *h = nullptr, *h_prev = nullptr;
+    A *c = nullptr, *c_prev = nullptr;
+    int64_t bytes;
+
+    FASTRNN_INLINE explicit Inputs(SharedArena&& arena) : grad_output(arena.take<T>(kTileValues<kUnits>)) {
+      if (Cell::kReadsSaved) saved = arena.take<T>(Cell::kSavedValues * kTileValues<kUnits>);
+      if (Cell::kReadsH) h = arena.take<T>(kTileValues<kUnits>);
+      if (Cell::kReadsPreviousH) h_prev = arena.take<T>(kTileValues<kUnits>);
+      if (Cell::kHasCellState) c = arena.take<A>(kTileValues<kUnits>);
+      if (Cell::kHasCellState) c_prev = arena.take<A>(kTileValues<kUnits>);
+      bytes = arena.used();
+    }
+  };
+
+  __device__ explicit BackwardCells(const Backward<T>& call) : p_(call), hidden_(call.dims.hidden_size) {}
+
+  // Starts to copy what step s of a tile reads.
+  __device__ void fetch(int64_t s, int64_t tile, const Inputs& to) const {
+    const int64_t first_row = tile * kBatchRowsPerTile, unit = place_.first_unit;
+    const int64_t running = running_rows(p_.steps, s), before = running_rows(p_.steps, s - 1);
+    const int64_t at = first_row_of(p_.steps, s) + first_row, at_before = first_row_of(p_.steps, s - 1) + first_row;
+    const auto get = [&](int turn, auto* tile_values, auto&& address) {
+      fetch_tile<kUnits>(turn, tile_values, p_.w_hh,
+                         [&](int row) { return first_row + row < running ? address(row) + unit : nullptr; });
+    };
+    int turn = 0;
+    if (p_.grad_output) {
+      get(turn++, to.grad_output, [&](int row) { return p_.grad_output + (at + row) * p_.grad_output_stride; });
+    }
+    if constexpr (Cell::kReadsSaved) {
+#pragma unroll
+      for (int c = 0; c < Cell::kSavedValues; ++c) {
+        get(turn++, to.saved + c * kTileValues<kUnits>,
+            [&](int row) { return p_.saved + ((at + row) * Cell::kSavedValues + c) * hidden_; });
+      }
+    }
+    if constexpr (Cell::kReadsH) {
+      get(turn++, to.h, [&](int row) { return p_.output + (at + row) * p_.output_stride; });
+    }
+    if constexpr (Cell::kReadsPreviousH) {
+      get(turn++, to.h_prev, [&](int row) {
+        return first_row + row < before ? p_.output + (at_before + row) * p_.output_stride
+                                        : p_.hx + (first_row + row) * hidden_;
+      });
+    }
+    if constexpr (Cell::kHasCellState) {
+      get(turn++, to.c, [&](int row) { return p_.cells + (at + row) * hidden_; });
+      get(turn++, to.c_prev, [&](int row) {
+        return first_row + row < before ? p_.cells + (at_before + row) * hidden_ : p_.cx + (first_row + row) * hidden_;
+      });
+    }
+    commit_copies();
+  }
+
+  // Step s of a row, for the thread's unit. sum(): result of the GEMM with the next step's gradients, if the row ran
+  // there; grad_h and grad_c as in BackwardParams, for this unit; write(slot, value) receives the gradients of the
+  // saved values of a running row. Step -1 only passes the gradients of the rows that have begun on to hx.
+  template <class Sum, class Write>
+  __device__ void finish(int64_t s, int64_t row, const Inputs& inputs, const Sum& sum, A& grad_h, A& grad_c,
+                         const Write& write) const {
+    const bool runs_now = row < running_rows(p_.steps, s), ran_after = row < running_rows(p_.steps, s + 1);
+    if (!runs_now && !ran_after) return;
+    A dh = ran_after ? sum() : A{0};
+    if (Cell::kCarriesH || !ran_after) dh += grad_h;
+    if (!runs_now) {
+      grad_h = dh;
+      return;
+    }
+    const int64_t unit = place_.first_unit + place_.unit;
+    const int in_tile = static_cast<int>(row % kBatchRowsPerTile) * kUnits + place_.unit;
+    if (p_.grad_output) dh += widen(inputs.grad_output[in_tile]);
+    Step<A, Cell::kSavedValues> step;
+    StepGrad<A, Cell::kSavedValues> grad;
+    grad.h = dh;
+    if constexpr (Cell::kReadsSaved) {
+#pragma unroll
+      for (int c = 0; c < Cell::kSavedValues; ++c) {
+        step.saved[c] = widen(inputs.saved[c * kTileValues<kUnits> + in_tile]);
+      }
+    }
+    if constexpr (Cell::kReadsH) step.h = widen(inputs.h[in_tile]);
+    if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(inputs.h_prev[in_tile]);
+    if constexpr (Cell::kHasCellState) {
+      step.c = inputs.c[in_tile];
+      step.c_prev = inputs.c_prev[in_tile];
+      grad.c = grad_c;
+    }
+    Cell::backward(step, grad);
+    T* saved = p_.grad_saved + (first_row_of(p_.steps, s) + row) * Cell::kSavedValues * hidden_ + unit;
+#pragma unroll
+    for (int c = 0; c < Cell::kSavedValues; ++c) {
+      const T value = narrow<T>(grad.saved[c]);
+      saved[c * hidden_] = value;
+      write(c, value);
+    }
+    if constexpr (Cell::kCarriesH) grad_h = grad.h;
+    if constexpr (Cell::kHasCellState) grad_c = grad.c;
+  }
+
+ private:
+  const Backward<T>& p_;
+  const int64_t hidden_;
+  const ThreadPlace<kUnits> place_;
+};
+
+}  // namespace fastrnn::cuda

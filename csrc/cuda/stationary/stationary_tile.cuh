@@ -1,0 +1,72 @@
+// Shared by the kernels that keep w_hh on the chip: blocks own some hidden units, and process their batch rows in
+// tiles.
+#pragma once
+
+#include "../common/gpu.cuh"
+#include "../kernels.h"
+
+namespace fastrnn::cuda {
+
+// The calling thread's place in a tile of 16 batch rows by the block's units: it runs the cells of one unit, in every
+// kRowStep-th row.
+template <int kUnits>
+struct ThreadPlace {
+  static constexpr int kRowStep = kThreadsPerBlock / kUnits;
+  int unit = static_cast<int>(threadIdx.x) % kUnits;
+  int first_row = static_cast<int>(threadIdx.x) / kUnits;
+  int64_t first_unit = int64_t{blockIdx.x} * kUnits;  // the block's
+};
+
+template <class Call>
+StationaryParams<Call> stationary_params(const Call* calls, const Grid& grid) {
+  StationaryParams<Call> params{};
+  for (int64_t i = 0; i < grid.calls; ++i) params.calls[i] = calls[i];
+  params.most_tiles = grid.tiles(calls->dims.batch);
+  return params;
+}
+
+template <int kUnits>
+constexpr int kTileValues = kBatchRowsPerTile * kUnits;
+
+// The tiles of batch rows of this block's group.
+struct Tiles {
+  int64_t begin, end;
+
+  __device__ explicit Tiles(int64_t batch) {
+    const int64_t tiles = (batch + kBatchRowsPerTile - 1) / kBatchRowsPerTile;
+    begin = tiles * blockIdx.y / gridDim.y;
+    end = tiles * (blockIdx.y + 1) / gridDim.y;
+  }
+};
+
+// Rows running at step s; none outside the sequence.
+__device__ __forceinline__ int64_t running_rows(const Steps& steps, int64_t s) {
+  if (s < 0 || s >= steps.steps) return 0;
+  return steps.device_sizes ? steps.device_sizes[steps.time(s)] : steps.batch;
+}
+
+// The first row of step s in the data.
+__device__ __forceinline__ int64_t first_row_of(const Steps& steps, int64_t s) {
+  if (s < 0 || s >= steps.steps) return 0;
+  return steps.device_offsets ? steps.device_offsets[steps.time(s)] : steps.time(s) * steps.batch;
+}
+
+// Starts to copy a tile, 16 bytes per thread. address(row): where the row's units are stored, null for zeros. `turn`
+// spreads successive calls over the threads; legal: any valid address in global memory.
+template <int kUnits, class V, class Address>
+__device__ __forceinline__ void fetch_tile(int turn, V* tile, const void* legal, const Address& address) {
+  constexpr int kWidth = 16 / sizeof(V);
+  constexpr int kPieces = kUnits / kWidth;
+  constexpr int kAll = kBatchRowsPerTile * kPieces;
+  constexpr int kBusyThreads = kAll < kThreadsPerBlock ? kAll : kThreadsPerBlock;
+  const int first = (static_cast<int>(threadIdx.x) + turn * kBusyThreads) % kThreadsPerBlock;
+  if (first >= kBusyThreads) return;
+#pragma unroll
+  for (int i = first; i < kAll; i += kBusyThreads) {
+    const int row = i / kPieces, column = i % kPieces * kWidth;
+    const V* from = address(row);
+    copy_async(tile + row * kUnits + column, from ? static_cast<const void*>(from + column) : legal, from != nullptr);
+  }
+}
+
+}  // namespace fastrnn::cuda
