@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "cells/facts.h"
 #include "cuda/plan.h"
 #include "device.h"
 

@@ -7,9 +7,13 @@
 #include <limits>
 #include <vector>
 
+#include "cells/facts.h"
 #include "params.h"
 
 namespace fastrnn::test {
+
+constexpr CellKind kRnnTanh = kind_of<Elman<Tanh>>(), kRnnRelu = kind_of<Elman<Relu>>();
+constexpr CellKind kLstm = kind_of<Lstm>(), kGru = kind_of<Gru>();
 
 using Values = std::vector<double>;
 
