@@ -30,6 +30,26 @@ KERNELS = {
     "gru": ("GRU", {}),
 }
 
+# Cells that torch.nn does not have, some with a projection.
+VARIANTS = (
+    "lstm_peephole",
+    "lstm_peephole_proj",
+    "lstm_coupled",
+    "lstm_coupled_peephole",
+    "lstm_coupled_peephole_proj",
+    "gru_reset_before",
+    "jordan",
+    "jordan_proj",
+    "rnn_tanh_norm",
+    "rnn_relu_norm",
+    "lstm_norm",
+    "lstm_norm_proj",
+    "lstm_peephole_norm",
+    "lstm_coupled_norm",
+    "lstm_coupled_peephole_norm_proj",
+    "gru_norm",
+)
+
 
 @dataclass(frozen=True)
 class Case:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from cases import KERNELS, assert_same, exact_for_relu_, randn, tolerance
+from cases import KERNELS, VARIANTS, assert_same, exact_for_relu_, randn, tolerance
 from primals import weight_shapes
 from test_cuda_emulated_layers import HALF, ON_CHIP, STREAMED, library  # noqa: F401
 from torch import nn
@@ -28,21 +28,6 @@ STREAMED_NORM = 19  # with layer norm: see magnified
 EXTENDED = [(k, added) for k in KERNELS for added in ADDED if added != "cells" or k.startswith("lstm")]
 # Relu's derivative jumps: it is right where the sums are exact, which 8 bits don't hold.
 HALVES = [(*k, half) for k in EXTENDED for half in HALF if (k[0], half) != ("rnn_relu", torch.bfloat16)]
-
-# Cells that torch.nn does not have, some with a projection.
-VARIANTS = (
-    "lstm_peephole",
-    "lstm_coupled",
-    "lstm_coupled_peephole_proj",
-    "gru_reset_before",
-    "jordan",
-    "jordan_proj",
-    "rnn_tanh_norm",
-    "rnn_relu_norm",
-    "lstm_norm",
-    "lstm_coupled_peephole_norm_proj",
-    "gru_norm",
-)
 
 by_kernel = pytest.mark.parametrize("kernel", KERNELS)
 

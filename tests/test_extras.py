@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from cases import KERNELS
+from cases import KERNELS, VARIANTS
 from primals import RAGGED, assert_close_trees, loss_of, weight_shapes
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -18,26 +18,6 @@ from fastrnn.autograd import run_extended_layer, run_layers
 from fastrnn.reference import CUT_GRADIENT, CUT_STATE, Extras
 
 pytestmark = pytest.mark.thorough
-
-# Cells that torch.nn does not have, some with a projection.
-VARIANTS = (
-    "lstm_peephole",
-    "lstm_peephole_proj",
-    "lstm_coupled",
-    "lstm_coupled_peephole",
-    "lstm_coupled_peephole_proj",
-    "gru_reset_before",
-    "jordan",
-    "jordan_proj",
-    "rnn_tanh_norm",
-    "rnn_relu_norm",
-    "lstm_norm",
-    "lstm_norm_proj",
-    "lstm_peephole_norm",
-    "lstm_coupled_norm",
-    "lstm_coupled_peephole_norm_proj",
-    "gru_norm",
-)
 
 # What one call adds; "resets" and "zoneout" take several fields together.
 ADDED = ("cuts", "resets", "h_mask", "kept", "shares", "clip", "cells", "all")

@@ -20,9 +20,17 @@ struct CellList {
 // the whole sequence.
 using PlainCells = CellList<Elman<Tanh>, Elman<Relu>, Lstm, Gru>;
 // The others run in the loops for extras alone.
-using ExtendedCells =
-    CellList<LstmCell<false, true>, LstmCell<true, false>, LstmCell<true, true>, GruResetBefore, Jordan,
-             Normalized<Elman<Tanh>>, Normalized<Elman<Relu>>, Normalized<Lstm>, Normalized<LstmCell<false, true>>,
-             Normalized<LstmCell<true, false>>, Normalized<LstmCell<true, true>>, Normalized<Gru>>;
+using ExtendedCells = CellList<LstmCell<false, true>,              // peepholes
+                               LstmCell<true, false>,              // coupled
+                               LstmCell<true, true>,               //
+                               GruResetBefore,                     //
+                               Jordan,                             //
+                               Normalized<Elman<Tanh>>,            //
+                               Normalized<Elman<Relu>>,            //
+                               Normalized<Lstm>,                   //
+                               Normalized<LstmCell<false, true>>,  //
+                               Normalized<LstmCell<true, false>>,  //
+                               Normalized<LstmCell<true, true>>,   //
+                               Normalized<Gru>>;
 
 }  // namespace fastrnn

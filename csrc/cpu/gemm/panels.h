@@ -52,6 +52,7 @@ FASTRNN_INLINE void prefetch_values(const T* data, int64_t stride, const Range& 
 template <class Isa, class T, int kGates>
 struct PanelGrid {
   static constexpr int kLanes = Simd<Isa, T>::kLanes;
+  static_assert(kGates <= kMaxPanelVectors, "a register tile has no room for a unit of a cell with so many gates");
   static constexpr int64_t kUnits = kMaxPanelVectors / kGates * kLanes;  // of a whole panel
   static constexpr int64_t kWidth = kUnits * kGates;
 
