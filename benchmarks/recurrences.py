@@ -22,7 +22,7 @@ from workloads import CELLS, Case
 
 import fastrnn
 from fastrnn import _cells, reference
-from fastrnn._extended import per_unit_weights_joined
+from fastrnn._modifiers import per_unit_weights_joined
 
 CASES = (Case(100, 1, 128, 128), Case(100, 16, 128, 128), Case(512, 8, 64, 64))
 

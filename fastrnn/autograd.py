@@ -1,7 +1,7 @@
 """How layers are differentiated, and which way a call takes.
 
 No single autograd.Function can do everything (Dynamo refuses one with a `jvp`, torch.func needs the new style, which
-costs 22 us a call, torch.export leaves a raw op without a gradient), so :func:`run_layers` chooses among four ways, all
+costs 22 us a call, torch.export leaves a raw op without a gradient), so :func:`run` chooses among four ways, all
 on the same kernels but for forward-mode AD.
 """
 
@@ -22,53 +22,34 @@ from .ops import Request
 from .reference import Extras
 
 
-def run_layers(
+def run(
     cell: str,
     input: Tensor,
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
     bidirectional: bool,
     batch_sizes: Tensor | None = None,
-    frozen: Tensor | None = None,
+    packed: Tensor | None = None,
+    extras: Extras | None = None,
+    reset_states: Sequence[Tensor] = (),
     recompute: bool = False,
 ) -> Sequence[Tensor]:
-    """One layer, or several one on another, in one direction or both: output and final states, as
-    :func:`fastrnn.reference.layers` defines them.
+    """One layer, or without extras several one on another, in one direction or both: output, final states, perhaps
+    every step's c, as :func:`fastrnn.reference.layers` defines them.
 
-    `frozen` is what the cell's `freeze` made of the weights; a call that records gradients or is transformed does
-    without. With `recompute` such a call keeps nothing for backward but its arguments, and runs again then.
+    `packed` is what the op `_pack` made of the weights; a call that records gradients or is transformed does without.
+    With `recompute` such a call keeps nothing for backward but its arguments, and runs again then.
     """
     allow_tf32 = _precision.allows_tf32(input)
-    if _is_plain_inference(input, states, weights):
-        return _infer(cell, (input, *states, *weights), batch_sizes, bidirectional, allow_tf32, frozen)
-    if _is_tracing() and weights[0].dtype != input.dtype and not takes_formula():  # see reads_bfloat16
-        return _infer(cell, (input, *states, *weights), batch_sizes, bidirectional, allow_tf32)
-    call = Call(cell, bidirectional, batch_sizes, allow_tf32, recompute=recompute)
-    return _run(call, (input, *states, *weights))
-
-
-def run_extended_layer(
-    cell: str,
-    input: Tensor,
-    states: Sequence[Tensor],
-    reset_states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    bidirectional: bool,
-    batch_sizes: Tensor | None,
-    extras: Extras,
-    recompute: bool = False,
-) -> Sequence[Tensor]:
-    """One layer with extras: what :func:`fastrnn.reference.layer` returns. `recompute` as in :func:`run_layers`."""
-    allow_tf32 = _precision.allows_tf32(input)
-    call = Call(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states), recompute)
     primals = (input, *states, *reset_states, *weights)
-    if _is_plain_inference(input, (*states, *reset_states), weights):
+    if extras is None:
+        if _is_plain_inference(input, states, weights):
+            return _infer(cell, primals, batch_sizes, bidirectional, allow_tf32, packed)
+        if _is_tracing() and weights[0].dtype != input.dtype and not takes_formula():  # see reads_bfloat16
+            return _infer(cell, primals, batch_sizes, bidirectional, allow_tf32)
+    call = Call(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states), recompute)
+    if extras is not None and _is_plain_inference(input, (*states, *reset_states), weights):
         return _on_kernels(call.infer, primals)
-    return _run(call, primals)
-
-
-def _run(call: Call, primals: tuple[Tensor, ...]) -> Sequence[Tensor]:
-    """A call that is differentiated, transformed or traced."""
     if takes_formula():
         return derivatives.forward(call, *primals)
     if _is_tracing():
@@ -76,7 +57,7 @@ def _run(call: Call, primals: tuple[Tensor, ...]) -> Sequence[Tensor]:
         def traced(*primals: Tensor) -> tuple[Tensor, ...]:
             return tuple(call.forward(primals, raw=False)[:-1])
 
-        return checkpoint(traced, *primals, use_reentrant=False) if call.recompute else traced(*primals)
+        return checkpoint(traced, *primals, use_reentrant=False) if recompute else traced(*primals)
     if torch._C._are_functorch_transforms_active():
         return TransformedLayer.apply(call.unwrapped(), *primals)
     if any(map(torch._C._functorch.is_functorch_wrapped_tensor, primals)):  # which has outlived its transform
@@ -91,7 +72,7 @@ def run_step(
     if _is_plain_inference(input, states, weights):  # the ops take a step as it is, which saves views
         allow_tf32 = _precision.allows_tf32(input)
         return _infer(cell, (input, *states, *weights), None, False, allow_tf32, frozen)
-    results = run_layers(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
+    results = run(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
     return [result.squeeze(0) for result in results]
 
 
@@ -171,11 +152,6 @@ def _on_kernels(run: Callable[..., Any], *arguments: Any) -> Any:
         raise
 
 
-def _raw_forward(call: Call, primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Forward on the kernels, with the reserve for backward behind its results."""
-    return _on_kernels(call.forward, primals, True)
-
-
 def _backward_on_kernels(
     call: Call,
     request: Request,
@@ -186,7 +162,7 @@ def _backward_on_kernels(
 ) -> tuple[Tensor, ...]:
     """What :func:`derivatives.backward` computes, on the kernels; output and reserve are computed again if None."""
     if output is None or reserve is None:
-        output, *_, reserve = _raw_forward(call, primals)
+        output, *_, reserve = _on_kernels(call.forward, primals, True)
     return _on_kernels(call.backward, request, grads, primals, output, reserve, True)
 
 
@@ -202,7 +178,11 @@ class LayerFunction(torch.autograd.Function):
         if call.recompute:
             outputs = _on_kernels(call.infer, primals)
         else:
-            *outputs, reserve = _raw_forward(call, primals)
+            try:
+                *outputs, reserve = call.forward(primals, raw=True)
+            except RuntimeError:
+                _native.reraise_interruption()
+                raise
             output = outputs[0]
             if type(output) is Tensor:
                 # Saved apart from its version, which torch would refuse once the output was changed in place. That is

@@ -9,9 +9,8 @@ import torch
 from cases import KERNELS
 from torch.utils._pytree import tree_leaves
 
-from fastrnn import derivatives, ops, reference
+from fastrnn import autograd, derivatives, ops, reference
 from fastrnn._cells import CELLS
-from fastrnn.autograd import run_layers
 
 KERNEL_OPS = ("plain_infer", "plain_forward", "plain_backward")  # of fastrnn.ops, which every plain call takes
 
@@ -32,7 +31,7 @@ def weight_shapes(kernel, input_size, hidden_size, projection):
 
 @dataclass(frozen=True)
 class LayerCase:
-    """A call of run_layers in f64. Ragged: three steps, of which the second row of two has only the first two."""
+    """A call of autograd.run in f64. Ragged: three steps, of which the second row of two has only the first two."""
 
     kernel: str
     bidirectional: bool = False
@@ -91,7 +90,7 @@ class LayerCase:
 
     def run(self, *primals):
         """On the kernels."""
-        return self._call(run_layers, primals)
+        return self._call(autograd.run, primals)
 
     def oracle(self, *primals):
         """As torch ops."""

@@ -190,16 +190,14 @@ class Recorder:
 
     def __init__(self, monkeypatch, like, order):
         self.calls, self.like, self.order = [], like, order
-        for name in ("run_layers", "run_extended_layer"):
-            monkeypatch.setattr(autograd, name, self.recording(getattr(autograd, name), name == "run_layers"))
+        run = autograd.run
 
-    def recording(self, function, plain):
-        def run(cell, input, states, *rest, **keywords):
-            weights, extras = (rest[0], None) if plain else (rest[1], rest[4])
+        def recording(cell, input, states, weights, *settings):
+            extras = settings[3] if len(settings) > 3 else None
             self.calls.append((input.detach(), [w.detach() for w in weights], extras))
-            return function(cell, input, states, *rest, **keywords)
+            return run(cell, input, states, weights, *settings)
 
-        return run
+        monkeypatch.setattr(autograd, "run", recording)
 
     def drawn(self, place):
         """By layer, given the data row of (t, b)."""

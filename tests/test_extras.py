@@ -12,9 +12,8 @@ from cases import KERNELS, VARIANTS
 from primals import RAGGED, assert_close_trees, loss_of, weight_shapes
 from torch.autograd import gradcheck, gradgradcheck
 
-from fastrnn import reference
+from fastrnn import autograd, reference
 from fastrnn._cells import CELLS
-from fastrnn.autograd import run_extended_layer, run_layers
 from fastrnn.reference import CUT_GRADIENT, CUT_STATE, Extras
 
 pytestmark = pytest.mark.thorough
@@ -25,7 +24,7 @@ ADDED = ("cuts", "resets", "h_mask", "kept", "shares", "clip", "cells", "all")
 
 @dataclass(frozen=True)
 class ExtendedCase:
-    """A call of run_extended_layer in f64, of 4 rows with lengths 5, 5, 3, 2 where it is ragged."""
+    """A call of autograd.run in f64, of 4 rows with lengths 5, 5, 3, 2 where it is ragged."""
 
     kernel: str
     added: str
@@ -120,8 +119,8 @@ class ExtendedCase:
 
         def ours(*primals):
             input, states, resets, weights = split(primals)
-            settings = self.bidirectional, self.batch_sizes, extras
-            return run_extended_layer(self.cell, input, states, resets, weights, *settings)
+            settings = self.bidirectional, self.batch_sizes, None, extras, resets
+            return autograd.run(self.cell, input, states, weights, *settings)
 
         def oracle(*primals):
             input, states, resets, weights = split(primals)
@@ -225,8 +224,9 @@ def test_without_extras_results_are_the_plain_ones_to_the_bit(kernel):
     case = ExtendedCase(kernel, "none")
     (input, states, _, weights), extras = case.tensors()
     primals = [p.requires_grad_() for p in (input, *states, *weights)]
-    plain = run_layers(case.cell, input, states, weights, False)
-    added = run_extended_layer(case.cell, input, states, (), weights, False, None, replace(extras, state_grad_clip=1e9))
+    plain = autograd.run(case.cell, input, states, weights, False)
+    extras = replace(extras, state_grad_clip=1e9)
+    added = autograd.run(case.cell, input, states, weights, False, None, None, extras)
     for ours, theirs in zip(added, plain, strict=True):
         assert torch.equal(ours, theirs)
     ours, theirs = (torch.autograd.grad(sum(out.sin().sum() for out in outs), primals) for outs in (added, plain))

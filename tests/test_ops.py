@@ -80,7 +80,7 @@ def bits(kernel, named):
     states = [state.detach().clone().requires_grad_() for state in named["states"]]
     value = named["input"].detach().clone().requires_grad_()
     weights = [w.detach().clone().requires_grad_() for w in named["weights"]]
-    results = autograd.run_layers(
+    results = autograd.run(
         OP_NAMES[kernel], value, tuple(states), weights, named["bidirectional"], named["batch_sizes"]
     )
     gradients = torch.autograd.grad(results, (value, *states, *weights), [torch.ones_like(r) for r in results])

@@ -1,4 +1,4 @@
-"""The oracle equals torch.nn, and run_layers equals the oracle on dense, packed and padded input."""
+"""The oracle equals torch.nn, and autograd.run equals the oracle on dense, packed and padded input."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ by_layers = pytest.mark.parametrize("layers", (1, 3))
 
 
 def layer_arguments(kernel, bidirectional, form, hidden=9, batch=7, dtype=torch.float64, layers=1):
-    """A module of torch.nn, and what run_layers takes for the same call."""
+    """A module of torch.nn, and what autograd.run takes for the same call."""
     layer, options = KERNELS[kernel]
     options = options | {"bidirectional": bidirectional, "num_layers": layers}
     case = Case(layer, options, "packed", seq=5, batch=batch, input_size=4, hidden_size=hidden)
@@ -71,11 +71,11 @@ def test_reference_equals_torch(kernel, bidirectional, layers, form):
 @by_layers
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("hidden", (3, 9, 33))
-def test_run_layers_equal_reference(kernel, bidirectional, layers, form, hidden):
+def test_run_equals_reference(kernel, bidirectional, layers, form, hidden):
     case, _, *arguments, batch_sizes = layer_arguments(kernel, bidirectional, form, hidden, layers=layers)
     arguments = (*arguments, bidirectional, batch_sizes)
     expected = run(reference.layers, kernel, *arguments)
-    actual = run(autograd.run_layers, kernel, *arguments)
+    actual = run(autograd.run, kernel, *arguments)
     assert_same(expected, actual, case_tolerance(case, torch.float64))
 
 
@@ -90,7 +90,7 @@ def test_padding_is_zero_and_takes_no_part(kernel, bidirectional, layers):
     results = []
     for fill in (0.0, 1e30):
         value = value.masked_fill(padding[..., None], fill)
-        results.append(run(autograd.run_layers, kernel, value, states, weights, bidirectional, batch_sizes))
+        results.append(run(autograd.run, kernel, value, states, weights, bidirectional, batch_sizes))
     clean, dirty = results
     for name in clean:
         assert torch.equal(clean[name], dirty[name]), f"{name} depends on the padding"
@@ -106,9 +106,9 @@ def test_rows_that_never_run_keep_their_state(kernel, bidirectional, layers):
     _, _, value, states, weights, _ = layer_arguments(kernel, bidirectional, "dense", layers=layers)
     batch_sizes = torch.tensor([5, 5, 3, 1, 1])
     cell = CELL_NAMES.get(kernel, kernel)
-    results = autograd.run_layers(cell, value, tuple(states), weights, bidirectional, batch_sizes)
+    results = autograd.run(cell, value, tuple(states), weights, bidirectional, batch_sizes)
     for initial, final in zip(states, results[1:], strict=True):
         assert torch.equal(initial[:, 5:], final[:, 5:])
     expected = run(reference.layers, kernel, value, states, weights, bidirectional, batch_sizes)
-    actual = run(autograd.run_layers, kernel, value, states, weights, bidirectional, batch_sizes)
+    actual = run(autograd.run, kernel, value, states, weights, bidirectional, batch_sizes)
     assert_same(expected, actual, 1e-12)

@@ -280,7 +280,7 @@ def test_ensemble_of_modules(name):
 @by_layer
 @pytest.mark.parametrize("layout", ("batched", "unbatched", "batch_first", "lengths"))
 def test_modules_over_inputs(layer, layout):
-    """Everything that stands between a module's arguments and run_layers can be vmapped too."""
+    """Everything that stands between a module's arguments and autograd.run can be vmapped too."""
     case = Case(layer, {"num_layers": 2, "bidirectional": True, "batch_first": layout == "batch_first"})
     module = case.build(torch.float64, fastrnn)
     values = randn(SAMPLES, 4, *(() if layout == "unbatched" else (3,)), 3, dtype=torch.float64)

@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 
 from .. import _checks
 from .._cells import CELLS
-from .._extended import Request
+from .._modifiers import Modifiers
 from .._options import DEFAULTS, NAMES, Options
 from .._ragged import Lengths
-from .._stack import run_cell, run_stack
+from .._run import run_cell, run_stack
 from ..reference import States
 from .weights import Packing, current_weights
 
@@ -269,18 +269,18 @@ class Layer(Refusals, Packing, nn.RNNBase):
         weights = (
             self._current_weights() if self._assigned is not None else current_weights(self, self._flat_weights_names)
         )
-        request = self._request(resets, reset_state, return_states)
-        if request is None:
+        modifiers = self._modifiers(resets, reset_state, return_states)
+        if modifiers is None:
             return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
-        return run_stack(self, input, hx, weights, lengths, request=request)
+        return run_stack(self, input, hx, weights, lengths, modifiers=modifiers)
 
-    def _request(
+    def _modifiers(
         self, resets: Tensor | None, reset_state: Tensor | Sequence[Tensor] | None, return_states: bool
-    ) -> Request | None:
+    ) -> Modifiers | None:
         """What a call is more than torch.nn's, if anything."""
         if self._options is None and resets is None and reset_state is None and not return_states:
             return None
-        return Request(self._options or DEFAULTS, resets, reset_state, return_states)
+        return Modifiers(self._options or DEFAULTS, resets, reset_state, return_states)
 
     def _stacked(self) -> tuple[str, Sequence[str], int, bool]:
         return self.mode.lower(), self._flat_weights_names, self.num_layers, self.bidirectional

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _checks, _ragged
-from .._extended import Request
+from .._modifiers import Modifiers
 from .._options import DEFAULTS
-from .._stack import run_stack
+from .._run import run_stack
 from ..reference import ACTIVATIONS
 from .base import Refusals, is_traced, traced_call
 
@@ -23,7 +23,7 @@ RECURRENCES = ("hidden_to_hidden", "output_to_hidden", "output_to_output")
 
 @dataclass(slots=True)
 class Recurrence:
-    """What of a :class:`JordanRNN` runs through time: a :class:`fastrnn._stack.Stack`, its input and weights."""
+    """What of a :class:`JordanRNN` runs through time: a :class:`fastrnn._arguments.Stack`, its input and weights."""
 
     mode: str
     input_size: int
@@ -38,9 +38,9 @@ class Recurrence:
     input: Any
     weights: list[Tensor]
 
-    def request(self, resets: Tensor | None, reset_state: Tensor | None) -> Request:
+    def modifiers(self, resets: Tensor | None, reset_state: Tensor | None) -> Modifiers:
         """What a call of it is beyond torch.nn's."""
-        return Request(DEFAULTS, resets, reset_state, False, self.activations)
+        return Modifiers(DEFAULTS, resets, reset_state, False, self.activations)
 
 
 class JordanRNN(Refusals, nn.Module):
@@ -190,8 +190,8 @@ class JordanRNN(Refusals, nn.Module):
             call = traced_call(self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state)
             return call[0], call[1]
         stack = self._recurrence_of(input)
-        request = stack.request(resets, reset_state)
-        output, states = run_stack(stack, stack.input, hx, stack.weights, lengths, request=request)
+        modifiers = stack.modifiers(resets, reset_state)
+        output, states = run_stack(stack, stack.input, hx, stack.weights, lengths, modifiers=modifiers)
         if self.recurrence != "hidden_to_hidden":
             return output, states[0]
         output = _pointwise(output, self.weight_ho, self.bias_o if self.bias else None, self.output_nonlinearity)

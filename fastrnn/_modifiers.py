@@ -1,5 +1,5 @@
-"""Layers that are more than torch.nn's: from a layer's options and a call's resets to what the kernels know of them
-(:class:`fastrnn.reference.Extras`).
+"""Layers that are more than torch.nn's: from a layer's options and a call's resets, its modifiers, to what the kernels
+know of them (:class:`fastrnn.reference.Extras`).
 
 Nothing here looks at a tensor's values, so a compiled graph does not break, and the host waits for no GPU.
 """
@@ -7,13 +7,14 @@ Nothing here looks at a tensor's values, so a compiled graph does not break, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _checks, _ragged, _random, autograd
+from . import _checks, _ragged, _random
+from ._arguments import Stack
 from ._cells import CELLS
 from ._options import Options
 from .reference import CUT_GRADIENT, CUT_STATE, Extras, States
@@ -22,36 +23,14 @@ from .reference import CUT_GRADIENT, CUT_STATE, Extras, States
 NORM_PARAMETERS = {1: 2, 2: 4}
 
 
-class Request(NamedTuple):
-    """What one call asks of a layer beyond torch.nn's."""
+class Modifiers(NamedTuple):
+    """What one call adds to torch.nn's: as it was given, or as :func:`in_row_order` returns it."""
 
     options: Options
-    resets: Tensor | None = None
-    reset_state: Tensor | Sequence[Tensor] | None = None
+    resets: Tensor | None = None  # (T, B) bool, in row order
+    reset_state: Any = None  # in row order: of all layers, (L*D, B, features) each; none without resets
     return_states: bool = False
     activations: tuple[str, ...] = ()  # see reference.Extras
-
-
-class Added(NamedTuple):
-    """A request in the one form that layers take: rows in the order in which they run."""
-
-    options: Options
-    resets: Tensor | None  # (T, B) bool
-    reset_states: States  # of all layers, (L*D, B, features) each; none without resets
-    return_cells: bool
-    activations: tuple[str, ...]
-
-
-class Stack(Protocol):
-    """What is read of a :class:`fastrnn._stack.Stack`."""
-
-    mode: str
-    hidden_size: int
-    num_layers: int
-    dropout: float
-    bidirectional: bool
-    proj_size: int
-    training: bool
 
 
 class Data(NamedTuple):
@@ -86,21 +65,21 @@ class Data(NamedTuple):
         return tensor.unsqueeze(0) if self.place is None else tensor.index_select(0, self.place[1])
 
 
-def add(
+def in_row_order(
     stack: Stack,
-    request: Request,
+    given: Modifiers,
     states_like: tuple[int, int],
     input: Tensor,
     order: Tensor | None,
     batch_first: bool,
     batched: bool,
-) -> Added:
-    """A call's request, checked, its rows put in `order` (B,).
+) -> Modifiers:
+    """A call's modifiers, checked, their rows put in `order` (B,), in which rows run.
 
     `states_like` are T and B; `input` gives dtype and device; an input that is not `batched` is a single sequence.
     """
     name = _checks.LAYER_NAMES[stack.mode.lower()]
-    options, resets, reset_state, return_states, activations = request
+    _, resets, reset_state, return_states, _ = given
     if return_states and name != "LSTM":
         raise ValueError(
             f"{name}: return_states returns every step's c, and only the LSTM has one. Its output is every h"
@@ -108,7 +87,7 @@ def add(
     if resets is None:
         if reset_state is not None:
             raise ValueError(f"{name}: reset_state takes the place of a state where resets is True; pass resets, too")
-        return Added(options, None, (), return_states, activations)
+        return given._replace(reset_state=())
     resets = _as_rows(name, resets, states_like, input.device, batch_first, batched)
     if reset_state is None:
         rows = stack.num_layers * (2 if stack.bidirectional else 1)
@@ -121,7 +100,7 @@ def add(
     if order is not None:
         resets = resets.index_select(1, order)
         states = tuple([state.index_select(1, order) for state in states])
-    return Added(options, resets, states, return_states, activations)
+    return given._replace(resets=resets, reset_state=states)
 
 
 def _as_rows(
@@ -164,47 +143,41 @@ def _reset_states(
     return tuple(whole)
 
 
-def run_in_turn(
-    stack: Stack, input: Tensor, states: States, weights: Sequence[Tensor], data: Data, added: Added
-) -> tuple[Tensor, States]:
-    """The layers one on another: output, and the final states, behind which stands every step's c if it is wanted."""
-    options, training = added.options, stack.training
-    cell, layers, directions = options.cell(stack.mode), stack.num_layers, 2 if stack.bidirectional else 1
-    by_layer, resets_by_layer = _by_layer(states, layers), _by_layer(added.reset_states, layers)
-    tbptt_steps = options.tbptt_steps if torch.is_grad_enabled() else None
-    cuts = _cuts(input, data, directions, tbptt_steps, added.resets)
-    per_layer = len(weights) // layers
-    finals: list[States] = []
-    cells: States = ()
-    for index in range(layers):
-        if index > 0 and training and stack.dropout > 0:
-            input = torch.dropout(input, stack.dropout, True)
+class LayerModifiers:
+    """A call's modifiers as its layers have them, one after the other."""
+
+    def __init__(self, stack: Stack, input: Tensor, batch: int, batch_sizes: Tensor | None, given: Modifiers) -> None:
+        self._stack, self._given = stack, given
+        self._data = Data.of(input, batch, batch_sizes)
+        self._directions = 2 if stack.bidirectional else 1
+        self._resets = by_layer(given.reset_state, stack.num_layers)
+        self.cell = given.options.cell(stack.mode)
+        self.recompute = given.options.recompute
+        tbptt_steps = given.options.tbptt_steps if torch.is_grad_enabled() else None
+        self._cuts = _cuts(input, self._data, self._directions, tbptt_steps, given.resets)
+
+    def of_layer(
+        self, index: int, input: Tensor, states: States, weights: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor], Extras | None, States]:
+        """What the layer of that index is given: input, weights, extras and reset states."""
+        options, training = self._given.options, self._stack.training
         if training and options.variational_dropout > 0:
-            factors = _random.dropout_factors(options.variational_dropout, (data.batch, input.shape[-1]), input)
-            input = input * data.by_sequence(factors)
-        own = list(weights[index * per_layer : (index + 1) * per_layer])
-        own = _effective_weights(cell, own, directions, options, training)
+            shape = (self._data.batch, input.shape[-1])
+            input = input * self._data.by_sequence(_random.dropout_factors(options.variational_dropout, shape, input))
+        own = _effective_weights(self.cell, list(weights), self._directions, options, training)
         if options.layer_norm:
-            own = per_unit_weights_joined(cell, own, directions)
-        extras, return_cells = None, added.return_cells and index == layers - 1
-        if needs_extras(cell, options, training, cuts is not None, return_cells):
-            extras = _extras(added, training, input, by_layer[index], return_cells, cuts)
-        resets = resets_by_layer[index]
-        settings = stack.bidirectional, data.batch_sizes
-        if extras is None:
-            results = autograd.run_layers(cell, input, by_layer[index], own, *settings, recompute=options.recompute)
-        else:
-            results = autograd.run_extended_layer(
-                cell, input, by_layer[index], resets, own, *settings, extras, options.recompute
-            )
-        behind = 1 + len(states)
-        input, own_finals, cells = results[0], tuple(results[1:behind]), tuple(results[behind:])
-        finals.append(_reset_at_end(own_finals, resets, added.resets, data))
-    joined = finals[0] if layers == 1 else tuple([torch.cat(state) for state in zip(*finals, strict=True)])
-    return input, (*joined, *cells)
+            own = per_unit_weights_joined(self.cell, own, self._directions)
+        extras, return_cells = None, self._given.return_states and index == self._stack.num_layers - 1
+        if needs_extras(self.cell, options, training, self._cuts is not None, return_cells):
+            extras = _extras(self._given, training, input, states, return_cells, self._cuts)
+        return input, own, extras, self._resets[index] if extras is not None else ()
+
+    def finals_of_layer(self, index: int, finals: States) -> States:
+        """The layer's final states, given the op's."""
+        return _reset_at_end(finals, self._resets[index], self._given.resets, self._data)
 
 
-def _by_layer(states: States, layers: int) -> Sequence[States]:
+def by_layer(states: States, layers: int) -> Sequence[States]:
     """The states (L*D, B, .) of each layer."""
     if layers == 1 or not states:
         return [states] * layers
@@ -251,10 +224,10 @@ def _reset_at_end(finals: States, reset_states: States, resets: Tensor | None, d
 
 
 def _extras(
-    added: Added, training: bool, input: Tensor, states: States, return_cells: bool, cuts: Tensor | None
+    given: Modifiers, training: bool, input: Tensor, states: States, return_cells: bool, cuts: Tensor | None
 ) -> Extras:
     """What the kernels add in one layer."""
-    options = added.options
+    options = given.options
     zoneouts = options.zoneouts[: len(states)]
     h_mask = None
     kept: tuple[Tensor | None, ...] = ()
@@ -268,7 +241,7 @@ def _extras(
         kept, shares = tuple(map(mask, zoneouts, states)) if any(zoneouts) else (), ()
         if options.variational_dropout > 0:
             h_mask = _random.dropout_factors(options.variational_dropout, states[0].shape, states[0])
-    return Extras(cuts, h_mask, kept, shares, options.state_grad_clip, return_cells, added.activations)
+    return Extras(cuts, h_mask, kept, shares, options.state_grad_clip, return_cells, given.activations)
 
 
 def needs_extras(cell: str, options: Options, training: bool, cuts: bool, return_cells: bool) -> bool:
