@@ -231,7 +231,7 @@ def plant(fault):
         copy = folder / original.relative_to(CSRC)
         copy.parent.mkdir(parents=True, exist_ok=True)
         text = changed.get(original.name)
-        if text is None and not copy.is_symlink():
+        if text is None and not (copy.is_symlink() and copy.readlink() == original):
             copy.unlink(missing_ok=True)
             copy.symlink_to(original)
         elif text is not None and (copy.is_symlink() or not copy.exists() or copy.read_text() != text):
