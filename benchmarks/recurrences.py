@@ -21,8 +21,9 @@ from torch.utils.checkpoint import checkpoint
 from workloads import CELLS, Case
 
 import fastrnn
-from fastrnn import _cells, reference
-from fastrnn._modifiers import per_unit_weights_joined
+from fastrnn import reference
+from fastrnn._call.modifiers import per_unit_weights_joined
+from fastrnn._ops import cells
 
 CASES = (Case(100, 1, 128, 128), Case(100, 16, 128, 128), Case(512, 8, 64, 64))
 
@@ -138,7 +139,7 @@ class VariantLoop(nn.Module):
         options = self.layer.options
         assert options is not None
         cell, weights = options.cell(self.layer.mode), list(self.layer.parameters())
-        states = [input.new_zeros(1, input.shape[1], self.layer.hidden_size)] * _cells.CELLS[cell].states
+        states = [input.new_zeros(1, input.shape[1], self.layer.hidden_size)] * cells.CELLS[cell].states
         if options.layer_norm:
             weights = per_unit_weights_joined(cell, weights, 1)
         return reference.layer(cell, input, states, weights, False)[0]

@@ -44,7 +44,7 @@ cuda_built: bool = _C.cuda_built
 
 
 cells: dict[str, dict[str, Any]] = _C.cells
-"""The facts of every cell by name, as csrc/cells/list.h orders them; see fastrnn._cells."""
+"""The facts of every cell by name, as csrc/cells/list.h orders them; see fastrnn._ops.cells."""
 
 
 def reserve_values(cell: str, dtype: torch.dtype, rows: int, hidden_size: int, handed_on: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""What a layer's constructor takes beyond torch.nn's: told and checked here, run by `fastrnn/_modifiers.py`."""
+"""What a layer's constructor takes beyond torch.nn's: told and checked here, run by `fastrnn/_call/modifiers.py`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from . import _checks, adopted
+from . import adopted
+from ._call import checks
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
@@ -277,7 +278,7 @@ def _why_left(module: nn.Module) -> str:
     if len({(weight.dtype, weight.device) for weight in module.parameters(recurse=False)}) > 1:
         return "its weights differ in dtype or device"
     for parameter in module.parameters():
-        lack = _checks.missing_kernels(parameter.dtype, parameter.device)
+        lack = checks.missing_kernels(parameter.dtype, parameter.device)
         if lack is not None:
             return lack[0]
     return ""

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from . import _checks, _native, _precision, autograd, ops
-from ._cells import CELLS
+from . import _native
+from ._call import checks, precision
+from ._ops import autograd, schema
+from ._ops.cells import CELLS
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
 
@@ -91,26 +93,26 @@ class _Recorder(TorchDispatchMode):
         self._grad_enabled = torch.is_grad_enabled()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in ops.FAKES:
+        if func not in schema.FAKES:
             return func(*args, **(kwargs or {}))
         self.ops.append(self._record(func, args))
-        fake: Any = ops.FAKES[func]
+        fake: Any = schema.FAKES[func]
         told = fake(*tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, args))
         # On the meta device but for what the layers' own results are computed from: a reserve may be large.
         device = self.ops[-1].primals[0].device
         return tree_map(lambda leaf: torch.empty_like(leaf, device=device) if leaf.dim() > 1 else leaf, told)
 
     def _record(self, func: Any, args: Any) -> _Op:
-        plain = func in (ops.plain_infer, ops.plain_forward)
+        plain = func in (schema.plain_infer, schema.plain_forward)
         if plain:
             cell, primals, *settings = args
         else:
             cell, input, states, weights, *settings = args
             primals = [input, *states, *weights]
         batch_sizes, bidirectional, allow_tf32, *others = settings
-        packed = others[0] if func is ops.plain_infer else None
+        packed = others[0] if func is schema.plain_infer else None
         resets = [] if plain else others[0]
-        keeps = func in (ops.plain_forward, ops.raw_forward)
+        keeps = func in (schema.plain_forward, schema.raw_forward)
         records = self._grad_enabled and any(tensor.requires_grad for tensor in (*primals, *resets))
         return _Op(cell, list(primals), batch_sizes, bidirectional, allow_tf32, packed, not plain, keeps, records)
 
@@ -132,7 +134,7 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
         What the call itself would raise for arguments it refuses.
     """
     if not isinstance(module, (Layer, JordanRNN, Cell)):
-        raise TypeError(f"explain takes a fastrnn layer or cell itself, got {_checks.describe_module(module)}")
+        raise TypeError(f"explain takes a fastrnn layer or cell itself, got {checks.describe_module(module)}")
     try:
         inspect.signature(module.forward).bind(*args, **kwargs)
     except TypeError as error:
@@ -164,10 +166,10 @@ def _passes(layers: int, directions: int) -> Iterator[tuple[int, str, bool]]:
 
 def _formula_rows(module: nn.Module, given: Tensor) -> Iterator[Row]:
     """Torch ops, step by step."""
-    dtype = _precision.computed_dtype(given, _precision.result_dtype(given))
-    precision = _name(dtype) + (" in float32" if dtype in _precision.HALF_DTYPES else "")
-    if given.dtype in _precision.HALF_DTYPES and dtype not in _precision.HALF_DTYPES:
-        precision = f"{_name(given.dtype)} in {precision}"
+    dtype = precision.computed_dtype(given, precision.result_dtype(given))
+    numbers = _name(dtype) + (" in float32" if dtype in precision.HALF_DTYPES else "")
+    if given.dtype in precision.HALF_DTYPES and dtype not in precision.HALF_DTYPES:
+        numbers = f"{_name(given.dtype)} in {numbers}"
     records = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in module.parameters())
     threads = torch.get_num_threads() if given.is_cpu else 0
     directions = 2 if getattr(module, "bidirectional", False) else 1
@@ -176,7 +178,7 @@ def _formula_rows(module: nn.Module, given: Tensor) -> Iterator[Row]:
         if backward and not (records or given.requires_grad):
             path, threads, reason = "none", 0, _NO_GRADIENT
         where = layer, direction, "backward" if backward else "forward", str(given.device)
-        yield Row(*where, path, "", "", "", "", threads, precision, 0, reason)
+        yield Row(*where, path, "", "", "", "", threads, numbers, 0, reason)
 
 
 _NO_GRADIENT = "no gradient: grad mode is off or nothing requires grad"
@@ -189,13 +191,13 @@ def _name(dtype: torch.dtype) -> str:
 def _precision_of(op: _Op, given: torch.dtype) -> str:
     """What numbers a call computes with that was given such an input."""
     dtype, weights = op.primals[0].dtype, op.primals[-1].dtype
-    if dtype in _precision.HALF_DTYPES:
+    if dtype in precision.HALF_DTYPES:
         return f"{_name(dtype)}, sums in float32"
     if op.allow_tf32:
         return f"{_name(dtype)} on TF32"
     if weights != dtype:
         return f"{_name(dtype)} on bfloat16 weights"
-    return f"{_name(given)} in {_name(dtype)}" if given in _precision.HALF_DTYPES else _name(dtype)
+    return f"{_name(given)} in {_name(dtype)}" if given in precision.HALF_DTYPES else _name(dtype)
 
 
 def _row(
@@ -203,19 +205,19 @@ def _row(
 ) -> Row:
     input = op.primals[0]
     where = first + layer, direction, "backward" if backward else "forward", str(input.device)
-    precision = _precision_of(op, given)
+    numbers = _precision_of(op, given)
     if (backward and not op.records) or input.is_meta:
         reason = _NO_GRADIENT if not input.is_meta else "meta tensors: only shapes are computed"
-        return Row(*where, "none", "", "", "", "", 0, precision, 0, reason)
+        return Row(*where, "none", "", "", "", "", 0, numbers, 0, reason)
     settings = op.batch_sizes, op.bidirectional, op.allow_tf32
-    path, isa, tile, threads, weights, input_product, reason = ops.plan(
+    path, isa, tile, threads, weights, input_product, reason = schema.plan(
         op.cell, op.primals, *settings, op.packed, op.extended, backward
     )
     if weights and not op.records and why_not_packed:
         reason += f"; not packed ahead: {why_not_packed}"
     reserve = _reserve_bytes(op, layer) if op.keeps else 0
     path += " with extras" * op.extended
-    return Row(*where, path, isa, tile, weights, input_product, threads, precision, reserve, reason)
+    return Row(*where, path, isa, tile, weights, input_product, threads, numbers, reserve, reason)
 
 
 def _reserve_bytes(op: _Op, layer: int) -> int:

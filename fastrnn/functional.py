@@ -1,8 +1,8 @@
 """The layers and cells without modules: weights come in as a list.
 
 Each function normalises its arguments (unbatched input, ``batch_first``, ``PackedSequence``, layers, directions and
-dropout between layers, all in ``fastrnn/_run.py``) and hands the layers, together or one at a time, to
-``fastrnn.autograd.run``, which knows nothing of all that.
+dropout between layers, all in ``fastrnn/_call/run.py``) and hands the layers, together or one at a time, to
+``fastrnn._ops.autograd.run``, which knows nothing of all that.
 
 Shapes, with T steps, B sequences, I = input_size, H = hidden_size, P = proj_size or else H, D = 2 if bidirectional else
 1, L = num_layers:
@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from ._checks import LAYER_NAMES, check_nonlinearity, check_weight_count, hidden_size_of
-from ._run import run_cell, run_stack
+from ._call.checks import LAYER_NAMES, check_nonlinearity, check_weight_count, hidden_size_of
+from ._call.run import run_cell, run_stack
 
 __all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
 
@@ -174,7 +174,7 @@ def lstm_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: Sequence
 
 @dataclass(slots=True)
 class _Stack:
-    """A :class:`fastrnn._arguments.Stack` without a module."""
+    """A :class:`fastrnn._call.arguments.Stack` without a module."""
 
     mode: str
     input_size: int

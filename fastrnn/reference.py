@@ -1,6 +1,6 @@
 """Every recurrence in slow, obvious torch ops: what the kernels must equal, and what autograd differentiates.
 
-Two users: the tests hold the kernels against it, and ``fastrnn.autograd`` falls back on it where a kernel has no
+Two users: the tests hold the kernels against it, and ``fastrnn._ops.autograd`` falls back on it where a kernel has no
 derivative of its own (double backward, forward-mode AD, vmap). For the second, everything here is out of place and
 looks at no tensor's values except ``batch_sizes``, so ``torch.func`` transforms pass through.
 
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._cells import CELLS
+from ._ops.cells import CELLS
 
 # The nonlinearities of a cell that is told at the call, in the kernels' order (csrc/cells/activations.h).
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -329,7 +329,7 @@ def layer(
     """One layer over a whole sequence, in one direction or both (D = 1 or 2).
 
     Args:
-        cell: one of ``fastrnn._cells.CELLS``.
+        cell: one of ``fastrnn._ops.cells.CELLS``.
         input: (T, B, I). With ``batch_sizes`` also packed, (N, I) with N = sum(batch_sizes), as in ``PackedSequence``.
         states: (hx,) or, for the LSTM, (hx, cx); hx (D, B, H), or (D, B, P) with a projection, cx (D, B, H).
         weights: a direction's ``w_ih, w_hh, b_ih, b_hh, w_hr, b_hr``, then the other's; see :func:`name_weights`.

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from . import _checks, _precision, adopted
-from ._cells import CELLS
+from . import adopted
+from ._call import checks, precision
+from ._ops.autograd import run_step
+from ._ops.cells import CELLS
 from ._options import DEFAULTS
-from .autograd import run_step
 from .modules import GRU, LSTM, RNN
 from .modules.base import Layer
 from .modules.weights import current_weights
@@ -58,7 +59,7 @@ class Stream:
 
     def __init__(self, layer: Layer, pack: bool = True, *, freeze: bool | None = None) -> None:
         if not isinstance(layer, Layer):
-            raise TypeError(f"Stream takes a fastrnn.RNN, LSTM or GRU, got {_checks.describe_module(layer)}")
+            raise TypeError(f"Stream takes a fastrnn.RNN, LSTM or GRU, got {checks.describe_module(layer)}")
         if layer.bidirectional:
             raise ValueError(
                 "Stream: a bidirectional layer starts at the end of a sequence, which a stream has not seen"
@@ -176,7 +177,7 @@ class Stream:
             and not (layer.training and layer.dropout > 0)
             and not (layer._forward_hooks or layer._forward_pre_hooks)
             and not (_global_forward_hooks or _global_forward_pre_hooks)
-            and _precision.computed_as_is(sample, _precision.result_dtype(sample))
+            and precision.computed_as_is(sample, precision.result_dtype(sample))
         ):
             return False
         if not self._by_layer and not self._take_apart():

@@ -9,10 +9,11 @@ import torch
 from cases import KERNELS
 from torch.utils._pytree import tree_leaves
 
-from fastrnn import autograd, derivatives, ops, reference
-from fastrnn._cells import CELLS
+from fastrnn import reference
+from fastrnn._ops import autograd, derivatives, schema
+from fastrnn._ops.cells import CELLS
 
-KERNEL_OPS = ("plain_infer", "plain_forward", "plain_backward")  # of fastrnn.ops, which every plain call takes
+KERNEL_OPS = ("plain_infer", "plain_forward", "plain_backward")  # of fastrnn._ops.schema, which every plain call takes
 
 RAGGED = (None, "packed", "padded")
 
@@ -141,16 +142,16 @@ def counted(cell):
 
         return counting
 
-    kept = {name: getattr(ops, name) for name in KERNEL_OPS}
+    kept = {name: getattr(schema, name) for name in KERNEL_OPS}
     formula = derivatives.forward
     for name, function in kept.items():
-        setattr(ops, name, wrap(name, function))
+        setattr(schema, name, wrap(name, function))
     derivatives.forward = wrap("formula", formula)
     try:
         yield calls
     finally:
         for name, function in kept.items():
-            setattr(ops, name, function)
+            setattr(schema, name, function)
         derivatives.forward = formula
 
 
@@ -170,5 +171,5 @@ def recorded(monkeypatch):
 
     with monkeypatch.context() as patch:
         for name in KERNEL_OPS:
-            patch.setattr(ops, name, recording(getattr(ops, name)))
+            patch.setattr(schema, name, recording(getattr(schema, name)))
         yield calls

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
-from fastrnn import autograd
+from fastrnn._ops import autograd
 
 STEPS, BATCH, INPUT, HIDDEN = 6, 3, 3, 4
 LENGTHS = (4, 6, 1)

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad, grad, gradgradcheck
 from torch.func import functional_call, hessian, jacfwd, jacrev, jvp
 
 import fastrnn
-from fastrnn import ops
+from fastrnn._ops import schema
 
 pytestmark = pytest.mark.thorough
 
@@ -96,7 +96,7 @@ class TestDoubleBackward:
 
         def function(*primals):
             states, weights = list(primals[1:data]), list(primals[data:])
-            output, finals, _cells, _reserve = ops.forward(
+            output, finals, _cells, _reserve = schema.forward(
                 case.cell, primals[0], states, weights, None, True, False, [], None, None, [], [], None, False, []
             )
             return output, *finals

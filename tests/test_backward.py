@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fastrnn
-from fastrnn import ops
+from fastrnn._ops import schema
 
 by_layer = pytest.mark.parametrize("layer", LAYERS)
 
@@ -265,8 +265,8 @@ class TestOutputChangedInPlace:
     def test_unchanged(self, monkeypatch):
         """Changes of other results, and of the output in backward's wake, run nothing again; and nothing that watches
         for changes holds memory."""
-        module, value, calls, run = fastrnn.GRU(SIZE, SIZE), torch.randn(4, 3, SIZE), [], ops.plain_forward
-        monkeypatch.setattr(ops, "plain_forward", lambda *given: [calls.append(1), run(*given)][1])
+        module, value, calls, run = fastrnn.GRU(SIZE, SIZE), torch.randn(4, 3, SIZE), [], schema.plain_forward
+        monkeypatch.setattr(schema, "plain_forward", lambda *given: [calls.append(1), run(*given)][1])
         output, hy = module(value)
         (output.sum() + hy.relu_().sum()).backward()
         assert output.grad_fn.watched.untyped_storage().nbytes() == 0

@@ -8,7 +8,7 @@ import torch
 from cases import CELLS, LAYERS
 
 import fastrnn
-from fastrnn import ops
+from fastrnn._ops import schema
 
 SCHEMAS = Path(__file__).parent / "schemas.txt"
 MOST_FRAMES = 7  # of ours, from a module's forward to the op
@@ -17,7 +17,7 @@ MOST_OPS = 12
 
 def frames_of(module, value, monkeypatch, op):
     """Our frames on the stack where the op is called, the outermost first."""
-    found, run = [], getattr(ops, op)
+    found, run = [], getattr(schema, op)
 
     def look(*arguments):
         frame = sys._getframe(1)
@@ -27,7 +27,7 @@ def frames_of(module, value, monkeypatch, op):
             frame = frame.f_back
         return run(*arguments)
 
-    monkeypatch.setattr(ops, op, look)
+    monkeypatch.setattr(schema, op, look)
     module(value)
     return found
 
@@ -57,7 +57,7 @@ def test_schemas_are_those_on_record():
 def test_an_unknown_cell_is_named():
     value, hx = torch.zeros(1, 1, 3), torch.zeros(1, 1, 4)
     with pytest.raises(RuntimeError, match="unknown cell 'gur'"):
-        ops.plain_infer("gur", [value, hx, value, hx], None, False, False, None)
+        schema.plain_infer("gur", [value, hx, value, hx], None, False, False, None)
 
 
 def test_a_cells_name_leaves_no_memory_behind():
@@ -69,7 +69,7 @@ def test_a_cells_name_leaves_no_memory_behind():
 
     def run(times):
         for _ in range(times):
-            ops.plain_infer("rnn_tanh", primals, None, False, False, None)
+            schema.plain_infer("rnn_tanh", primals, None, False, False, None)
 
     run(1000)
     before = resident()

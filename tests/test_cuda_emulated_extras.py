@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fastrnn import reference
-from fastrnn._cells import CELLS
+from fastrnn._ops.cells import CELLS
 from fastrnn.reference import CUT_GRADIENT, CUT_STATE
 
 ADDED = ("cuts", "resets", "h_mask", "kept", "shares", "clip", "cells", "all")

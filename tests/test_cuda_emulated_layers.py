@@ -38,7 +38,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import fastrnn
-from fastrnn import _precision, _ragged, ops
+from fastrnn._call import precision, ragged
+from fastrnn._ops import schema
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda"))
 
@@ -75,8 +76,8 @@ def library():
 def gpu(monkeypatch, library):
     """The CUDA ops in place of the CPU's, and the rules for tensors of a GPU."""
     for name in KERNEL_OPS:
-        monkeypatch.setattr(ops, name, getattr(torch.ops.fastrnn_emulated, f"_{name}").default)
-    monkeypatch.setattr(_precision, "kernels_take_half", lambda input: True)
+        monkeypatch.setattr(schema, name, getattr(torch.ops.fastrnn_emulated, f"_{name}").default)
+    monkeypatch.setattr(precision, "kernels_take_half", lambda input: True)
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def passes(library):
 
 @pytest.fixture
 def tf32(monkeypatch):
-    monkeypatch.setattr(_precision, "allows_tf32", lambda input: input.dtype == torch.float32)
+    monkeypatch.setattr(precision, "allows_tf32", lambda input: input.dtype == torch.float32)
 
 
 @pytest.fixture(params=(False, True), ids=("sizes on the CPU", "sizes on the GPU"))
@@ -254,7 +255,7 @@ class TestTf32:
     def test_backward_computes_as_forward_did(self, monkeypatch, kernel):
         """Whatever torch's switch says by then, and again when backward is differentiated."""
         case, allowed = LayerCase(kernel), [True]
-        monkeypatch.setattr(_precision, "allows_tf32", lambda input: allowed[0])
+        monkeypatch.setattr(precision, "allows_tf32", lambda input: allowed[0])
         leaves = [p.requires_grad_() for p in case.primals()]
         with recorded(monkeypatch) as calls:
             loss = loss_of(case.run)(*leaves)
@@ -331,7 +332,7 @@ class TestLengths:
     def test_on_the_gpu_nobody_looks_at_them(self, monkeypatch, layer):
         """A whole training step asks no tensor for a value, and what is out of range is clamped."""
         monkeypatch.setenv("FASTRNN_EMULATE_DEVICE_SIZES", "1")
-        monkeypatch.setattr(_ragged, "check_lengths", lambda *_: None)
+        monkeypatch.setattr(ragged, "check_lengths", lambda *_: None)
         module, value = getattr(fastrnn, layer)(3, ON_CHIP, 2), randn(4, 3, 3)
         with Questions() as questions:
             output, _ = module(value, lengths=torch.tensor([9, 2, -3]))
@@ -351,7 +352,7 @@ class TestLengths:
     def test_jagged_whose_longest_is_known(self, monkeypatch, layer):
         """Then nobody waits, as with lengths on the GPU."""
         monkeypatch.setenv("FASTRNN_EMULATE_DEVICE_SIZES", "1")
-        monkeypatch.setattr(_ragged, "check_lengths", lambda *_: None)
+        monkeypatch.setattr(ragged, "check_lengths", lambda *_: None)
         layers = nn.ModuleList([getattr(fastrnn, layer)(size, ON_CHIP) for size in (3, ON_CHIP)])
         offsets = torch.tensor([0, 3, 4, 9])
         value = torch.nested.nested_tensor_from_jagged(randn(9, 3), offsets, max_seqlen=5)
@@ -460,7 +461,7 @@ class TestDerivatives:
 
 def assert_told(name, arguments):
     """The op's results, which have the shapes and dtypes that the fake kernel of that name tells."""
-    results = getattr(ops, name)(*arguments)
+    results = getattr(schema, name)(*arguments)
     meta = tree_map(lambda a: a.to("meta") if isinstance(a, torch.Tensor) else a, arguments)
     told = getattr(torch.ops.fastrnn, f"_{name}")(*meta)
     assert [(t.shape, t.dtype) for t in tree_leaves(told)] == [(t.shape, t.dtype) for t in tree_leaves(results)]

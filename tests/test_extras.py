@@ -12,8 +12,9 @@ from cases import KERNELS, VARIANTS
 from primals import RAGGED, assert_close_trees, loss_of, weight_shapes
 from torch.autograd import gradcheck, gradgradcheck
 
-from fastrnn import autograd, reference
-from fastrnn._cells import CELLS
+from fastrnn import reference
+from fastrnn._ops import autograd
+from fastrnn._ops.cells import CELLS
 from fastrnn.reference import CUT_GRADIENT, CUT_STATE, Extras
 
 pytestmark = pytest.mark.thorough

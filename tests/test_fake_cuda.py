@@ -16,7 +16,9 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 import fastrnn
-from fastrnn import _native, _ragged, ops
+from fastrnn import _native
+from fastrnn._call import ragged
+from fastrnn._ops import schema
 
 pytestmark = pytest.mark.thorough
 
@@ -199,7 +201,7 @@ class TestLengths:
     def test_nobody_waits(self, cuda, monkeypatch, layer, place, dtype):
         """Row counts lie where the lengths lie: on the CPU the kernels leave rows out, and on a GPU nobody looks."""
         if place == "cpu":  # whose values are looked at, and a fake has none
-            monkeypatch.setattr(_ragged, "check_lengths", lambda *_: None)
+            monkeypatch.setattr(ragged, "check_lengths", lambda *_: None)
         module, lengths = build(layer, bidirectional=True), torch.empty(2, dtype=dtype, device=place)
         with recorded(monkeypatch) as calls:
             results = tree_leaves(module(value_of(layer), lengths=lengths))
@@ -210,7 +212,7 @@ class TestLengths:
     @by_layer
     def test_from_the_cpu_not_into_a_cuda_graph(self, cuda, monkeypatch, layer):
         """Its replays would copy them from memory that is somebody else's by then."""
-        monkeypatch.setattr(_ragged, "check_lengths", lambda *_: None)
+        monkeypatch.setattr(ragged, "check_lengths", lambda *_: None)
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         module, value = build(layer), value_of(layer)
         module(value, lengths=torch.empty(2, dtype=torch.int64, device="cuda:0"))
@@ -225,13 +227,13 @@ class TestExplain:
     @pytest.fixture
     def asked(self, cuda, monkeypatch):
         """The questions put to the op that only a build with CUDA has."""
-        questions, names = [], [argument.name for argument in ops.plan._schema.arguments]
+        questions, names = [], [argument.name for argument in schema.plan._schema.arguments]
 
         def plan(*arguments):
             questions.append(dict(zip(names, arguments, strict=True)))
             return PLAN
 
-        monkeypatch.setattr(ops, "plan", plan)
+        monkeypatch.setattr(schema, "plan", plan)
         return questions
 
     @by_class

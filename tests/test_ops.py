@@ -6,7 +6,7 @@ from cases import KERNELS, Case, make_leaves
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn  # noqa: F401  (loads the ops)
-from fastrnn import autograd, ops
+from fastrnn._ops import autograd, schema
 
 OP_NAMES = {kernel: kernel.removesuffix("_proj") for kernel in KERNELS}
 
@@ -54,7 +54,7 @@ def in_order(op, named):
 @pytest.mark.parametrize("ragged", (False, True))
 @pytest.mark.parametrize("requires_grad", (True, False))
 def test_opcheck_forward(kernel, bidirectional, layers, ragged, requires_grad):
-    op = ops.forward
+    op = schema.forward
     named = arguments(kernel, bidirectional, ragged, requires_grad=requires_grad, layers=layers)
     torch.library.opcheck(op, in_order(op, named))
 
@@ -66,13 +66,13 @@ def test_opcheck_forward(kernel, bidirectional, layers, ragged, requires_grad):
 def test_opcheck_backward(kernel, bidirectional, layers, ragged):
     """The backward op by itself, given what the forward op kept."""
     named = arguments(kernel, bidirectional, ragged, requires_grad=False, layers=layers)
-    output, finals, _cells, reserve = ops.forward(*in_order(ops.forward, named))
+    output, finals, _cells, reserve = schema.forward(*in_order(schema.forward, named))
     named |= {"output": output, "reserve": reserve, "input_grad": True, "weight_grads": True, "groups": 1}
     named |= {"grad_output": torch.randn_like(output), "grad_cells": None}
     named |= {"grad_final_states": list(map(torch.randn_like, finals))}
     # An op of gradients that does not itself record one: nothing to register, nothing to check there.
     utils = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(ops.backward, in_order(ops.backward, named), test_utils=utils)
+    torch.library.opcheck(schema.backward, in_order(schema.backward, named), test_utils=utils)
 
 
 def bits(kernel, named):

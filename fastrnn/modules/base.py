@@ -19,12 +19,12 @@ from torch.fx.proxy import TraceError
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
-from .. import _checks
-from .._cells import CELLS
-from .._modifiers import Modifiers
+from .._call import checks
+from .._call.modifiers import Modifiers
+from .._call.ragged import Lengths
+from .._call.run import run_cell, run_stack
+from .._ops.cells import CELLS
 from .._options import DEFAULTS, NAMES, Options
-from .._ragged import Lengths
-from .._run import run_cell, run_stack
 from ..reference import States
 from .weights import Packing, current_weights
 
@@ -114,7 +114,7 @@ class Layer(Refusals, Packing, nn.RNNBase):
     _assigned: tuple[list[Tensor], list[Tensor | None]] | None = None  # to _flat_weights, and the attributes then
 
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
-        name = _checks.LAYER_NAMES[mode.lower()]
+        name = checks.LAYER_NAMES[mode.lower()]
         options = Options.take(name, kwargs, _KEYWORDS)
         nn.RNNBase.__init__(self, mode, *args, **kwargs)  # by name: behind us may be nn.LSTM, too (fastrnn.adopted)
         if not isinstance(self.bidirectional, bool):  # torch.nn finds out at the first call
@@ -134,7 +134,7 @@ class Layer(Refusals, Packing, nn.RNNBase):
     @options.setter
     def options(self, options: Options | None) -> None:
         new = options or DEFAULTS
-        new.check_layer(_checks.LAYER_NAMES[self.mode.lower()], self.hidden_size, self.proj_size)
+        new.check_layer(checks.LAYER_NAMES[self.mode.lower()], self.hidden_size, self.proj_size)
         (self._options or DEFAULTS).check_change(new)
         self._options = None if new == DEFAULTS else new
 
@@ -226,7 +226,7 @@ class Layer(Refusals, Packing, nn.RNNBase):
         """
         if isinstance(value, nn.Module) or getattr(type(self).forward, "__module__", None) != _HOME:
             return
-        name = _checks.LAYER_NAMES[self.mode.lower()]
+        name = checks.LAYER_NAMES[self.mode.lower()]
         raise AttributeError(
             f"{name}: {option} is one of the layer's options, which are changed together: "
             f"layer.options = dataclasses.replace(layer.options or fastrnn.Options(), {option}={value!r})"
@@ -237,7 +237,7 @@ class Layer(Refusals, Packing, nn.RNNBase):
         if the weights don't fit."""
         old = self.__dict__.get(setting)
         if isinstance(value, type(old)) and value != old:
-            name = _checks.LAYER_NAMES[self.mode.lower()]
+            name = checks.LAYER_NAMES[self.mode.lower()]
             raise AttributeError(f"{name}: {setting} is fixed at construction. Make a new layer: {setting}={value!r}")
 
     # nn.RNNBase overrides these, too, for its list of weights alone.

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _checks, _ragged
-from .._modifiers import Modifiers
+from .._call import checks, ragged
+from .._call.modifiers import Modifiers
+from .._call.run import run_stack
 from .._options import DEFAULTS
-from .._run import run_stack
 from ..reference import ACTIVATIONS
 from .base import Refusals, is_traced, traced_call
 
@@ -23,7 +23,7 @@ RECURRENCES = ("hidden_to_hidden", "output_to_hidden", "output_to_output")
 
 @dataclass(slots=True)
 class Recurrence:
-    """What of a :class:`JordanRNN` runs through time: a :class:`fastrnn._arguments.Stack`, its input and weights."""
+    """What of a :class:`JordanRNN` runs through time: a :class:`fastrnn._call.arguments.Stack`, input and weights."""
 
     mode: str
     input_size: int
@@ -181,7 +181,7 @@ class JordanRNN(Refusals, nn.Module):
         input: Any,
         hx: Tensor | None = None,
         *,
-        lengths: _ragged.Lengths | None = None,
+        lengths: ragged.Lengths | None = None,
         resets: Tensor | None = None,
         reset_state: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
@@ -196,7 +196,7 @@ class JordanRNN(Refusals, nn.Module):
             return output, states[0]
         output = _pointwise(output, self.weight_ho, self.bias_o if self.bias else None, self.output_nonlinearity)
         if lengths is not None:  # zero, which a bias and a nonlinearity do not keep
-            lengths = _ragged.as_tensor("JordanRNN", lengths)
+            lengths = ragged.as_tensor("JordanRNN", lengths)
             output = output * _running(output, lengths, self.batch_first)
         return output, states[0]
 
@@ -208,7 +208,7 @@ class JordanRNN(Refusals, nn.Module):
         sizes = self.input_size, hidden, 0
         if self.recurrence == "output_to_output":
             features = input.data.shape[-1] if isinstance(input, PackedSequence) else input.shape[-1]
-            _checks.check_sizes("JordanRNN", 1, features, self.input_size)
+            checks.check_sizes("JordanRNN", 1, features, self.input_size)
             input = _pointwise(input, self.weight_ih, b_h, self.nonlinearity)
             sizes, activations = (hidden, output, 0), (self.output_nonlinearity, "identity")
             weights = [self.weight_ho, self.weight_oo, *_biases(b_o)]

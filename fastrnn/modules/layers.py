@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .._checks import check_nonlinearity
-from .._ragged import Lengths
+from .._call.checks import check_nonlinearity
+from .._call.ragged import Lengths
 from .base import Layer, refuse_proj_size
 
 Device = torch.device | str | int | None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .._frozen import Frozen, why_not_frozen
+from .._call.frozen import Frozen, why_not_frozen
 
 if TYPE_CHECKING:
     from typing_extensions import Self

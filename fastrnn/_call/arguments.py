@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _checks, _ragged
-from .reference import States
+from ..reference import States
+from . import checks, ragged
 
 
 class Stack(Protocol):
@@ -38,7 +38,7 @@ class Arguments(NamedTuple):
     batch: int
     order: Tensor | None = None  # (B,), the permutation that sorted the rows by length
     restore: Tensor | None = None  # (B,), undoes it
-    modifiers: Any = None  # what the call adds to torch.nn's: _modifiers.Modifiers in row order, or None
+    modifiers: Any = None  # what the call adds to torch.nn's: Modifiers in row order, or None
 
 
 def padded_arguments(
@@ -46,14 +46,14 @@ def padded_arguments(
     input: Tensor,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    lengths: _ragged.Lengths | None = None,
+    lengths: ragged.Lengths | None = None,
     batch_first: bool | None = None,
 ) -> Arguments:
     """The arguments of a call with a padded batch or a single sequence; batch_first is the stack's by default."""
     cell = stack.mode.lower()
-    name = _checks.LAYER_NAMES[cell]
+    name = checks.LAYER_NAMES[cell]
     if not isinstance(input, Tensor):
-        _checks.refuse_input_type(name, input, "Tensor or a PackedSequence")
+        checks.refuse_input_type(name, input, "Tensor or a PackedSequence")
     rank = input.dim()
     if rank == 2:
         input = input.unsqueeze(1)
@@ -64,10 +64,10 @@ def padded_arguments(
         )
     elif stack.batch_first if batch_first is None else batch_first:
         input = input.transpose(0, 1)
-    states = None if hx is None else _checks.unpack_hx(cell, name, hx)
-    _checks.check_tensors(name, input, weights, states, ValueError)
+    states = None if hx is None else checks.unpack_hx(cell, name, hx)
+    checks.check_tensors(name, input, weights, states, ValueError)
     steps, batch, features = input.shape
-    _checks.check_sizes(name, steps, features, stack.input_size)
+    checks.check_sizes(name, steps, features, stack.input_size)
     if states is not None:
         if rank == 2:
             _check_states(name, stack, states, ())
@@ -77,8 +77,8 @@ def padded_arguments(
     arguments = Arguments(input, states, None, batch)
     if lengths is None:
         return arguments
-    lengths = _ragged.as_tensor(name, lengths)
-    _ragged.check_lengths(name, lengths, steps, () if rank == 2 else (batch,), stack.batch_first)
+    lengths = ragged.as_tensor(name, lengths)
+    ragged.check_lengths(name, lengths, steps, () if rank == 2 else (batch,), stack.batch_first)
     return _sorted_by_length(arguments, lengths)
 
 
@@ -86,7 +86,7 @@ def _sorted_by_length(arguments: Arguments, lengths: Tensor) -> Arguments:
     input, states, _, batch, *_ = arguments
     if not (input.is_cuda and lengths.is_cpu):  # there the host can tell the kernels which rows to leave out
         lengths = lengths.to(input.device)
-    rows = _ragged.row_counts(lengths.reshape(batch), input.shape[0], input.device)
+    rows = ragged.row_counts(lengths.reshape(batch), input.shape[0], input.device)
     if states is not None:
         states = tuple([state.index_select(1, rows.order) for state in states])
     # The weights' gradients are products over all steps, and 0 times a NaN left in the padding is NaN. In place: the
@@ -100,19 +100,19 @@ def packed_arguments(
     input: PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    lengths: _ragged.Lengths | None = None,
+    lengths: ragged.Lengths | None = None,
 ) -> Arguments:
     """The arguments of a call with a PackedSequence."""
     cell = stack.mode.lower()
-    name = _checks.LAYER_NAMES[cell]
+    name = checks.LAYER_NAMES[cell]
     if lengths is not None:
-        _checks.refuse_lengths(name, "PackedSequence")
+        checks.refuse_lengths(name, "PackedSequence")
     data, batch_sizes, sorted_indices, unsorted_indices = input
     if data.dim() != 2:
         raise RuntimeError(f"{name}: the data of a PackedSequence must have 2 dimensions, got {data.dim()}")
-    states = None if hx is None else _checks.unpack_hx(cell, name, hx)
-    _checks.check_tensors(name, data, weights, states, ValueError)
-    _checks.check_sizes(name, batch_sizes.shape[0], data.shape[1], stack.input_size)
+    states = None if hx is None else checks.unpack_hx(cell, name, hx)
+    checks.check_tensors(name, data, weights, states, ValueError)
+    checks.check_sizes(name, batch_sizes.shape[0], data.shape[1], stack.input_size)
     # From a shape where there is one: a tensor's value would break torch.compile's graph.
     batch = int(batch_sizes[0]) if sorted_indices is None else sorted_indices.shape[0]
     if states is not None:
@@ -138,27 +138,27 @@ def _check_states(name: str, stack: Stack, states: States, batch: tuple[int, ...
     hx_shape = (rows, *batch, stack.proj_size or stack.hidden_size)
     cx_shape = (rows, *batch, stack.hidden_size)
     if states[0].shape != hx_shape or (len(states) > 1 and states[1].shape != cx_shape):
-        _checks.refuse_states(name, states, (hx_shape, cx_shape), stack.batch_first)
+        checks.refuse_states(name, states, (hx_shape, cx_shape), stack.batch_first)
 
 
 def cell_arguments(
     cell: str, input: Tensor, hx: Tensor | Sequence[Tensor] | None, weights: Sequence[Tensor]
 ) -> Arguments:
     """The arguments of a cell's call: input (B, I), states (B, H)."""
-    name = _checks.CELL_NAMES[cell]
+    name = checks.CELL_NAMES[cell]
     if not isinstance(input, Tensor):
-        _checks.refuse_input_type(name, input, "Tensor")
+        checks.refuse_input_type(name, input, "Tensor")
     rank = input.dim()
     if rank not in (1, 2):
         raise ValueError(f"{name}: expected input to be 1D (I,) or 2D (B, I), got {rank}D")
-    states = None if hx is None else _checks.unpack_hx(cell, name, hx)
-    _checks.check_tensors(name, input, weights, states, RuntimeError)
+    states = None if hx is None else checks.unpack_hx(cell, name, hx)
+    checks.check_tensors(name, input, weights, states, RuntimeError)
     shape = input.shape
-    _checks.check_sizes(name, 1, shape[-1], weights[0].shape[1])
+    checks.check_sizes(name, 1, shape[-1], weights[0].shape[1])
     if states is not None:
-        expected = (*shape[:-1], _checks.hidden_size_of(cell, weights))
+        expected = (*shape[:-1], checks.hidden_size_of(cell, weights))
         if states[0].shape != expected or (len(states) > 1 and states[1].shape != expected):
-            _checks.refuse_cell_states(name, states, expected)
+            checks.refuse_cell_states(name, states, expected)
     if rank == 2:
         return Arguments(input, states, None, shape[0])
     return Arguments(input.unsqueeze(0), states and tuple([state.unsqueeze(0) for state in states]), None, 1)

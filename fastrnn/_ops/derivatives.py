@@ -16,17 +16,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _precision, reference
-from ._calls import Call, MaybeTensors
-from .ops import Request
+from .. import reference
+from .._call import precision
+from .calls import Call, MaybeTensors
+from .schema import Request
 
 
 def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
     """The layers themselves, from primals to outputs."""
     dtype = primals[0].dtype
-    if dtype in _precision.HALF_DTYPES:
-        wide = _precision.cast(primals, torch.float32)
-        return tuple(_precision.cast(forward(call, *wide), dtype))
+    if dtype in precision.HALF_DTYPES:
+        wide = precision.cast(primals, torch.float32)
+        return tuple(precision.cast(forward(call, *wide), dtype))
     input, states, resets, weights = call.split(primals)
     return reference.layers(
         call.cell, input, states, weights, call.bidirectional, call.batch_sizes, call.extras, resets
@@ -55,7 +56,7 @@ def backward(call: Call, request: Request, grads: MaybeTensors, primals: Sequenc
     """The requested gradients of the primals, given those of the outputs (None for zeros)."""
     if request.groups:
         return _backward_by_group(call, request, grads, primals)
-    with _precision.without_autocast(primals[0].device):
+    with precision.without_autocast(primals[0].device):
         outputs, vjp = torch.func.vjp(  # type: ignore[misc]
             lambda *inputs: forward(call, *inputs), *primals
         )
@@ -97,7 +98,7 @@ def double_backward(
         rest = iter(tensors)
         return backward(call, request, [next(rest) if is_given else None for is_given in given], list(rest))
 
-    with _precision.without_autocast(primals[0].device):
+    with precision.without_autocast(primals[0].device):
         _, vjp = torch.func.vjp(first, *(g for g in grads if g is not None), *primals)  # type: ignore[misc]
         results = vjp(tuple(grad_grads))
     of_grads = iter(results[:count])

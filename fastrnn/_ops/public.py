@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from . import derivatives
-from ._calls import Call
-from .ops import Request
+from .calls import Call
+from .schema import Request
 
 
 def _save(ctx: Any, call: Call, tensors: Sequence[Tensor | None]) -> None:

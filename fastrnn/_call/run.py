@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _checks, _modifiers, _precision, _ragged, autograd
-from ._arguments import Arguments, Stack, batch_of, cell_arguments, packed_arguments, padded_arguments
-from ._cells import CELLS
-from ._frozen import Frozen
-from ._modifiers import Modifiers
-from .reference import States
+from .._ops import autograd
+from .._ops.cells import CELLS
+from ..reference import States
+from . import checks, precision, ragged
+from .arguments import Arguments, Stack, batch_of, cell_arguments, packed_arguments, padded_arguments
+from .frozen import Frozen
+from .modifiers import LayerModifiers, Modifiers, by_layer, in_row_order
 
 
 def run_stack(
@@ -28,7 +29,7 @@ def run_stack(
     input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    lengths: _ragged.Lengths | None = None,
+    lengths: ragged.Lengths | None = None,
     frozen: Frozen | None = None,
     modifiers: Modifiers | None = None,
 ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
@@ -61,7 +62,7 @@ def _run_packed(
     input: PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    lengths: _ragged.Lengths | None,
+    lengths: ragged.Lengths | None,
     frozen: Frozen | None,
     modifiers: Modifiers | None,
 ) -> tuple[PackedSequence, tuple[Any, ...]]:
@@ -79,24 +80,24 @@ def _run_jagged(
     input: Tensor,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    lengths: _ragged.Lengths | None,
+    lengths: ragged.Lengths | None,
     frozen: Frozen | None,
     modifiers: Modifiers | None,
 ) -> tuple[Tensor, tuple[Any, ...]]:
     """A nested tensor (B, T, I) of layout torch.jagged; its batch is in front whatever batch_first says."""
-    name = _checks.LAYER_NAMES[stack.mode.lower()]
+    name = checks.LAYER_NAMES[stack.mode.lower()]
     if lengths is not None:
-        _checks.refuse_lengths(name, "nested tensor")
-    _ragged.check_jagged(name, input)
-    if _ragged.packs_jagged(input) and (modifiers is None or modifiers.resets is None):  # resets are padded
-        sequence, source = _ragged.jagged_to_packed(input)
+        checks.refuse_lengths(name, "nested tensor")
+    ragged.check_jagged(name, input)
+    if ragged.packs_jagged(input) and (modifiers is None or modifiers.resets is None):  # resets are padded
+        sequence, source = ragged.jagged_to_packed(input)
         packed, results = _run_packed(stack, sequence, hx, weights, None, frozen, modifiers)
         jagged = [
-            _ragged.packed_to_jagged(result.data, source, input) if isinstance(result, PackedSequence) else result
+            ragged.packed_to_jagged(result.data, source, input) if isinstance(result, PackedSequence) else result
             for result in (packed, *results)
         ]
         return jagged[0], tuple(jagged[1:])
-    padded, lengths = _ragged.jagged_to_padded(input)
+    padded, lengths = ragged.jagged_to_padded(input)
     arguments = padded_arguments(stack, padded, hx, weights, lengths, batch_first=True)
     if modifiers is not None:
         arguments = _with_modifiers(stack, arguments, modifiers, batch_first=True)
@@ -104,7 +105,7 @@ def _run_jagged(
     assert arguments.restore is not None
     output, finals = output.index_select(1, arguments.restore), _restore(arguments, finals)
     finals, cells = _split_cells(arguments, finals)
-    jagged = [_ragged.padded_to_jagged(padded, input) for padded in (output, *cells)]
+    jagged = [ragged.padded_to_jagged(padded, input) for padded in (output, *cells)]
     return jagged[0], (*finals, *jagged[1:])
 
 
@@ -115,7 +116,7 @@ def _with_modifiers(
     if input.dim() == 2 and order is None and isinstance(modifiers.resets, Tensor):
         batch = batch_of(batch, modifiers.resets, 0 if batch_first else 1)
     steps = input.shape[0] if input.dim() == 3 or batch_sizes is None else batch_sizes.shape[0]
-    ordered = _modifiers.in_row_order(stack, modifiers, (steps, batch), input, order, batch_first, batched)
+    ordered = in_row_order(stack, modifiers, (steps, batch), input, order, batch_first, batched)
     return arguments._replace(batch=batch, modifiers=ordered)
 
 
@@ -139,8 +140,8 @@ def run_layers(
     """The layers one on another, in one op unless something comes between them: output and final states, behind which
     stands every step's c if it is wanted."""
     input, states, batch_sizes, batch, _, _, modifiers = arguments
-    dtype = _precision.result_dtype(input)
-    if not _precision.computed_as_is(input, dtype):
+    dtype = precision.result_dtype(input)
+    if not precision.computed_as_is(input, dtype):
         return _run_in_other_precision(stack, arguments, weights, frozen, dtype)
     cell, num_layers, bidirectional = stack.mode.lower(), stack.num_layers, stack.bidirectional
     if states is None:
@@ -151,14 +152,14 @@ def run_layers(
         results = autograd.run(cell, input, states, weights, bidirectional, batch_sizes, packed)
         return results[0], tuple(results[1:])
 
-    by_layer, per_layer, behind = _modifiers.by_layer(states, num_layers), len(weights) // num_layers, 1 + len(states)
+    per_layer, behind = len(weights) // num_layers, 1 + len(states)
     added = None
     if modifiers is not None:
-        added = _modifiers.LayerModifiers(stack, input, batch, batch_sizes, modifiers)
+        added = LayerModifiers(stack, input, batch, batch_sizes, modifiers)
         cell = added.cell
     finals: list[States] = []
     cells: Sequence[Tensor] = ()
-    for index, own_states in enumerate(by_layer):
+    for index, own_states in enumerate(by_layer(states, num_layers)):
         if index > 0 and stack.training and stack.dropout > 0:
             input = torch.dropout(input, stack.dropout, True)  # drawn as torch.nn draws it
         own = weights[index * per_layer : (index + 1) * per_layer]
@@ -183,15 +184,15 @@ def _run_in_other_precision(
 ) -> tuple[Tensor, States]:
     """:func:`run_layers` in the precision that the kernels compute in, its results in `dtype`."""
     input, states, _, _, _, _, modifiers = arguments
-    computed = _precision.computed_dtype(input, dtype)
+    computed = precision.computed_dtype(input, dtype)
     # The kernels that know extras read weights of their data's type.
     if modifiers is not None or not autograd.reads_bfloat16(input, states or (), weights):
-        weights, frozen = _precision.cast(weights, computed), None
-    with _precision.without_autocast(input.device):
+        weights, frozen = precision.cast(weights, computed), None
+    with precision.without_autocast(input.device):
         if states is not None:
-            arguments = arguments._replace(states=tuple(_precision.cast(states, computed)))
+            arguments = arguments._replace(states=tuple(precision.cast(states, computed)))
         if modifiers is not None:
-            resets = tuple(_precision.cast(modifiers.reset_state, computed))
+            resets = tuple(precision.cast(modifiers.reset_state, computed))
             arguments = arguments._replace(modifiers=modifiers._replace(reset_state=resets))
         output, finals = run_layers(stack, arguments._replace(input=input.to(computed)), weights, frozen)
     return output.to(dtype), tuple([state.to(dtype) for state in finals])
@@ -229,18 +230,18 @@ def run_cell(
     """The one road for cells: the states after a step."""
     step, states, _, batch, *_ = cell_arguments(cell, input, hx, weights)
     if states is None:
-        hidden_size = _checks.hidden_size_of(cell, weights)
+        hidden_size = checks.hidden_size_of(cell, weights)
         states = _zeros(cell, step, (batch, hidden_size), hidden_size)
     packed = frozen.whole if frozen is not None else None
-    dtype = _precision.result_dtype(step)
-    if _precision.computed_as_is(step, dtype):
+    dtype = precision.result_dtype(step)
+    if precision.computed_as_is(step, dtype):
         _, *finals = autograd.run_step(cell, step, states, weights, packed)
     else:
-        computed = _precision.computed_dtype(step, dtype)
+        computed = precision.computed_dtype(step, dtype)
         if not autograd.reads_bfloat16(step, states, weights):
-            weights, packed = _precision.cast(weights, computed), None
-        with _precision.without_autocast(step.device):
-            states = tuple(_precision.cast(states, computed))
+            weights, packed = precision.cast(weights, computed), None
+        with precision.without_autocast(step.device):
+            states = tuple(precision.cast(states, computed))
             _, *finals = autograd.run_step(cell, step.to(computed), states, weights, packed)
         finals = [state.to(dtype) for state in finals]
     if input.dim() == 1:

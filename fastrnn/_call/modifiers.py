@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _checks, _ragged, _random
-from ._arguments import Stack
-from ._cells import CELLS
-from ._options import Options
-from .reference import CUT_GRADIENT, CUT_STATE, Extras, States
+from .._ops.cells import CELLS
+from .._options import Options
+from ..reference import CUT_GRADIENT, CUT_STATE, Extras, States
+from . import checks, ragged, random
+from .arguments import Stack
 
 # How many parameters layer normalisation has: of both products, and of c where a cell has two states.
 NORM_PARAMETERS = {1: 2, 2: 4}
@@ -46,7 +46,7 @@ class Data(NamedTuple):
         if input.dim() == 3:
             return cls(input.shape[0], batch, batch_sizes, None)
         assert batch_sizes is not None
-        step, row = _ragged.places(batch_sizes, input.shape[0])
+        step, row = ragged.places(batch_sizes, input.shape[0])
         place = step.to(input.device, non_blocking=True), row.to(input.device, non_blocking=True)
         return cls(batch_sizes.shape[0], batch, batch_sizes, place)
 
@@ -78,7 +78,7 @@ def in_row_order(
 
     `states_like` are T and B; `input` gives dtype and device; an input that is not `batched` is a single sequence.
     """
-    name = _checks.LAYER_NAMES[stack.mode.lower()]
+    name = checks.LAYER_NAMES[stack.mode.lower()]
     _, resets, reset_state, return_states, _ = given
     if return_states and name != "LSTM":
         raise ValueError(
@@ -127,9 +127,9 @@ def _reset_states(
     name: str, stack: Stack, given: Tensor | Sequence[Tensor], batch: int, input: Tensor, batched: bool
 ) -> States:
     """A reset state as (L*D, B, features), checked: it comes in hx's shape, or with one row for all."""
-    states = _checks.unpack_hx(stack.mode.lower(), name, given, "reset_state", "(h, c)")
+    states = checks.unpack_hx(stack.mode.lower(), name, given, "reset_state", "(h, c)")
     for state in states:
-        _checks.check_state(name, input, state, "reset_state", "reset state")
+        checks.check_state(name, input, state, "reset_state", "reset state")
     rows = stack.num_layers * (2 if stack.bidirectional else 1)
     whole = []
     for state, size in zip(states, (stack.proj_size or stack.hidden_size, stack.hidden_size), strict=False):
@@ -163,7 +163,7 @@ class LayerModifiers:
         options, training = self._given.options, self._stack.training
         if training and options.variational_dropout > 0:
             shape = (self._data.batch, input.shape[-1])
-            input = input * self._data.by_sequence(_random.dropout_factors(options.variational_dropout, shape, input))
+            input = input * self._data.by_sequence(random.dropout_factors(options.variational_dropout, shape, input))
         own = _effective_weights(self.cell, list(weights), self._directions, options, training)
         if options.layer_norm:
             own = per_unit_weights_joined(self.cell, own, self._directions)
@@ -236,11 +236,11 @@ def _extras(
         rows = input.shape[0] * input.shape[1] if input.dim() == 3 else input.shape[0]
 
         def mask(p: float, state: Tensor) -> Tensor | None:
-            return _random.mask(p, (state.shape[0], rows, state.shape[2]), state) if p > 0 else None
+            return random.mask(p, (state.shape[0], rows, state.shape[2]), state) if p > 0 else None
 
         kept, shares = tuple(map(mask, zoneouts, states)) if any(zoneouts) else (), ()
         if options.variational_dropout > 0:
-            h_mask = _random.dropout_factors(options.variational_dropout, states[0].shape, states[0])
+            h_mask = random.dropout_factors(options.variational_dropout, states[0].shape, states[0])
     return Extras(cuts, h_mask, kept, shares, options.state_grad_clip, return_cells, given.activations)
 
 
@@ -266,7 +266,7 @@ def _effective_weights(
         if options.num_heads > 1:
             weights[at] = block_diagonal(weights[at], CELLS[cell].gates, options.num_heads)
         if training and options.weight_dropout > 0:
-            weights[at] = weights[at] * _random.dropout_factors(options.weight_dropout, weights[at].shape, weights[at])
+            weights[at] = weights[at] * random.dropout_factors(options.weight_dropout, weights[at].shape, weights[at])
     return weights
 
 

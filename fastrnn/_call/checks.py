@@ -12,8 +12,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from . import _native
-from ._cells import CELLS
+from .. import _native
+from .._ops.cells import CELLS
 
 SUPPORTED_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -1,9 +1,9 @@
 """The operators ``torch.ops.fastrnn.*``, with fake kernels for tracing.
 
-torch.compile and torch.export see the public pair `forward`, `backward`. `fastrnn.autograd` calls the same kernels bare
-in eager mode: `_forward`, `_backward`, and `_infer`, which keeps nothing for backward; where a call has no extras
-(:class:`fastrnn.reference.Extras`) `_plain_forward` and so on, whose tensors are in one list. `_pack` packs weights for
-`_plain_infer`, on the CPU. The first argument of each is the cell, a name of ``CELLS``.
+torch.compile and torch.export see the public pair `forward`, `backward`. In eager mode `fastrnn._ops.autograd` calls
+the same kernels bare: `_forward`, `_backward`, and `_infer`, which keeps nothing for backward; where a call has no
+extras (:class:`fastrnn.reference.Extras`) `_plain_forward` and so on, whose tensors are in one list. `_pack` packs
+weights for `_plain_infer`, on the CPU. The first argument of each is the cell, a name of ``CELLS``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _native
-from ._cells import CELLS
+from .. import _native
+from .cells import CELLS
 
 _LIBRARY = torch.ops.fastrnn
 

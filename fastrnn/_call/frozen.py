@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from . import ops
+from .._ops import schema
 
 
 class Frozen:
@@ -35,7 +35,7 @@ class Frozen:
         self._take_note()
         with torch.no_grad():
             packed = [
-                ops.pack(cell, weights[first : first + per_layer], bidirectional)[0]
+                schema.pack(cell, weights[first : first + per_layer], bidirectional)[0]
                 for first in range(0, len(weights), per_layer)
             ]
             self.whole = torch.stack(packed) if num_layers > 1 else packed[0]

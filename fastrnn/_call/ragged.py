@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from ._calls import unwrapped
+from .._ops.calls import unwrapped
 
 Lengths = Tensor | Sequence[int]
 

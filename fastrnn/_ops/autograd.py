@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from . import _native, _precision, derivatives, ops
-from ._calls import Call, MaybeTensors
-from .ops import Request
-from .reference import Extras
+from .. import _native
+from .._call import precision
+from ..reference import Extras
+from . import derivatives, schema
+from .calls import Call, MaybeTensors
+from .schema import Request
 
 
 def run(
@@ -40,7 +42,7 @@ def run(
     `packed` is what the op `_pack` made of the weights; a call that records gradients or is transformed does without.
     With `recompute` such a call keeps nothing for backward but its arguments, and runs again then.
     """
-    allow_tf32 = _precision.allows_tf32(input)
+    allow_tf32 = precision.allows_tf32(input)
     primals = (input, *states, *reset_states, *weights)
     if extras is None:
         if _is_plain_inference(input, states, weights):
@@ -70,7 +72,7 @@ def run_step(
 ) -> Sequence[Tensor]:
     """One step of one direction: input (B, I) and states (B, features) to output and next states, in memory apart."""
     if _is_plain_inference(input, states, weights):  # the ops take a step as it is, which saves views
-        allow_tf32 = _precision.allows_tf32(input)
+        allow_tf32 = precision.allows_tf32(input)
         return _infer(cell, (input, *states, *weights), None, False, allow_tf32, frozen)
     results = run(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
     return [result.squeeze(0) for result in results]
@@ -137,7 +139,7 @@ def _infer(
 ) -> Sequence[Tensor]:
     """Forward on the kernels, with nothing kept for backward. No Call, and no detour: together they take 1 us."""
     try:
-        return ops.plain_infer(cell, primals, batch_sizes, bidirectional, allow_tf32, frozen)
+        return schema.plain_infer(cell, primals, batch_sizes, bidirectional, allow_tf32, frozen)
     except RuntimeError:
         _native.reraise_interruption()
         raise

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
-from ._cells import CELLS
-from .ops import Request
-from .reference import ACTIVATIONS, Extras
+from ..reference import ACTIVATIONS, Extras
+from . import schema
+from .cells import CELLS
+from .schema import Request
 
 MaybeTensors = Sequence[Tensor | None]
 
@@ -63,14 +63,14 @@ class Call:
     def infer(self, primals: Sequence[Tensor]) -> Sequence[Tensor]:
         """The outputs, with nothing kept for backward."""
         if self.extras is None:
-            return ops.plain_infer(self.cell, primals, *self._settings(), None)
-        return self._outputs(*ops.infer(*self._arguments(primals)))
+            return schema.plain_infer(self.cell, primals, *self._settings(), None)
+        return self._outputs(*schema.infer(*self._arguments(primals)))
 
     def forward(self, primals: Sequence[Tensor], raw: bool) -> Sequence[Tensor]:
         """The outputs and behind them the reserve for backward; by the bare op or the public one."""
         if raw and self.extras is None:
-            return ops.plain_forward(self.cell, primals, self.batch_sizes, self.bidirectional, self.allow_tf32)
-        op = ops.raw_forward if raw else ops.forward
+            return schema.plain_forward(self.cell, primals, self.batch_sizes, self.bidirectional, self.allow_tf32)
+        op = schema.raw_forward if raw else schema.forward
         *results, reserve = op(*self._arguments(primals))
         return *self._outputs(*results), reserve
 
@@ -86,9 +86,9 @@ class Call:
         """The requested gradients of the primals, given those of the outputs; by the bare op or the public one."""
         if raw and self.extras is None:
             settings = self._settings()
-            results = ops.plain_backward(self.cell, primals, *settings, grads, output, reserve, *request)
+            results = schema.plain_backward(self.cell, primals, *settings, grads, output, reserve, *request)
         else:
-            op = ops.raw_backward if raw else ops.backward
+            op = schema.raw_backward if raw else schema.backward
             cell, *arguments = self._arguments(primals)
             of_input, of_states, of_weights, of_resets = op(
                 cell, *self.split_outputs(grads), output, reserve, *request, *arguments

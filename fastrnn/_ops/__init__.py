@@ -1,0 +1,1 @@
+"""The operators ``torch.ops.fastrnn.*``: schemas and fakes, their arguments, their derivatives."""
