@@ -5,7 +5,7 @@ and, in training, every gradient included.
     make gpu-bench BENCH_ARGS="--quick"             # a selection, in two
     make gpu-bench BENCH_ARGS="--paths"             # our persistent kernels against our streamed path
 
-With --paths the ratios say where the streamed path is the faster one: for the thresholds in csrc/cuda/plan.cpp. What
+With --paths the ratios say where the streamed path is the faster one: for the thresholds in csrc/cuda/tuning.h. What
 gpu_model.py predicts of a step, and the share of the floor that was reached, stand beside what was measured.
 
 A time is that of a call among calls in a row, by CUDA events: what a training loop sees, which launches ahead.

@@ -1,4 +1,4 @@
-"""What packing the recurrent weights costs in a short call, and gains. For the thresholds in csrc/cpu/plan.cpp."""
+"""What packing the recurrent weights costs in a short call, and gains. For the thresholds in csrc/cpu/tuning.h."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """When a product is worth a second thread: torch.mm on MKL's threads, and on the calling one alone.
 
-For kSingleThreadGemm in csrc/ops/cpu_device.h. Needs a torch whose GEMM is MKL's.
+For kSingleThreadGemm in csrc/cpu/tuning.h. Needs a torch whose GEMM is MKL's.
 """
 
 from __future__ import annotations

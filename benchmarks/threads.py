@@ -1,4 +1,4 @@
-"""What a second thread is worth: the same call on one and on two. For the thresholds in csrc/cpu/plan.cpp."""
+"""What a second thread is worth: the same call on one and on two. For the thresholds in csrc/cpu/tuning.h."""
 
 from __future__ import annotations
 

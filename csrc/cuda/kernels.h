@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../params.h"
+#include "tuning.h"
 
 namespace fastrnn::cuda {
 
@@ -41,7 +42,6 @@ constexpr int kThreadsPerBlock = 256;      // of every kernel
 constexpr int kBatchRowsPerTile = 16;      // of a kernel that keeps w_hh on the chip
 constexpr int kUnitsPerBlock = 16;         // hidden units of a block of a persistent kernel
 constexpr int kClusterUnits[] = {16, 32};  // the same for a cluster kernel, which comes in two sizes
-constexpr int kCallsAtOnce = 4;            // most calls in one launch
 constexpr int kSplitBlocks = 4;            // blocks of a persistent kernel that may split the depth of their GEMMs
 
 // How such a kernel multiplies: on tensor cores, with float rounded to TF32; or in full float32, by FFMA.

@@ -9,6 +9,7 @@
 
 #include "../cells/facts.h"
 #include "common/launch.h"
+#include "tuning.h"
 
 namespace fastrnn::cuda {
 
@@ -17,6 +18,50 @@ namespace {
 constexpr int kLeastCapability = 8;  // major: asynchronous copies, tensor cores for TF32 and bfloat16
 constexpr int kLeastCapabilityOfClusters = 9;
 constexpr int64_t kLargestCluster = 16;  // that any device may support
+
+std::optional<Path> only_path();
+template <class T>
+MathMode math_of(const Workload& work);
+const char* why_streamed(const Workload& work);
+template <class T>
+std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool backward);
+template <class T>
+std::optional<Grid> persistent_grid(CellKind cell, const Workload& work, bool backward);
+std::string reason_of(Path path, const Grid& grid, const Workload& work);
+
+}  // namespace
+
+// The paths have not been timed on a GPU yet. Taking a cluster kernel wherever its clusters are co-resident, and a
+// persistent one wherever that fits, is what benchmarks/gpu_model.py predicts to be fastest; benchmarks/gpu.py --paths
+// is to find out.
+template <class T>
+Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
+  const auto stream = [](const char* reason) { return Choice{{Path::kStreamed, {}, {}}, reason}; };
+  const auto on_chip = [&](Path path, const Grid& grid) {
+    return Choice{{path, grid, math_of<T>(work)}, reason_of(path, grid, work)};
+  };
+  if constexpr (std::is_same_v<T, double>) {
+    return stream("float64 has no persistent kernel");
+  } else {
+    const std::optional<Path> only = only_path();
+    if (only == Path::kStreamed) return stream("FASTRNN_CUDA_PATH=streamed");
+    if (const char* const reason = why_streamed(work)) return stream(reason);
+    const int capability = device_attribute(cudaDevAttrComputeCapabilityMajor);
+    if (capability < kLeastCapability) return stream("persistent kernels need compute capability 8.0 or higher");
+    if (capability >= kLeastCapabilityOfClusters && only != Path::kPersistent) {
+      if (const std::optional<Grid> grid = best_cluster_grid<T>(cell, work, backward)) {
+        return on_chip(Path::kCluster, *grid);
+      }
+    }
+    if (only == Path::kCluster) return stream("FASTRNN_CUDA_PATH=cluster, and no cluster holds the recurrent weights");
+    if (const std::optional<Grid> grid = persistent_grid<T>(cell, work, backward)) {
+      return on_chip(Path::kPersistent, *grid);
+    }
+    return stream("the recurrent weights do not fit on the chip");
+  }
+}
+
+namespace {
 
 // FASTRNN_CUDA_PATH allows one path besides the streamed one, which runs what that path cannot: to compare paths, or to
 // rule one out.
@@ -53,9 +98,7 @@ const char* why_streamed(const Workload& work) {
 template <class Fits>
 std::optional<Grid> most_calls(const Workload& work, int64_t unit_blocks, int64_t room, const Fits& fits) {
   const bool wavefront = work.layers > 1 && work.dense && work.steps >= 2 * kSubChunkSteps;
-  const int64_t most = work.directions > 1 ? work.directions
-                       : wavefront         ? std::min(work.layers, int64_t{kCallsAtOnce})
-                                           : 1;
+  const int64_t most = work.directions > 1 ? work.directions : wavefront ? std::min(work.layers, kCallsAtOnce) : 1;
   for (int64_t calls = most; calls > 0; --calls) {
     const Grid grid{unit_blocks, std::min(tiles_of(work), room / calls), calls};
     const bool as_alone = grid.batch_groups == std::min(tiles_of(work), room);
@@ -97,11 +140,8 @@ std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool 
 }
 
 // Backward, every block of a persistent kernel reads the gradients of all gates of its batch rows at every step. Where
-// the total over all blocks is this large, clusters split it: by benchmarks/gpu_model.py, reading it from the L2 cache
-// then takes longer than an exchange within a cluster. Forward they read h, 1 / G of that, about as fast as they
+// the total over all blocks is large, clusters split it. Forward they read h, 1 / G of that, about as fast as they
 // multiply.
-constexpr int64_t kLeastBytesToSplit = 8 << 20;
-
 template <class T>
 bool pays_to_split(CellKind cell, const Workload& work, const Grid& grid) {
   const PersistentPass<Backward<T>>& pass = persistent_kernels<T>(cell, math_of<T>(work)).split_backward;
@@ -144,36 +184,6 @@ const char* name_of(Path path) {
       return "cluster";
   }
   return "";
-}
-
-// The paths have not been timed on a GPU yet. Taking a cluster kernel wherever its clusters are co-resident, and a
-// persistent one wherever that fits, is what benchmarks/gpu_model.py predicts to be fastest; benchmarks/gpu.py --paths
-// is to find out.
-template <class T>
-Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
-  const auto stream = [](const char* reason) { return Choice{{Path::kStreamed, {}, {}}, reason}; };
-  const auto on_chip = [&](Path path, const Grid& grid) {
-    return Choice{{path, grid, math_of<T>(work)}, reason_of(path, grid, work)};
-  };
-  if constexpr (std::is_same_v<T, double>) {
-    return stream("float64 has no persistent kernel");
-  } else {
-    const std::optional<Path> only = only_path();
-    if (only == Path::kStreamed) return stream("FASTRNN_CUDA_PATH=streamed");
-    if (const char* const reason = why_streamed(work)) return stream(reason);
-    const int capability = device_attribute(cudaDevAttrComputeCapabilityMajor);
-    if (capability < kLeastCapability) return stream("persistent kernels need compute capability 8.0 or higher");
-    if (capability >= kLeastCapabilityOfClusters && only != Path::kPersistent) {
-      if (const std::optional<Grid> grid = best_cluster_grid<T>(cell, work, backward)) {
-        return on_chip(Path::kCluster, *grid);
-      }
-    }
-    if (only == Path::kCluster) return stream("FASTRNN_CUDA_PATH=cluster, and no cluster holds the recurrent weights");
-    if (const std::optional<Grid> grid = persistent_grid<T>(cell, work, backward)) {
-      return on_chip(Path::kPersistent, *grid);
-    }
-    return stream("the recurrent weights do not fit on the chip");
-  }
 }
 
 template Choice choose_plan<double>(CellKind, const Workload&, bool);

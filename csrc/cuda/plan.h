@@ -50,10 +50,6 @@ const ClusterKernels<T>& cluster_kernels(CellKind cell, int64_t units, MathMode 
   return cluster<T, MathMode::kTensorCores>(cell, units);
 }
 
-// Steps per launch when layers run as a wavefront: by benchmarks/gpu_model.py, the overhead between launches and at
-// both ends, where not all layers run, is together least at about this many.
-constexpr int64_t kSubChunkSteps = 64;
-
 // The shape of one pass over the sequence.
 struct Workload {
   int64_t steps;

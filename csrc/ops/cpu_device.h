@@ -3,37 +3,14 @@
 
 #include "../cpu/loop/loops.h"
 #include "../cpu/loop/wavefront.h"
+#include "../cpu/tuning.h"
 #include "chunks.h"
 #include "cpu_gemms.h"
 
 namespace fastrnn::ops {
 
-// Bytes of a pass's gates above which it is cut into chunks of that many bytes, or of so many rows where those are
-// more: by a team, and by one thread.
-//
-// Every chunk calls the team for each of its products, and where other processes want the cores each call may wait
-// for one: then (T, B, I, H) = (28, 128, 28, 128) took 5 times as long in chunks of 512 rows as of 2048. Alone on
-// the machine, chunks of 512 rows to all at once were level from 3 to 13 MB (0.99-1.05) as long as freed memory came
-// back warm. Where it does not, as between torch.nn's calls in benchmarks/suite.py, LSTM training at (100, 32, 256,
-// 256), 13 MB, took 52 ms in chunks of 512 rows and 76 in one. Of 512, 1024, 2048 and all rows, 1024 did best for
-// LSTM at (100, 64, 512, 512) and (50, 128, 1024, 1024): 1.01-1.03 times as fast as 512, where 2048 were worth
-// 0.96-1.05 and all 0.88-0.97. (The suite's cases, two threads, 2026-11-23, by changing the constants.)
-//
-// One thread meets nobody. Chunks of 1 MB or 512 rows were 1.02-1.20 times as fast as those of a team, in inference
-// and training, at six shapes from (1000, 4, 32, 32) to (100, 32, 256, 256), and level with all shorter ones down to
-// 256 rows. (force_chunk_rows() interleaved in one process, LSTM and GRU, AVX2, 2026-11-25.)
-struct ChunkSize {
-  int64_t bytes, rows;
-};
-constexpr ChunkSize kTeamChunk{4 << 20, 1024}, kAloneChunk{1 << 20, 512};
 // If not 0, the rows of a chunk: tests want several in a short call.
 inline int64_t forced_chunk_rows = 0;
-// Sub-chunks of a chunk where layers run as a wavefront, and multiply-adds of a sub-chunk's steps at least: while one
-// layer fills or drains it the other threads wait, but every sub-chunk costs a product of few rows, some 6 us.
-// Sub-chunks of 4 steps made two layers of T = 100, B = 1, H = 32 0.79 times as fast as one thread
-// (benchmarks/threads.py --only stacked).
-constexpr int64_t kWavefrontSubChunks = 16;
-constexpr int64_t kWavefrontMacs = 256 * 1024;
 cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool backward, int weight_size);
 
 class CpuDevice : public CpuGemms {
@@ -105,7 +82,7 @@ class CpuLoops {
     const int64_t rows = chunk_rows(total, columns);
     if (plan_.split != cpu::Split::kLayers) return {rows, 1};
     const int64_t macs = cpu::smaller(rows, total) * columns * dims_.recurrent_size;
-    return {rows, cpu::larger(cpu::smaller(macs / kWavefrontMacs, kWavefrontSubChunks), 1)};
+    return {rows, cpu::larger(cpu::smaller(macs / cpu::kWavefrontMacs, cpu::kWavefrontSubChunks), 1)};
   }
 
   // before(k, i) readies calls[k] for its i-th sub-chunk, after(k, i) takes what that one left.
@@ -133,9 +110,10 @@ class CpuLoops {
     if (forced_chunk_rows) return forced_chunk_rows;
     // No product of the caller's.
     if (multiplies_input() && plan_.split != cpu::Split::kLayers) return cpu::larger(total, 1);
-    const ChunkSize size = plan_.threads > 1 ? kTeamChunk : kAloneChunk;
-    if (total * row_bytes <= size.bytes) return cpu::larger(total, 1);
-    return cpu::larger(size.bytes / row_bytes, size.rows);
+    const bool team = plan_.threads > 1;
+    const int64_t bytes = team ? cpu::kTeamChunkBytes : cpu::kAloneChunkBytes;
+    if (total * row_bytes <= bytes) return cpu::larger(total, 1);
+    return cpu::larger(bytes / row_bytes, team ? cpu::kTeamChunkRows : cpu::kAloneChunkRows);
   }
 
   // Scratch is kept from sub-chunk to sub-chunk: each recurrence that runs at the same time has its own.

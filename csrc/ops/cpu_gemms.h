@@ -6,6 +6,7 @@
 #include "../cpu/isa/select.h"
 #include "../cpu/team/cores.h"
 #include "../cpu/team/interrupt.h"
+#include "../cpu/tuning.h"
 #include "cpu_memory.h"
 #include "one_thread.h"
 
@@ -14,43 +15,12 @@ namespace fastrnn::ops {
 // fastrnn/_native.py turns this into the exception that the signal's handler raised.
 inline void check_finished(bool finished) { STD_TORCH_CHECK(finished, "fastrnn: interrupted by a signal"); }
 
-// Multiply-adds up to which a plain loop beats a call of torch's GEMM with the three tensors that it takes: at 1,024 it
-// saves 1.3 us of 8.5, at 4,096 0.4 (benchmarks/overhead.py, the forward of a step of one row).
-constexpr int64_t kTinyGemm = 2048;
-// Multiply-adds of a product up to which torch's GEMM runs on the calling thread alone. A second thread that has to be
-// woken may cost more than it saves, and where other processes want the cores, it costs a time slice.
-// benchmarks/products.py, two AVX2 cores, torch 2.13.0, 2026-11-25, the time on two threads over that on one: 1.2-1.9
-// up to 131,072, 1.1-1.3 at 262,144, 0.84-1.20 at 524,288, 0.73-1.00 at a million and more.
-constexpr int64_t kSingleThreadGemm = 512 * 1024;
-// Rows of a product up to which reading the weights' rows as they lie beats torch's GEMM. LSTM inference of so many
-// steps, the time with torch's product over that with ours, by changing this, two threads: at 3 rows and H = 64 1.14,
-// H = 256 0.79, H = 512 0.60; at 2 rows one thread is level from H = 64 to 512.
-constexpr int64_t kFewRows = 2;
-// Weights of so many bytes and more are multiplied panel by panel (cpu/gemm/panel_gemm.h) where that beats torch's
-// GEMM, which packs all of them before it multiplies. Inference, the time with torch's product over that with panels,
-// by changing this, on an AMD with AVX2, 2026-11-26. Two threads, 4 to 16 MB: 20 to 100 rows 1.02-1.21, 240 to 500
-// rows 1.01-1.21, but RNN at H = 512, level (0.92-1.08); LSTM and GRU of 6,400 rows 1.07-1.15, though alone torch's
-// GEMM is as fast. 1.5 MB and less: level (0.96-1.06). One thread: 40 to 250 rows 0.97-1.14, 6,400 rows 1.06-1.08.
-// Nobody has measured many rows with AVX-512.
-constexpr int64_t kLargeWeights = 2 << 20, kSomeRows = 512;
-
+// Whether a GEMM goes panel by panel (cpu/gemm/panel_gemm.h): with large weights that beats torch's GEMM, which packs
+// all of them before it multiplies.
 inline bool is_multiplied_by_panels(int64_t rows, int64_t weight_bytes) {
   const bool has_avx2 = cpu::kernels().vector_bytes == 32;
-  return weight_bytes >= kLargeWeights && (has_avx2 || rows <= kSomeRows);
+  return weight_bytes >= cpu::kPanelGemmWeightBytes && (has_avx2 || rows <= cpu::kPanelGemmRows);
 }
-
-// MKL adds up a result of fewer columns term by term, which is slow and loses a digit in long sums: of 6,000 terms its
-// RMS error was 8.6-13.5 ulp of the result's scale, and 2.3 from 16 columns on. So such a result is computed transposed
-// if it is wide then, and if not, in sums of so many terms; and large operands piece by piece, of so many values for
-// each thread. torch.mm, one thread, an AMD with AVX-512 (Zen 4), 2026-11-28, microseconds as it is and transposed, the
-// copy into place included: (24, 6000) x (6000, 4) 166, 31; (128, 1000) x (1000, 4) 149, 25; (1000, 512) x (512, 5)
-// 666, 166; (100, 32) x (32, 4) 4, 6; (512, 6000) x (6000, 15) 17275, 14326, and 1620 in pieces. Training with 3 to 10
-// features, forward and backward: 1.12-1.48 times as fast on one thread, 0.92-1.18 on two.
-constexpr int64_t kNarrow = 16, kNarrowGemm = 16 * 1024, kShortSum = 512, kNarrowOperand = 512 * 1024;
-
-// Multiply-adds of a product that is interrupted by Ctrl-C before or after, never within: a fifth of a second on a
-// core.
-constexpr int64_t kUninterrupted = int64_t{16} << 30;
 
 class CpuGemms : public CpuMemory {
  public:
@@ -63,16 +33,16 @@ class CpuGemms : public CpuMemory {
     const int64_t size = out.rows * out.columns * a.columns;
     const bool by_weights = !accumulate && a.column_stride == 1 && b.row_stride == 1 && b.column_stride == b.rows;
     const int64_t bytes = b.rows * b.columns * static_cast<int64_t>(sizeof(T));
-    if (by_weights && (out.rows <= kFewRows || is_multiplied_by_panels(out.rows, bytes))) {
+    if (by_weights && (out.rows <= cpu::kFewGemmRows || is_multiplied_by_panels(out.rows, bytes))) {
       multiply_by_weights(out, a, b);
       return;
     }
-    if (size <= kTinyGemm) {
+    if (size <= cpu::kTinyGemm) {
       multiply_tiny(out, a, b, accumulate);
       return;
     }
-    if (size <= kUninterrupted) {
-      if (out.columns < kNarrow && size > kNarrowGemm) {
+    if (size <= cpu::kUninterrupted) {
+      if (out.columns < cpu::kNarrowColumns && size > cpu::kNarrowGemm) {
         multiply_narrow(out, a, b, accumulate);
       } else {
         multiply_by_torch(out, a, b, accumulate);
@@ -100,7 +70,7 @@ class CpuGemms : public CpuMemory {
   // The sums of the columns, one after the other in out. torch sums long columns in a way that loses less to rounding.
   template <class T>
   void sum_rows(T* out, const Matrix<const T>& matrix) const {
-    if (matrix.rows <= 8) {
+    if (matrix.rows <= cpu::kFewRowsToSum) {
       zero(out, matrix.columns);
       for (int64_t i = 0; i < matrix.rows; ++i) {
         for (int64_t j = 0; j < matrix.columns; ++j) out[j] += matrix.data[i * matrix.row_stride + j];
@@ -120,12 +90,12 @@ class CpuGemms : public CpuMemory {
   template <class T, class W>
   void multiply_by_weights(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const W>& b) const {
     const auto& kernels = cpu::dtype_kernels<T, W>(cpu::kernels());
-    if (out.rows <= kFewRows) {
+    if (out.rows <= cpu::kFewGemmRows) {
       kernels.multiply_rows(out.data, out.row_stride, a.data, a.row_stride, out.rows, b.data, out.columns, b.rows);
       return;
     }
     const int64_t macs = out.rows * out.columns * b.rows;
-    if (macs > kUninterrupted) {
+    if (macs > cpu::kUninterrupted) {
       check_not_interrupted();
       const int64_t half = out.rows / 2;
       multiply_by_weights(out.row_range(0, half), a.row_range(0, half), b);
@@ -154,19 +124,22 @@ class CpuGemms : public CpuMemory {
     }
   }
 
-  // A result of fewer than kNarrow columns, transposed or in short sums: see there.
+  // MKL adds up a result of fewer than kNarrowColumns columns term by term, which is slow and loses a digit in long
+  // sums. So such a result is computed transposed if it is wide then, and if not, in short sums; and large operands
+  // piece by piece.
   template <class T>
   void multiply_narrow(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b,
                        bool accumulate) const {
-    const bool wide_transposed = out.columns > 1 && out.rows >= kNarrow;
-    const bool large = out.rows * a.columns > kNarrowOperand * static_cast<int64_t>(torch::stable::get_num_threads());
+    const bool wide_transposed = out.columns > 1 && out.rows >= cpu::kNarrowColumns;
+    const bool large =
+        out.rows * a.columns > cpu::kNarrowOperand * static_cast<int64_t>(torch::stable::get_num_threads());
     if (large && out.rows > a.columns) {
       const int64_t half = out.rows / 2;
       multiply_narrow(out.row_range(0, half), a.row_range(0, half), b, accumulate);
       multiply_narrow(out.row_range(half, out.rows), a.row_range(half, out.rows), b, accumulate);
       return;
     }
-    if (large || (!wide_transposed && a.columns > kShortSum)) {
+    if (large || (!wide_transposed && a.columns > cpu::kNarrowSum)) {
       const int64_t half = a.columns / 2;
       multiply_narrow(out, a.column_range(0, half), b.row_range(0, half), accumulate);
       multiply_narrow(out, a.column_range(half, a.columns), b.row_range(half, a.columns), true);
@@ -191,7 +164,7 @@ class CpuGemms : public CpuMemory {
   template <class T>
   void multiply_by_torch(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b,
                          bool accumulate) const {
-    const OnOneThread small(out.rows * out.columns * a.columns <= kSingleThreadGemm);
+    const OnOneThread small(out.rows * out.columns * a.columns <= cpu::kSingleThreadGemm);
     const Tensor c = as_tensor(out, place_);
     if (accumulate) {
       TORCH_ERROR_CODE_CHECK(

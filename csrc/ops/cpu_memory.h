@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "../cpu/kernels.h"
+#include "../cpu/tuning.h"
 #include "tensor.h"
 
 namespace fastrnn::ops {
@@ -16,7 +17,7 @@ class CpuMemory {
   explicit CpuMemory(const Place& place) : place_(place) {}
 
   Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const { return ops::empty(sizes, dtype, place_); }
-  // Memory for the length of a call, uninitialised: the object's own where it is small, for a tensor takes 0.5 us.
+  // Memory for the length of a call, uninitialised: the object's own where it is small.
   template <class T>
   class Scratch {
    public:
@@ -29,7 +30,7 @@ class CpuMemory {
     T* data() const { return data_; }
 
    private:
-    static constexpr int64_t kSmall = 8192 / sizeof(T);
+    static constexpr int64_t kSmall = cpu::kOwnScratchBytes / static_cast<int64_t>(sizeof(T));
     alignas(64) T small_[kSmall];
     std::optional<Tensor> tensor_;
     T* data_ = small_;

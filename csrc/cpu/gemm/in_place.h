@@ -1,13 +1,12 @@
 // GEMMs that read their weights unpacked: for calls where packing would take longer than multiplying.
 #pragma once
 
+#include "../tuning.h"
 #include "panels.h"
 
 namespace fastrnn::cpu {
 
 constexpr int kDots = 4;
-// How many rows of the weights ahead to prefetch: worth 1.10 when they come from beyond the L2 cache.
-constexpr int kPrefetchRows = 8;
 
 // sums[row][dot] = dot product of row `row` of `a` and row `dot` of the weights; kDots of them, or only the first few.
 template <class Isa, class T, class W, int kRows>

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "../tuning.h"
 #include "tile.h"
 
 namespace fastrnn::cpu {
@@ -26,14 +27,9 @@ FASTRNN_INLINE Range below(const Range& range, int64_t end) {
   return {smaller(range.begin, end), smaller(range.end, end)};
 }
 
-// Bytes of a step's gates up to which a worker prefetches the next step's gates before it runs this one; for larger
-// steps each tile's gates are prefetched before the tile is multiplied. A panel touches one cache line of every gate's
-// row, a pattern that no hardware prefetcher detects. Where the gates came from the L3 cache, prefetching a step ahead
-// was worth 1.1-1.5 at steps of 2 to 64 KB (LSTM; GRU 1.0-1.2, RNN 1.0-1.1; one thread, AVX2, 2026-11-26) and nothing
-// beyond; prefetching tile by tile was worth 1.10-1.15 at 128 and 256 KB (B = 32, H = 256; B = 128, H = 128) and cost
-// 1.03-1.10 at up to 32 KB.
-constexpr int64_t kPrefetchStepBytes = 64 * 1024;
-
+// Whether a worker prefetches the next step's gates before it runs this one; in larger steps each tile's gates are
+// prefetched before the tile is multiplied. A panel touches one cache line of every gate's row, a pattern that no
+// hardware prefetcher detects.
 template <class T>
 FASTRNN_INLINE bool fits_step_prefetch(const Range& rows, int64_t row_size) {
   return (rows.end - rows.begin) * row_size * static_cast<int64_t>(sizeof(T)) <= kPrefetchStepBytes;
@@ -182,8 +178,6 @@ struct Panels : PanelGrid<Isa, T, kGates> {
   using Grid = PanelGrid<Isa, T, kGates>;
   using Grid::depth, Grid::first_unit, Grid::kLanes, Grid::kUnits, Grid::kWidth, Grid::units, Grid::units_in,
       Grid::vectors_in;
-  // Depth packed at a time, so that the cache lines that one block writes stay in the L1 cache.
-  static constexpr int64_t kDepthBlock = 64;
 
   T* inits;
   W* data;
@@ -216,8 +210,9 @@ struct Panels : PanelGrid<Isa, T, kGates> {
   template <class From>
   void pack_values(int64_t i, const From* weight, W* out) const {
     const int vectors = vectors_in(i);
-    for (int64_t block = 0; block < depth; block += kDepthBlock) {
-      const int64_t end = smaller(block + kDepthBlock, depth);
+    // The cache lines that one block writes stay in the L1 cache.
+    for (int64_t block = 0; block < depth; block += kPackDepth) {
+      const int64_t end = smaller(block + kPackDepth, depth);
       for (int v = 0; v < vectors; ++v) pack_vector(i, v, weight, out + v * kLanes, block, end);
     }
   }

@@ -6,6 +6,7 @@
 #include "../gemm/panels.h"
 #include "../plan.h"
 #include "../team/team.h"
+#include "../tuning.h"
 
 namespace fastrnn::cpu {
 
@@ -25,14 +26,9 @@ struct Arena {
   }
 };
 
-// Padding between workers' rows of the state under Split::kBatch, so that prefetching can't cause false sharing: the
-// hardware prefetcher reads ahead (though not beyond a page) into rows that another core writes at every step, and that
-// core then has to fetch the lines back. Worth 1.15, 1.15, 1.0 and 1.0 for LSTM at (512, 8, 64, 64), (100, 16, 128,
-// 128), (1000, 4, 32, 32) and (28, 128, 128, 128), 1.08, 1.09, 1.04 and 1.0 for GRU (the time loop alone on two cores,
-// AVX2, 2026-11-26); level in backward, which has no such state but the gradients of c and h.
-constexpr int64_t kRowPaddingBytes = 4096;
-
-// Total padding between all workers' rows, in values.
+// Total padding between all workers' rows of the state under Split::kBatch, in values, so that prefetching can't cause
+// false sharing: the hardware prefetcher reads ahead (though not beyond a page) into rows that another core writes at
+// every step, and that core then has to fetch the lines back.
 template <class T>
 FASTRNN_INLINE int64_t row_padding(const Plan& plan) {
   return plan.split == Split::kBatch ? plan.threads * kRowPaddingBytes / static_cast<int64_t>(sizeof(T)) : 0;

@@ -3,6 +3,8 @@
 
 #include <sched.h>
 
+#include "../tuning.h"
+
 namespace fastrnn::cpu {
 
 inline void relax() {
@@ -13,10 +15,7 @@ inline void relax() {
 #endif
 }
 
-// About 30 us of spinning: far above a balanced step's wait, far below a scheduler's time slice. After that the other
-// thread has probably been descheduled, and yielding lets it have this core.
-constexpr int kSpins = 1000;
-
+// After some turns the other thread has probably been descheduled, and yielding lets it have this core.
 template <class Ready>
 void spin_until(const Ready& ready) {
   for (int spin = 0; !ready(); ++spin) {

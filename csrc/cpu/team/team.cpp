@@ -5,6 +5,7 @@
 #include <atomic>
 #include <limits>
 
+#include "../tuning.h"
 #include "interrupt.h"
 #include "spin.h"
 
@@ -22,17 +23,10 @@ struct TeamState {
   InterruptPoll interrupt;
 };
 
-namespace {
-
-// Time between two polls for Ctrl-C. Asking Python takes the GIL.
-constexpr auto kPollInterval = std::chrono::milliseconds(50);
-
-}  // namespace
-
 bool InterruptPoll::requested() {
   if (!interrupt_requested) return false;
   const auto now = std::chrono::steady_clock::now();
-  if (now - last_ < kPollInterval) return false;
+  if (now - last_ < std::chrono::milliseconds(kPollMilliseconds)) return false;  // asking Python takes the GIL
   last_ = now;
   return interrupt_requested();
 }

@@ -1,0 +1,16 @@
+// Every threshold of the GPU paths that a measurement may change, one a line: docs/tuning.md says where it is from.
+// Kernel files include this: integers alone, and no standard header but <cstdint>.
+#pragma once
+
+#include <cstdint>
+
+namespace fastrnn::cuda {
+
+// Which layers run concurrently (plan.cpp, ops/cuda_device.h).
+constexpr int64_t kSubChunkSteps = 64;  // steps per launch when layers run as a wavefront
+constexpr int64_t kCallsAtOnce = 4;     // most calls in one launch: directions, or layers
+
+// When clusters split the depth of a persistent kernel's GEMMs (plan.cpp).
+constexpr int64_t kLeastBytesToSplit = 8 << 20;  // gates' gradients that all blocks read in a step
+
+}  // namespace fastrnn::cuda
