@@ -67,7 +67,7 @@ int64_t reserve_width(const std::string& name, bool half) {
 PYBIND11_MODULE(_C, m) {
   using namespace fastrnn;
   cpu::kernels();  // a wrong FASTRNN_ISA must show at import
-  m.doc() = "Build facts and plans of fastrnn's kernels.";
+  m.doc() = "Build facts and cells of fastrnn's kernels.";
   m.attr("isa") = cpu::kernels().isa;
   m.attr("compiler") = __VERSION__;
   m.attr("cells") = describe_cells();

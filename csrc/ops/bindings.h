@@ -1,10 +1,10 @@
 // The ops as torch sees them: their schemas, and adapters from what torch hands over to a layer's passes.
 //
 // `forward` and `backward` are public: torch.compile and torch.export see them, and Python gives them fake kernels and
-// autograd. The others are the same kernels bare, for autograd.py: `_forward`, `_backward`, `_infer`, which keeps
-// nothing for backward; and of calls without extras `_plain_forward` and so on, whose tensors are the primals in one
-// list: a call that has little to compute spends a third of its time on arguments (benchmarks/overhead.py). Exported
-// programs contain the public schemas: tests/schemas.txt has them all.
+// autograd. The others are the same kernels bare, for fastrnn/_ops/autograd.py: `_forward`, `_backward`, `_infer`,
+// which keeps nothing for backward; and of calls without extras `_plain_forward` and so on, whose tensors are the
+// primals in one list: a call that has little to compute spends a third of its time on arguments
+// (benchmarks/overhead.py). Exported programs contain the public schemas: tests/schemas.txt has them all.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -89,7 +89,7 @@ struct LayerInputGrads {
 struct PassPlan {
   std::string path, isa, tile;
   int64_t threads;
-  std::string weights, input_product;  // see explain.Row
+  std::string weights, input_product;  // see Row in fastrnn/explain.py
   std::string reason;
 };
 

@@ -17,7 +17,7 @@ void check_frozen(const LayerArgs& args, const LayerShape& shape, bool bf16_weig
                                                            : frozen_size<float>;
   STD_TORCH_CHECK(args.frozen->is_cpu() && args.frozen->scalar_type() == shape.dtype && args.frozen->is_contiguous() &&
                       args.frozen->numel() == size_of(args.cell, shape),
-                  "fastrnn: frozen is not what freeze made of these weights");
+                  "fastrnn: packed is not what _pack made of these weights");
 }
 
 // Calls pass(device, shape, T{}) with T the type that the tensors hold, but for bf16_weights.

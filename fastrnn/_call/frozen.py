@@ -1,6 +1,6 @@
 """Recurrent weights packed once, for the inference calls that follow: what pack_weights() of a module makes.
 
-Here and below they are called frozen, as the ops call them, for "packed" is what a call does by itself.
+Here and below they are called frozen, as the kernels call them, for "packed" is what a call does by itself.
 """
 
 from __future__ import annotations

@@ -68,12 +68,12 @@ def run(
 
 
 def run_step(
-    cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], frozen: Tensor | None = None
+    cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], packed: Tensor | None = None
 ) -> Sequence[Tensor]:
     """One step of one direction: input (B, I) and states (B, features) to output and next states, in memory apart."""
     if _is_plain_inference(input, states, weights):  # the ops take a step as it is, which saves views
         allow_tf32 = precision.allows_tf32(input)
-        return _infer(cell, (input, *states, *weights), None, False, allow_tf32, frozen)
+        return _infer(cell, (input, *states, *weights), None, False, allow_tf32, packed)
     results = run(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
     return [result.squeeze(0) for result in results]
 
@@ -135,11 +135,11 @@ def _infer(
     batch_sizes: Tensor | None,
     bidirectional: bool,
     allow_tf32: bool,
-    frozen: Tensor | None = None,
+    packed: Tensor | None = None,
 ) -> Sequence[Tensor]:
     """Forward on the kernels, with nothing kept for backward. No Call, and no detour: together they take 1 us."""
     try:
-        return schema.plain_infer(cell, primals, batch_sizes, bidirectional, allow_tf32, frozen)
+        return schema.plain_infer(cell, primals, batch_sizes, bidirectional, allow_tf32, packed)
     except RuntimeError:
         _native.reraise_interruption()
         raise

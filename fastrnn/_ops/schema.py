@@ -1,9 +1,11 @@
 """The operators ``torch.ops.fastrnn.*``, with fake kernels for tracing.
 
-torch.compile and torch.export see the public pair `forward`, `backward`. In eager mode `fastrnn._ops.autograd` calls
+torch.compile and torch.export see the public pair `forward`, `backward`, but for inference on bfloat16 weights. In
+eager mode `fastrnn._ops.autograd` calls
 the same kernels bare: `_forward`, `_backward`, and `_infer`, which keeps nothing for backward; where a call has no
 extras (:class:`fastrnn.reference.Extras`) `_plain_forward` and so on, whose tensors are in one list. `_pack` packs
-weights for `_plain_infer`, on the CPU. The first argument of each is the cell, a name of ``CELLS``.
+weights for `_plain_infer`, on the CPU; `_plan` tells how a call will run. The first argument of each is the cell, a
+name of ``CELLS``. `_random_mask` knows of none.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 // GEMM of stationary weights with 16 batch rows, for the whole sequence: rows of the result are partitioned over warps,
-// so that no sums have to be combined. For shallow GEMMs with many rows; StationaryGemm (stationary_product.cuh) is for
+// so that no sums have to be combined. For shallow GEMMs with many rows; StationaryGemm (stationary_gemm.cuh) is for
 // the others, and describes the layout of fragments.
 //
 // A warp takes every kWarps-th tile of 16 rows. It keeps its first tiles in registers and the rest in shared memory.

@@ -23,7 +23,8 @@ __device__ inline char* dynamic_shared() {
   return memory;
 }
 
-// Functions that need compute capability 8.0 are empty below it; the dispatch launches no kernel there that uses them.
+// Functions that need compute capability 8.0 are empty below it; the plan (cuda/plan.cpp) takes no kernel that uses
+// them there.
 
 // c += a b on tensor cores for a 16 x kDepth a, a kDepth x 8 b and a 16 x 8 c, distributed over the lanes of a warp in
 // the layout that PTX defines for mma.sync: with q = lane % 4 and r = lane / 4, c is rows r, r, r + 8, r + 8 and

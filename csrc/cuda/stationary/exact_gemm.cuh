@@ -1,4 +1,4 @@
-// The GEMMs of stationary_product.cuh and scattered_product.cuh in full float32, by FFMA: the weights are in shared
+// The GEMMs of stationary_gemm.cuh and scattered_gemm.cuh in full float32, by FFMA: the weights are in shared
 // memory, with four consecutive columns of a row (a quad) stored contiguously.
 //
 // A lane multiplies 4 batch rows by every eighth row of the weights: lane / 4 selects the weights' rows, so that a warp
