@@ -105,13 +105,13 @@ class _Recorder(TorchDispatchMode):
     def _record(self, func: Any, args: Any) -> _Op:
         plain = func in (schema.plain_infer, schema.plain_forward)
         if plain:
-            cell, primals, *settings = args
+            (cell, primals, *settings), resets = args, []
         else:
-            cell, input, states, weights, *settings = args
-            primals = [input, *states, *weights]
+            cell, input, given_states, weights, *settings = args
+            count = CELLS[cell].states
+            primals, resets = [input, *given_states[:count], *weights], given_states[count:]
         batch_sizes, bidirectional, allow_tf32, *others = settings
         packed = others[0] if func is schema.plain_infer else None
-        resets = [] if plain else others[0]
         keeps = func in (schema.plain_forward, schema.raw_forward)
         records = self._grad_enabled and any(tensor.requires_grad for tensor in (*primals, *resets))
         return _Op(cell, list(primals), batch_sizes, bidirectional, allow_tf32, packed, not plain, keeps, records)

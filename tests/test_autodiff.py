@@ -97,7 +97,7 @@ class TestDoubleBackward:
         def function(*primals):
             states, weights = list(primals[1:data]), list(primals[data:])
             output, finals, _cells, _reserve = schema.forward(
-                case.cell, primals[0], states, weights, None, True, False, [], None, None, [], [], None, False, []
+                case.cell, primals[0], states, weights, None, True, False, None, None, None, None, None, False, None
             )
             return output, *finals
 

@@ -40,7 +40,8 @@ class Call:
 
     cell: str
     plain: list  # input, states, weights, batch_sizes, bidirectional, allow_tf32
-    extras: list  # reset states, cuts, h_mask, kept, shares, state_grad_clip, return_cells, activations
+    resets: list  # reset states, or none
+    extras: list  # cuts, h_mask, kept, shares, state_grad_clip, return_cells, activations
     grads: list  # of output, final states (a list), cells
 
     def to(self, dtype):
@@ -49,18 +50,19 @@ class Call:
                 return [cast(v) for v in value]
             return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
-        return Call(self.cell, *map(cast, (self.plain, self.extras, self.grads)))
+        return Call(self.cell, *map(cast, (self.plain, self.resets, self.extras, self.grads)))
 
     def run(self, ops, groups=0):
         """Everything that the ops of a library return, by name, but for the reserve."""
-        arguments = [*self.plain, *self.extras]
+        input, states, *others = self.plain
+        arguments = [input, [*states, *self.resets], *others, *self.extras]
         inferred = ops._infer(self.cell, *arguments)
         *outputs, reserve = ops._forward(self.cell, *arguments)
         gradients = ops._backward(self.cell, *self.grads, outputs[0], reserve, True, True, groups, *arguments)
         return (
             named(("inferred output", "inferred final", "inferred cells"), inferred)
             | named(("output", "final", "cells"), outputs)
-            | named(("grad_input", "grad_state", "grad_weight", "grad_reset_state"), gradients)
+            | named(("grad_input", "grad_state", "grad_weight"), gradients)
         )
 
 
@@ -104,7 +106,7 @@ def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64
     plain = [data[0], data[1:], weights, batch_sizes, bidirectional, False]
     masks = draw_masks(added, directions, rows, recurrent, hidden if has_c else 0)
     activations = [list(reference.ACTIVATIONS).index(name) for name in ("sigmoid", "tanh")]
-    return Call(cell, plain, [resets, *masks, clip, returns_cells, activations], grads).to(dtype)
+    return Call(cell, plain, resets, [*masks, clip, returns_cells, activations], grads).to(dtype)
 
 
 def draw_sizes(layout, steps):
@@ -126,7 +128,7 @@ def draw_masks(added, directions, rows, size_h, size_c):
     def pick(values, *shape):
         return torch.tensor(values, dtype=torch.float64)[torch.randint(len(values), (directions, *shape))]
 
-    cuts, h_mask, kept = None, None, []
+    cuts, h_mask, kept = None, None, None
     if added in ("cuts", "resets", "all"):
         kinds = [0, 0, CUT_GRADIENT] + [CUT_STATE] * (added != "cuts")
         cuts = pick(kinds, rows).to(torch.uint8)
@@ -134,7 +136,7 @@ def draw_masks(added, directions, rows, size_h, size_c):
         h_mask = pick([0, 1.25, 1.25, 1.25], BATCH, size_h)
     if added == "kept" or everything:
         kept = [pick([0, 0, 1], rows, size) for size in (size_h, size_c)[: 1 + has_c]]
-    return [cuts, h_mask, kept, [0.25, 0.375][: 1 + has_c] if added == "shares" else []]
+    return [cuts, h_mask, kept, [0.25, 0.375][: 1 + has_c] if added == "shares" else None]
 
 
 def keep_from_the_jump_(call):
@@ -221,7 +223,7 @@ def test_streamed(library, kernel):  # noqa: F811
 def test_nothing_added_changes_nothing(kernel):
     """Not by a bit."""
     call, ops = draw(kernel, "nothing", bidirectional=True), torch.ops.fastrnn_emulated
-    call.extras[5] = 1e9  # a clip that changes no gradient, or the plain kernels run
+    call.extras[4] = 1e9  # a clip that changes no gradient, or the plain kernels run
     results = call.run(ops)
     (input, states, weights, *settings), (of_output, of_finals, _) = call.plain, call.grads
     primals = [input, *states, *weights]
@@ -242,7 +244,7 @@ def test_relu_of_a_unit_that_is_off_passes_nothing(dtype):
     input, (hx,), weights, *_ = call.plain
     weights[:2] = [randn(*w.shape, dtype=dtype) / 16 for w in weights[:2]]
     weights[2] = torch.tensor([4, -4, 4, -4, -4], dtype=dtype)
-    call.extras[4] = [share]
+    call.extras[3] = [share]
     call.plain[1] = [hx.abs()]
     actual = call.run(torch.ops.fastrnn_emulated)
 

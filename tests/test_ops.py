@@ -15,14 +15,13 @@ by_shape = pytest.mark.parametrize(("bidirectional", "layers"), ((False, 1), (Tr
 
 
 NOTHING_ADDED = {
-    "reset_states": [],
     "cuts": None,
     "h_mask": None,
-    "kept": [],
-    "shares": [],
+    "kept": None,
+    "shares": None,
     "state_grad_clip": None,
     "return_cells": False,
-    "activations": [],
+    "activations": None,
 }
 
 

@@ -17,6 +17,8 @@ CELLS = ("RNN", "GRU", "LSTM")
 def benchmarks(monkeypatch):
     """Imports a module of benchmarks/; none of them stays, for another folder may have one of the same name."""
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    for name in {path.stem for path in (ROOT / "benchmarks").glob("*.py")} & set(sys.modules):
+        monkeypatch.delitem(sys.modules, name)
     before = set(sys.modules)
     yield importlib.import_module
     for name in set(sys.modules) - before:

@@ -9,6 +9,8 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -22,13 +24,14 @@ using OptionalTensor = std::optional<Tensor>;
 using Tensors = std::vector<Tensor>;
 using OptionalTensors = std::vector<OptionalTensor>;
 
-// A call of layers; `states` are one for each that the cell has.
+// A call of layers; `states` are one for each that the cell has, and behind them, if states are reset, as many that
+// take their place. No list of tensors is empty: AOTInductor hands None over for it.
 inline const std::string kTensors = "Tensor input, Tensor[] states, Tensor[] weights";
 inline const std::string kSettings = "Tensor? batch_sizes, bool bidirectional, bool allow_tf32";
 // What it adds to the plain recurrence. state_grad_clip has no part in forward, but in its derivative.
 inline const std::string kExtraArguments =
-    "Tensor[] reset_states, Tensor? cuts, Tensor? h_mask, Tensor[] kept, float[] shares, float? state_grad_clip, "
-    "bool return_cells, int[] activations";
+    "Tensor? cuts, Tensor? h_mask, Tensor[]? kept, float[]? shares, float? state_grad_clip, bool return_cells, "
+    "int[]? activations";
 inline const std::string kArguments = kTensors + ", " + kSettings + ", " + kExtraArguments;
 // What backward takes besides, of forward and of the caller; see GradRequest.
 inline const std::string kSaved = "Tensor output, Tensor reserve";
@@ -41,7 +44,7 @@ inline void define_ops(torch::stable::detail::StableLibrary& library) {
            ") -> (Tensor output, Tensor[] final_states, Tensor cells, Tensor reserve)");
     define(raw + "backward(str cell, Tensor? grad_output, Tensor?[] grad_final_states, Tensor? grad_cells, " + kSaved +
            ", " + kRequest + ", " + kArguments +
-           ") -> (Tensor grad_input, Tensor[] grad_states, Tensor[] grad_weights, Tensor[] grad_reset_states)");
+           ") -> (Tensor grad_input, Tensor[] grad_states, Tensor[] grad_weights)");
   }
   define("_infer(str cell, " + kArguments + ") -> (Tensor output, Tensor[] final_states, Tensor cells)");
   // The primals are input, states and weights; the results their outputs, and the gradients those of the primals, the
@@ -71,48 +74,49 @@ inline CellKind take_cell(StringHandle handle) {
   return *cell;
 }
 
+template <class T>
+using OptionalList = std::optional<std::vector<T>>;
+
 // Layer is CpuLayer or CudaLayer.
 template <class Layer>
 struct Ops {
   static std::tuple<Tensor, Tensors, Tensor, Tensor> forward(StringHandle cell, Tensor input, Tensors states,
                                                              Tensors weights, OptionalTensor batch_sizes,
-                                                             bool bidirectional, bool allow_tf32, Tensors reset_states,
-                                                             OptionalTensor cuts, OptionalTensor h_mask, Tensors kept,
-                                                             std::vector<double> shares,
+                                                             bool bidirectional, bool allow_tf32, OptionalTensor cuts,
+                                                             OptionalTensor h_mask, OptionalList<Tensor> kept,
+                                                             OptionalList<double> shares,
                                                              std::optional<double> state_grad_clip, bool return_cells,
-                                                             std::vector<int64_t> activations) {
-    LayerArgs args{take_cell(cell), input, states, weights, batch_sizes, bidirectional, allow_tf32};
-    args.extras =
-        extras(args.cell, {reset_states, cuts, h_mask, kept, shares, state_grad_clip, return_cells, activations});
+                                                             OptionalList<int64_t> activations) {
+    const LayerArgs args = extended({take_cell(cell), input, states, weights, batch_sizes, bidirectional, allow_tf32},
+                                    extras(cuts, h_mask, kept, shares, state_grad_clip, return_cells, activations));
     const LayerOutputs out = Layer::forward(args, true);
     return {out.output, out.states, cells(out), *out.reserve};
   }
 
   static std::tuple<Tensor, Tensors, Tensor> infer(StringHandle cell, Tensor input, Tensors states, Tensors weights,
                                                    OptionalTensor batch_sizes, bool bidirectional, bool allow_tf32,
-                                                   Tensors reset_states, OptionalTensor cuts, OptionalTensor h_mask,
-                                                   Tensors kept, std::vector<double> shares,
+                                                   OptionalTensor cuts, OptionalTensor h_mask,
+                                                   OptionalList<Tensor> kept, OptionalList<double> shares,
                                                    std::optional<double> state_grad_clip, bool return_cells,
-                                                   std::vector<int64_t> activations) {
-    LayerArgs args{take_cell(cell), input, states, weights, batch_sizes, bidirectional, allow_tf32};
-    args.extras =
-        extras(args.cell, {reset_states, cuts, h_mask, kept, shares, state_grad_clip, return_cells, activations});
+                                                   OptionalList<int64_t> activations) {
+    const LayerArgs args = extended({take_cell(cell), input, states, weights, batch_sizes, bidirectional, allow_tf32},
+                                    extras(cuts, h_mask, kept, shares, state_grad_clip, return_cells, activations));
     const LayerOutputs out = Layer::forward(args, false);
     return {out.output, out.states, cells(out)};
   }
 
-  static std::tuple<Tensor, Tensors, Tensors, Tensors> backward(
+  static std::tuple<Tensor, Tensors, Tensors> backward(
       StringHandle cell, OptionalTensor grad_output, OptionalTensors grad_final_states, OptionalTensor grad_cells,
       Tensor output, Tensor reserve, bool input_grad, bool weight_grads, int64_t groups, Tensor input, Tensors states,
-      Tensors weights, OptionalTensor batch_sizes, bool bidirectional, bool allow_tf32, Tensors reset_states,
-      OptionalTensor cuts, OptionalTensor h_mask, Tensors kept, std::vector<double> shares,
-      std::optional<double> state_grad_clip, bool return_cells, std::vector<int64_t> activations) {
-    LayerArgs args{take_cell(cell), input, states, weights, batch_sizes, bidirectional, allow_tf32};
-    args.extras =
-        extras(args.cell, {reset_states, cuts, h_mask, kept, shares, state_grad_clip, return_cells, activations});
-    const LayerInputGrads grads = Layer::backward(args, {grad_output, grad_final_states, grad_cells}, output, reserve,
-                                                  {input_grad, weight_grads, groups});
-    return {grads.input, grads.states, grads.weights, grads.reset_states};
+      Tensors weights, OptionalTensor batch_sizes, bool bidirectional, bool allow_tf32, OptionalTensor cuts,
+      OptionalTensor h_mask, OptionalList<Tensor> kept, OptionalList<double> shares,
+      std::optional<double> state_grad_clip, bool return_cells, OptionalList<int64_t> activations) {
+    const LayerArgs args = extended({take_cell(cell), input, states, weights, batch_sizes, bidirectional, allow_tf32},
+                                    extras(cuts, h_mask, kept, shares, state_grad_clip, return_cells, activations));
+    LayerInputGrads grads = Layer::backward(args, {grad_output, grad_final_states, grad_cells}, output, reserve,
+                                            {input_grad, weight_grads, groups});
+    append(grads.states, grads.reset_states);
+    return {grads.input, grads.states, grads.weights};
   }
 
   static Tensors plain_infer(StringHandle cell, Tensors primals, OptionalTensor batch_sizes, bool bidirectional,
@@ -175,10 +179,27 @@ struct Ops {
     return flat;
   }
 
-  // None where there are none and the cell has loops without them.
-  static std::optional<LayerExtras> extras(CellKind cell, const LayerExtras& given) {
-    if (cell_facts(cell).plain && !given.any()) return {};
-    return given;
+  static LayerExtras extras(const OptionalTensor& cuts, const OptionalTensor& h_mask, const OptionalList<Tensor>& kept,
+                            const OptionalList<double>& shares, const std::optional<double>& clip, bool cells,
+                            const OptionalList<int64_t>& activations) {
+    return {.reset_states = {},
+            .cuts = cuts,
+            .h_mask = h_mask,
+            .kept = kept.value_or(Tensors{}),
+            .shares = shares.value_or(std::vector<double>{}),
+            .clip = clip,
+            .cells = cells,
+            .activations = activations.value_or(std::vector<int64_t>{})};
+  }
+
+  // With extras, unless there are none and the cell has loops without them; states behind the cell's are reset states.
+  static LayerArgs extended(LayerArgs args, LayerExtras extras) {
+    const CellFacts& facts = cell_facts(args.cell);
+    const auto own = args.states.begin() + std::min<ptrdiff_t>(facts.states(), std::ssize(args.states));
+    extras.reset_states.assign(own, args.states.end());
+    args.states.erase(own, args.states.end());
+    if (!facts.plain || extras.any()) args.extras = extras;
+    return args;
   }
 
   static Tensor cells(const LayerOutputs& out) {

@@ -90,10 +90,10 @@ class Call:
         else:
             op = schema.raw_backward if raw else schema.backward
             cell, *arguments = self._arguments(primals)
-            of_input, of_states, of_weights, of_resets = op(
+            of_input, of_states, of_weights = op(
                 cell, *self.split_outputs(grads), output, reserve, *request, *arguments
             )
-            results = [of_input, *of_states, *of_resets, *of_weights]
+            results = [of_input, *of_states, *of_weights]
         return results if request.input else results[1:]
 
     def _settings(self) -> tuple[Any, ...]:
@@ -102,18 +102,18 @@ class Call:
     def _arguments(self, primals: Sequence[Tensor]) -> tuple[Any, ...]:
         """The arguments of a forward op that is not plain."""
         input, states, resets, weights = self.split(primals)
-        return self.cell, input, states, weights, *self._settings(), resets, *self._extra_arguments()
+        return self.cell, input, [*states, *resets], weights, *self._settings(), *self._extra_arguments()
 
     def _extra_arguments(self) -> tuple[Any, ...]:
-        """What the ops take behind the reset states."""
+        """What the ops take behind the settings; no list is empty."""
         e = self.extras
         if e is None:
-            return None, None, [], [], None, False, []
-        activations = [_ACTIVATIONS.index(name) for name in e.activations]
+            return None, None, None, None, None, False, None
+        activations = [_ACTIVATIONS.index(name) for name in e.activations] or None
         kept = [mask for mask in e.kept if mask is not None]
         if len(kept) < len(e.kept):  # torch.jit.trace knows no list of optional tensors: (0,) stands for None
             kept = [kept[0].new_empty(0) if mask is None else mask for mask in e.kept] if kept else []
-        return e.cuts, e.h_mask, kept, list(e.shares), e.state_grad_clip, e.return_cells, activations
+        return e.cuts, e.h_mask, kept or None, list(e.shares) or None, e.state_grad_clip, e.return_cells, activations
 
     def _outputs(self, output: Tensor, finals: Sequence[Tensor], cells: Tensor) -> tuple[Tensor, ...]:
         return (output, *finals, cells) if self.returns_cells else (output, *finals)
@@ -128,16 +128,21 @@ class Call:
     @classmethod
     def of_forward(cls, arguments: Sequence[Any]) -> tuple[Call, list[Tensor]]:
         """The call and its primals from the arguments of the public forward op."""
-        cell, input, states, weights, batch_sizes, bidirectional, allow_tf32, resets, *others = arguments
+        cell, input, states, weights, batch_sizes, bidirectional, allow_tf32, *others = arguments
         cuts, h_mask, kept, shares, clip, return_cells, activations = others
-        given = resets or cuts is not None or h_mask is not None or kept or any(shares) or clip is not None
+        resets = len(states) > CELLS[cell].states
         extras = None
-        if given or return_cells or activations or not CELLS[cell].plain:
-            names = tuple(_ACTIVATIONS[activation] for activation in activations)
-            masks = tuple(None if mask.dim() == 1 else mask for mask in kept)
-            extras = Extras(cuts, h_mask, masks, tuple(shares), clip, return_cells, names)
-        call = cls(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(resets))
-        return call, [input, *states, *resets, *weights]
+        if (
+            resets
+            or return_cells
+            or not CELLS[cell].plain
+            or any(o is not None for o in (cuts, h_mask, kept, shares, clip))
+        ):
+            names = tuple(_ACTIVATIONS[activation] for activation in activations or ())
+            masks = tuple(None if mask.dim() == 1 else mask for mask in kept or ())
+            extras = Extras(cuts, h_mask, masks, tuple(shares or ()), clip, return_cells, names)
+        call = cls(cell, bidirectional, batch_sizes, allow_tf32, extras, resets)
+        return call, [input, *states, *weights]
 
     @classmethod
     def of_backward(cls, arguments: Sequence[Any]) -> tuple[Call, Request, MaybeTensors, list[Tensor]]:
@@ -150,14 +155,18 @@ class Call:
     def as_forward_arguments(self, of_primals: Sequence[Tensor | None]) -> tuple[Any, ...]:
         """Gradients of the primals where the public forward op has these; its other arguments have none."""
         input, states, resets, weights = self.split(of_primals)
-        return None, input, states, weights, None, None, None, resets, *map(_nothing_for, self._extra_arguments())
+        nothing = (None,) * (len(self._settings()) + len(self._extra_arguments()))
+        return None, input, [*states, *resets], weights, *nothing
 
     def as_backward_arguments(
         self, of_grads: Sequence[Tensor | None], of_primals: Sequence[Tensor | None]
     ) -> tuple[Any, ...]:
         """The same for the public backward op, which has the outputs' gradients, too."""
         cell, *others = self.as_forward_arguments(of_primals)
-        return cell, *self.split_outputs(of_grads), None, None, *(None,) * len(Request._fields), *others
+        of_output, of_finals, of_cells = self.split_outputs(of_grads)
+        # Of a list that holds no tensor torch wants no list.
+        finals = of_finals if any(grad is not None for grad in of_finals) else None
+        return cell, of_output, finals, of_cells, None, None, *(None,) * len(Request._fields), *others
 
     # The tensors that are not differentiated.
 
@@ -193,13 +202,6 @@ class Call:
         if self.batch_sizes is None:
             return call
         return replace(call, batch_sizes=unwrapped(sizes(self.batch_sizes)))
-
-
-def _nothing_for(argument: Any) -> Any:
-    """No gradient, as torch wants it: a list for a list of tensors, or an empty one."""
-    if isinstance(argument, list) and all(isinstance(item, Tensor) for item in argument):
-        return [None] * len(argument)
-    return None
 
 
 def _no_tensor(masks: MaybeTensors) -> bool:

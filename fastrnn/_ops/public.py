@@ -47,10 +47,10 @@ def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]
     _save(ctx, call, (*grads, *primals))
 
 
-def _backward_backward(ctx: Any, of_input: Any, of_states: Any, of_weights: Any, of_resets: Any) -> tuple[Any, ...]:
+def _backward_backward(ctx: Any, of_input: Any, of_states: Any, of_weights: Any) -> tuple[Any, ...]:
     call, tensors = _saved(ctx)
     grads, primals = tensors[: call.outputs], tensors[call.outputs :]
-    given = derivatives.requested(call, ctx.request, [of_input, *of_states, *of_resets, *of_weights])
+    given = derivatives.requested(call, ctx.request, [of_input, *of_states, *of_weights])
     results = derivatives.double_backward(call, ctx.request, grads, primals, given)
     return call.as_backward_arguments(results[: call.outputs], results[call.outputs :])
 

@@ -70,18 +70,17 @@ def _fake_infer(
     batch_sizes: Tensor | None,
     bidirectional: bool,
     allow_tf32: bool,
-    reset_states: list[Tensor],
     cuts: Tensor | None,
     h_mask: Tensor | None,
-    kept: list[Tensor],
-    shares: list[float],
+    kept: list[Tensor] | None,
+    shares: list[float] | None,
     state_grad_clip: float | None,
     return_cells: bool,
-    activations: list[int],
+    activations: list[int] | None,
 ) -> tuple[Any, ...]:
     features = (2 if bidirectional else 1) * (weights[0].shape[0] // CELLS[cell].gates)
     cells = input.new_empty((*input.shape[:-1], features) if return_cells else (0,))
-    return *_fake_results(input, states, bidirectional), cells
+    return *_fake_results(input, states[: CELLS[cell].states], bidirectional), cells
 
 
 def _fake_forward(
@@ -110,18 +109,13 @@ def _fake_backward(
     input: Tensor,
     states: list[Tensor],
     weights: list[Tensor],
-    batch_sizes: Tensor | None,
-    bidirectional: bool,
-    allow_tf32: bool,
-    reset_states: list[Tensor],
-    *extras: Any,
+    *settings: Any,
 ) -> tuple[Any, ...]:
     leading = (groups,) if groups else ()
     return (
         _empty(input) if input_grad else input.new_empty((0,)),
         [_empty(state) for state in states],
         [_empty(weight, *leading) for weight in weights] if weight_grads else [],
-        [_empty(reset) for reset in reset_states],
     )
 
 
