@@ -155,8 +155,8 @@ class Call:
     def as_forward_arguments(self, of_primals: Sequence[Tensor | None]) -> tuple[Any, ...]:
         """Gradients of the primals where the public forward op has these; its other arguments have none."""
         input, states, resets, weights = self.split(of_primals)
-        nothing = (None,) * (len(self._settings()) + len(self._extra_arguments()))
-        return None, input, [*states, *resets], weights, *nothing
+        nothing = (None,) * len(self._settings())
+        return None, input, [*states, *resets], weights, *nothing, *map(_nothing_for, self._extra_arguments())
 
     def as_backward_arguments(
         self, of_grads: Sequence[Tensor | None], of_primals: Sequence[Tensor | None]
@@ -202,6 +202,11 @@ class Call:
         if self.batch_sizes is None:
             return call
         return replace(call, batch_sizes=unwrapped(sizes(self.batch_sizes)))
+
+
+def _nothing_for(argument: Any) -> Any:
+    """No gradient, as torch wants it: a list for a list of tensors."""
+    return [None] * len(argument) if isinstance(argument, list) and isinstance(argument[0], Tensor) else None
 
 
 def _no_tensor(masks: MaybeTensors) -> bool:
