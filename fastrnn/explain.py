@@ -103,18 +103,19 @@ class _Recorder(TorchDispatchMode):
         return tree_map(lambda leaf: torch.empty_like(leaf, device=device) if leaf.dim() > 1 else leaf, told)
 
     def _record(self, func: Any, args: Any) -> _Op:
-        plain = func in (schema.plain_infer, schema.plain_forward)
+        given = dict(zip([argument.name for argument in func._schema.arguments], args, strict=True))
+        cell, resets = given["cell"], []
+        plain = "primals" in given
         if plain:
-            (cell, primals, *settings), resets = args, []
+            primals = list(given["primals"])
         else:
-            cell, input, given_states, weights, *settings = args
             count = CELLS[cell].states
-            primals, resets = [input, *given_states[:count], *weights], given_states[count:]
-        batch_sizes, bidirectional, allow_tf32, *others = settings
-        packed = others[0] if func is schema.plain_infer else None
+            primals = [given["input"], *given["states"][:count], *given["weights"]]
+            resets = given["states"][count:]
         keeps = func in (schema.plain_forward, schema.raw_forward)
         records = self._grad_enabled and any(tensor.requires_grad for tensor in (*primals, *resets))
-        return _Op(cell, list(primals), batch_sizes, bidirectional, allow_tf32, packed, not plain, keeps, records)
+        settings = given["batch_sizes"], given["bidirectional"], given["allow_tf32"]
+        return _Op(cell, primals, *settings, given.get("packed"), not plain, keeps, records)
 
 
 def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:

@@ -111,6 +111,12 @@ def _fake_backward(
     weights: list[Tensor],
     *settings: Any,
 ) -> tuple[Any, ...]:
+    return _fake_grads(input, states, weights, input_grad, weight_grads, groups)
+
+
+def _fake_grads(
+    input: Tensor, states: list[Tensor], weights: list[Tensor], input_grad: bool, weight_grads: bool, groups: int
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     leading = (groups,) if groups else ()
     return (
         _empty(input) if input_grad else input.new_empty((0,)),
@@ -158,10 +164,8 @@ def _fake_plain_backward(
     weight_grads: bool,
     groups: int,
 ) -> list[Tensor]:
-    input, states, weights = _split(cell, primals)
-    leading = (groups,) if groups else ()
-    of_weights = [_empty(weight, *leading) for weight in weights] if weight_grads else []
-    return [_empty(input) if input_grad else input.new_empty((0,)), *map(_empty, states), *of_weights]
+    of_input, of_states, of_weights = _fake_grads(*_split(cell, primals), input_grad, weight_grads, groups)
+    return [of_input, *of_states, *of_weights]
 
 
 FAKES = {
