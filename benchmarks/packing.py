@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import subprocess
-import tempfile
-from pathlib import Path
 
+from compiled import compiled
 from paired import compare
 
 CELLS = {"RNN": 0, "LSTM": 2, "GRU": 3}  # as CellKind has them
@@ -15,14 +13,8 @@ SHAPES = [*((1, batch) for batch in (1, 2, 4, 8, 16, 32)), (2, 1), (4, 1), (8, 1
 
 
 def build() -> ctypes.CDLL:
-    """packing.cpp, compiled for this processor."""
-    root = Path(__file__).resolve().parent.parent
-    flags = "-std=c++20 -O3 -march=native -mprefer-vector-width=512 -fPIC -shared -fopenmp -fno-math-errno"
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "packing.so"
-        command = ["g++", *flags.split(), "-fno-trapping-math", "-Wno-psabi", f"-I{root / 'csrc'}", "-o", str(library)]
-        subprocess.run([*command, str(Path(__file__).with_name("packing.cpp"))], check=True)
-        passes = ctypes.CDLL(str(library))
+    """packing.cpp and its functions' types."""
+    passes = compiled("packing.cpp")
     passes.packing_make.argtypes = (ctypes.c_int, *[ctypes.c_int64] * 3)
     passes.packing_make.restype = ctypes.c_void_p
     passes.packing_run.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_bool, ctypes.c_bool)

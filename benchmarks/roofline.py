@@ -1,8 +1,8 @@
 """The least time a case could take on this machine: the floor under its figures.
 
 A layer must do the input's product and, step after step, the recurrent product, which reads all of W_hh; backward has
-each of these again, and the products for the weights' gradients. Products cannot run faster than torch.mm on large
-matrices, W_hh cannot be read faster than a plain loop reads as many bytes over and over, and threads that divide the
+each of these again, and the products for the weights' gradients. A product of a kind and width cannot run faster than
+the fastest code for it, with many rows (products.py), W_hh cannot be read faster than a plain loop reads as many bytes over and over, and threads that divide the
 hidden units must meet at every step. All three are measured here. What is left out (activations, the input, output and
 reserve in memory, the call itself) makes a floor too low, never too high.
 """
@@ -10,15 +10,12 @@ reserve in memory, the call itself) makes a floor too low, never too high.
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
-import tempfile
-import time
-from functools import cached_property, lru_cache
-from pathlib import Path
+from collections import Counter
+from functools import cached_property
 
 import torch
-from unavailable import UnavailableError
+from compiled import compiled
+from products import KINDS, best_rate
 from workloads import GATES, Case
 
 FLOAT_BYTES = 4
@@ -33,16 +30,23 @@ class Machine:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._probe = _probe()
-        self._products: dict[int, float] = {}
+        self.fastest: Counter[tuple[str, str]] = Counter()  # which code it was, by kind of product
         self._read: dict[tuple[int, int], float] = {}
 
-    def product_rate(self, threads: int) -> float:
-        """Multiply-adds a second of torch.mm in f32, at the better of two sizes."""
-        if threads not in self._products:
-            torch.set_num_threads(threads)
-            self._products[threads] = max(size**3 / _best_product(size) for size in (1024, 2048))
-            torch.set_num_threads(self.threads)
-        return self._products[threads]
+    def product_rate(self, kind: str, inputs: int, gates: int, threads: int) -> float:
+        """Multiply-adds a second of the fastest code for a product of that kind and width."""
+        rate, name = best_rate(kind, inputs, gates, threads)
+        torch.set_num_threads(self.threads)
+        self.fastest[kind, name] += 1
+        return rate
+
+    def fastest_codes(self) -> str:
+        """Which code was the fastest, how often, by kind of product."""
+        return ", ".join(f"{kind} {name} {count}x" for (kind, name), count in sorted(self.fastest.items()))
+
+    def step_rate(self, gates: int, hidden: int, threads: int) -> float:
+        """The best of all that was measured: a step's product may be computed by any code, in any order."""
+        return max(self.product_rate(kind, hidden, gates, threads) for kind in KINDS)
 
     @cached_property
     def meeting(self) -> float:
@@ -60,44 +64,29 @@ class Machine:
         """The least seconds of a call, by the best of three ways to run a step: one thread for all of it, each thread
         its own part of the batch, or each its own hidden units."""
         # Backward walks the steps one by one as well; the weights' gradients are products over all steps at once.
+        gates, hidden = GATES[cell] * case.hidden_size, case.hidden_size
+        at_once = [("gates", case.input_size)]
+        if mode == "training":
+            at_once += [("dX", case.input_size), ("dW", case.input_size), ("dW", hidden)]
+        rows = case.steps * case.batch
+        products = sum(
+            rows * inputs * gates / self.product_rate(kind, inputs, gates, self.threads) for kind, inputs in at_once
+        )
         walks = 2 if mode == "training" else 1
-        one_by_one = walks * case.steps
-        at_once = case.work(cell, mode) - one_by_one * case.step_macs(cell)
-        weights = GATES[cell] * case.hidden_size**2 * FLOAT_BYTES
-        ways = [max(case.step_macs(cell) / self.product_rate(1), self.reading(weights, 1))]
+        weights = gates * hidden * FLOAT_BYTES
+        macs = case.step_macs(cell)
+        ways = [max(macs / self.step_rate(gates, hidden, 1), self.reading(weights, 1))]
         if self.threads > 1:
-            compute = case.step_macs(cell) / self.product_rate(self.threads)
+            compute = macs / self.step_rate(gates, hidden, self.threads)
             ways.append(max(compute, self.reading(weights // self.threads, self.threads)) + self.meeting)
             if case.batch >= self.threads:
                 ways.append(max(compute, self.reading(weights, self.threads)))
-        return at_once / self.product_rate(self.threads) + one_by_one * min(ways)
+        return products + walks * case.steps * min(ways)
 
 
-def _best_product(size: int) -> float:
-    """Seconds of one product of two size x size matrices."""
-    a, b, product = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
-    best = float("inf")
-    for _ in range(2 * TRIES):
-        start = time.perf_counter()
-        torch.mm(a, b, out=product)
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-@lru_cache(maxsize=1)
 def _probe() -> ctypes.CDLL:
-    """probe.cpp, compiled for this processor, or for the instruction set that machine.py holds us to."""
-    isa = os.environ.get("FASTRNN_ISA")
-    flags = ["-mavx2", "-mfma"] if isa == "avx2" else ["-march=native"]
-    source = Path(__file__).with_name("probe.cpp")
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "probe.so"
-        command = [*os.environ.get("CXX", "g++").split(), "-std=c++20", "-O3", *flags, "-Wno-psabi", "-pthread"]
-        try:
-            subprocess.run([*command, "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise UnavailableError(f"probe.cpp does not compile: {error}") from error
-        probe = ctypes.CDLL(str(library))
+    """probe.cpp and its functions' types."""
+    probe = compiled("probe.cpp")
     probe.probe_read.argtypes = (ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
     probe.probe_meet.argtypes = (ctypes.c_int64, ctypes.c_int)
     probe.probe_read.restype = probe.probe_meet.restype = ctypes.c_double

@@ -110,6 +110,8 @@ def run(args: argparse.Namespace) -> list[Row]:
             else:
                 row.left_out = dict.fromkeys(args.peers, NO_TIME)
             print(suite_report.line(row), flush=True)
+        if floors:
+            print(f"floor: the fastest products were {floors.fastest_codes()}")
         rows += these
     return rows
 
