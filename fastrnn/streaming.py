@@ -12,7 +12,7 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 
 from . import adopted
 from ._call import checks, precision
-from ._ops.autograd import run_step
+from ._ops.step import run_step
 from ._ops.cells import CELLS
 from ._options import DEFAULTS
 from .modules import GRU, LSTM, RNN

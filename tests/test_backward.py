@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from cases import LAYERS, flatten
+from cases import CELLS, LAYERS, flatten
 from test_parameters import NAMES, SIZE, assert_grads_match, by_name, loss_of, make, recurrent_weight, some_input, twins
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -162,6 +162,16 @@ def test_backward_in_eval_mode(name):
     assert_grads_match(*pair)
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_a_step_of_a_cell_is_one_node(name):
+    """Views of the input, the states and the results would cost a loop over a cell more than its kernels."""
+    cell = getattr(fastrnn, name)(3, 4)
+    first = cell(torch.randn(2, 3))
+    second = cell(torch.randn(2, 3), first)
+    h = [states[0] if isinstance(states, tuple) else states for states in (first, second)]
+    assert h[0].grad_fn in [node for node, _ in h[1].grad_fn.next_functions]
+
+
 @by_name
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 def test_anomaly_mode(name):
@@ -178,8 +188,8 @@ def test_anomaly_mode(name):
         recurrent.fill_(float("nan"))
     with (
         torch.autograd.detect_anomaly(),
-        pytest.warns(UserWarning, match=r"Error detected in LayerFunction") as warned,
-        pytest.raises(RuntimeError, match=r"LayerFunction.*nan"),
+        pytest.warns(UserWarning, match=r"Error detected in (Layer|Step)Function") as warned,
+        pytest.raises(RuntimeError, match=r"(Layer|Step)Function.*nan"),
     ):
         loss_of(pair[1](bad)).backward()
     assert "loss_of(pair[1](bad))" in str(warned[0].message)

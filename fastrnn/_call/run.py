@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .._ops import autograd
 from .._ops.cells import CELLS
+from .._ops.step import run_step
 from ..reference import States
 from . import checks, precision, ragged
 from .arguments import Arguments, Stack, batch_of, cell_arguments, packed_arguments, padded_arguments
@@ -235,14 +236,14 @@ def run_cell(
     packed = frozen.whole if frozen is not None else None
     dtype = precision.result_dtype(step)
     if precision.computed_as_is(step, dtype):
-        _, *finals = autograd.run_step(cell, step, states, weights, packed)
+        _, *finals = run_step(cell, step, states, weights, packed)
     else:
         computed = precision.computed_dtype(step, dtype)
         if not autograd.reads_bfloat16(step, states, weights):
             weights, packed = precision.cast(weights, computed), None
         with precision.without_autocast(step.device):
             states = tuple(precision.cast(states, computed))
-            _, *finals = autograd.run_step(cell, step.to(computed), states, weights, packed)
+            _, *finals = run_step(cell, step.to(computed), states, weights, packed)
         finals = [state.to(dtype) for state in finals]
     if input.dim() == 1:
         return tuple([state.squeeze(0) for state in finals])

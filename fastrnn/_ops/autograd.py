@@ -45,13 +45,13 @@ def run(
     allow_tf32 = precision.allows_tf32(input)
     primals = (input, *states, *reset_states, *weights)
     if extras is None:
-        if _is_plain_inference(input, states, weights):
-            return _infer(cell, primals, batch_sizes, bidirectional, allow_tf32, packed)
+        if is_plain_inference(input, states, weights):
+            return infer(cell, primals, batch_sizes, bidirectional, allow_tf32, packed)
         if _is_tracing() and weights[0].dtype != input.dtype and not takes_formula():  # see reads_bfloat16
-            return _infer(cell, primals, batch_sizes, bidirectional, allow_tf32)
+            return infer(cell, primals, batch_sizes, bidirectional, allow_tf32)
     call = Call(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states), recompute)
-    if extras is not None and _is_plain_inference(input, (*states, *reset_states), weights):
-        return _on_kernels(call.infer, primals)
+    if extras is not None and is_plain_inference(input, (*states, *reset_states), weights):
+        return on_kernels(call.infer, primals)
     if takes_formula():
         return derivatives.forward(call, *primals)
     if _is_tracing():
@@ -67,18 +67,7 @@ def run(
     return _apply_layer(call, *primals)
 
 
-def run_step(
-    cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], packed: Tensor | None = None
-) -> Sequence[Tensor]:
-    """One step of one direction: input (B, I) and states (B, features) to output and next states, in memory apart."""
-    if _is_plain_inference(input, states, weights):  # the ops take a step as it is, which saves views
-        allow_tf32 = precision.allows_tf32(input)
-        return _infer(cell, (input, *states, *weights), None, False, allow_tf32, packed)
-    results = run(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
-    return [result.squeeze(0) for result in results]
-
-
-def _is_plain_inference(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+def is_plain_inference(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
     """Whether a call is neither differentiated nor transformed nor traced."""
     return _is_plain(input, states, weights) and not _is_tracing()
 
@@ -120,6 +109,17 @@ def _is_tracing() -> bool:
     return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
+def is_transformed(*tensors: Tensor) -> bool:
+    """Whether a call on these is traced, or under torch.func or forward-mode AD, or has tensors that outlived them."""
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or _is_tracing()
+        or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+        or any(map(_is_legacy_batched, tensors))
+    )
+
+
 def _any_requires_grad(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
     if input.requires_grad:
         return True
@@ -129,7 +129,7 @@ def _any_requires_grad(input: Tensor, states: Sequence[Tensor], weights: Sequenc
     return any(state.requires_grad for state in states)
 
 
-def _infer(
+def infer(
     cell: str,
     primals: Sequence[Tensor],
     batch_sizes: Tensor | None,
@@ -145,7 +145,7 @@ def _infer(
         raise
 
 
-def _on_kernels(run: Callable[..., Any], *arguments: Any) -> Any:
+def on_kernels(run: Callable[..., Any], *arguments: Any) -> Any:
     """The call, during which a signal's handler may raise."""
     try:
         return run(*arguments)
@@ -164,8 +164,8 @@ def _backward_on_kernels(
 ) -> tuple[Tensor, ...]:
     """What :func:`derivatives.backward` computes, on the kernels; output and reserve are computed again if None."""
     if output is None or reserve is None:
-        output, *_, reserve = _on_kernels(call.forward, primals, True)
-    return _on_kernels(call.backward, request, grads, primals, output, reserve, True)
+        output, *_, reserve = on_kernels(call.forward, primals, True)
+    return on_kernels(call.backward, request, grads, primals, output, reserve, True)
 
 
 _NOTHING = torch.empty(0)
@@ -178,7 +178,7 @@ class LayerFunction(torch.autograd.Function):
     def forward(ctx: Any, call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
         output = reserve = ctx.watched = None
         if call.recompute:
-            outputs = _on_kernels(call.infer, primals)
+            outputs = on_kernels(call.infer, primals)
         else:
             try:
                 *outputs, reserve = call.forward(primals, raw=True)
@@ -209,14 +209,14 @@ class LayerFunction(torch.autograd.Function):
                 stacklevel=1,
             )
             output = reserve = None
-        return None, *_pull_back(ctx.call.with_masks(masks), needs, grads, primals, output, reserve)
+        return None, *pull_back(ctx.call.with_masks(masks), needs, grads, primals, output, reserve)
 
 
 # Function.apply less what it does for tensors that torch.func has wrapped, which takes 2 us.
 _apply_layer = super(torch.autograd.Function, LayerFunction).apply
 
 
-def _pull_back(
+def pull_back(
     call: Call,
     needs: Sequence[bool],
     grads: MaybeTensors,
@@ -300,7 +300,7 @@ class TransformedLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, *primals: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_on_kernels(call.infer, primals))
+        return tuple(on_kernels(call.infer, primals))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -310,7 +310,7 @@ class TransformedLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *_pull_back(ctx.call, ctx.needs_input_grad[1:], grads, ctx.saved_tensors, None, None)
+        return None, *pull_back(ctx.call, ctx.needs_input_grad[1:], grads, ctx.saved_tensors, None, None)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, call: Call, *primals: Tensor) -> Any:
