@@ -2,9 +2,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
+#include "cpu/team/cores.h"
 #include "ops/cpu_device.h"
 
 namespace fastrnn {
@@ -76,6 +78,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("force_chunk_rows", [](int64_t rows) { ops::forced_chunk_rows = rows; });
   m.def("force_usable_cores", [](int cores) { cpu::forced_usable_cores = cores; });
   m.def("force_input_steps", [](int64_t steps) { cpu::forced_input_steps = steps; });
+  m.def("force_panel_gemms", [](std::optional<bool> panels) {
+    cpu::forced_gemm_code =
+        panels ? std::optional(*panels ? cpu::GemmCode::kPanels : cpu::GemmCode::kTorch) : std::nullopt;
+  });
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;

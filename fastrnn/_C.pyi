@@ -9,5 +9,6 @@ cuda_architectures: str  # that the kernels were compiled for; empty without CUD
 def force_usable_cores(cores: int) -> None: ...  # 0 leaves it to the machine; for tests
 def force_input_steps(steps: int) -> None: ...  # negative leaves it to the kernels; for tests
 def force_chunk_rows(rows: int) -> None: ...  # 0 leaves it to the kernels; for tests
+def force_panel_gemms(panels: bool | None) -> None: ...  # None leaves it to the kernels; for tests and benchmarks
 def reserve_width(cell: str, half: bool) -> int: ...
 def take_interruption() -> BaseException | None: ...

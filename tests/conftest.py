@@ -94,6 +94,14 @@ def input_steps():
     _native._C.force_input_steps(-1)
 
 
+@pytest.fixture(params=(True, False), ids=("panels", "torch_gemm"))
+def large_gemms(request):
+    """Whose code multiplies what either could: our panels, or torch's GEMM. A processor chooses one of them."""
+    _native._C.force_panel_gemms(request.param)
+    yield request.param
+    _native._C.force_panel_gemms(None)
+
+
 @pytest.fixture(params=(1, 2, 3), ids=lambda n: f"threads{n}")
 def threads(request, _torch_settings_restored):
     """Torch's thread count: alone, one a core, and one more than a two-core machine has."""

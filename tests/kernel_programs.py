@@ -37,11 +37,19 @@ def isa_flags(source):
 def kernel_test(*kernels):
     """The sources of test_kernels, with the kernels of these instruction sets."""
     return [
-        *(CSRC / "cpu" / f"{name}.cpp" for name in ("isa/select", "plan", "team/team")),
+        *(CSRC / "cpu" / f"{name}.cpp" for name in ("isa/select", "plan", "team/cores", "team/team")),
         *map(kernels_source, kernels),
         *(
             SOURCES / f"{name}.cpp"
-            for name in ("reference", "cases", "test_reference", "test_directions", "test_wavefront", "test_kernels")
+            for name in (
+                "reference",
+                "cases",
+                "test_reference",
+                "test_directions",
+                "test_wavefront",
+                "test_gemm",
+                "test_kernels",
+            )
         ),
     ]
 

@@ -63,7 +63,6 @@ print(len(os.listdir("/proc/self/task")) - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no list of threads")
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch's GEMM is not MKL's")
 def test_a_small_call_wakes_no_other_thread():
     """Whose time slice it would have to wait for on a busy machine."""
     command = [sys.executable, "-c", THREADS_OF_A_SMALL_CALL]

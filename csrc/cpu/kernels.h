@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "../cells/list.h"
+#include "../matrix.h"
 #include "../params.h"
 #include "isa/bf16.h"
 #include "plan.h"
@@ -40,16 +41,14 @@ struct CellKernels : ForwardKernels<T> {
   ExtendedKernels<T> extended;
 };
 
-// out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth).
+// out = a b, or out += a b. One of the strides of a and of b is 1.
 template <class T, class W>
-struct WeightGemm {
-  T* out;
-  int64_t out_stride;
-  const T* a;
-  int64_t a_stride, rows;
-  const W* weights;
-  int64_t columns, depth;
-  T* scratch;  // one panel per thread: `depth` rows of kMaxPanelVectors vectors
+struct PanelGemm {
+  Matrix<T> out;
+  Matrix<const T> a;
+  Matrix<const W> b;
+  bool accumulate;
+  T* scratch;  // panel_gemm_scratch() values per thread
 };
 
 // The kernels of one dtype, or forward alone for weights stored as W.
@@ -60,8 +59,11 @@ struct DtypeKernels {
   // out (rows, columns) = a (rows, depth) times the transpose of weights (columns, depth). For few rows.
   void (*multiply_rows)(T* out, int64_t out_stride, const T* a, int64_t a_stride, int64_t rows, const W* weights,
                         int64_t columns, int64_t depth);
-  // The same for more rows.
-  void (*multiply_panels)(const WeightGemm<T, W>& gemm, const GemmPlan& plan);
+  // For more rows.
+  void (*multiply_panels)(const PanelGemm<T, W>& gemm, const GemmPlan& plan);
+  int64_t (*panel_gemm_scratch)(const PanelGemm<T, W>& gemm);
+  // out[j] = the sum of the matrix's column j; its columns are contiguous. Null if W is not T.
+  void (*sum_rows)(T* out, const Matrix<const T>& matrix);
   // In the order of CellKind; if W is not T, only the plain cells.
   Cell cells[PlainCells::kCount + (std::is_same_v<T, W> ? ExtendedCells::kCount : 0)];
   // out (count): the value with the given probability, else 0. A function of the seed alone.

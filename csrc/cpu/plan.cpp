@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include "gemm/panels.h"
+#include "isa/select.h"
+#include "team/cores.h"
 #include "tuning.h"
 
 namespace fastrnn::cpu {
@@ -13,6 +15,9 @@ namespace {
 int64_t shared_weight_bytes();
 WeightSource choose_weights(const Workload& work);
 int64_t choose_input_steps(const Workload& work, const Plan& plan);
+bool is_better_transposed(const GemmShape& shape);
+bool is_multiplied_by_panels(const GemmShape& shape, int64_t macs);
+GemmPlan divide_gemm(const GemmShape& shape, int64_t threads);
 
 }  // namespace
 
@@ -52,11 +57,15 @@ Choice choose_plan(const Workload& work) {
   return choice(by_units, Split::kUnits, "each thread runs its own hidden units, meeting at every step");
 }
 
-GemmPlan choose_gemm_plan(int threads, int64_t rows, int64_t macs, int64_t panels) {
+GemmPlan choose_gemm_plan(const GemmShape& shape) {
+  const int64_t macs = shape.rows * shape.columns * shape.depth;
+  if (shape.reads_rows && shape.rows <= kFewGemmRows) return {GemmCode::kRows, 1, false};
+  if (macs <= kTinyGemm && !shape.narrow_weights) return {GemmCode::kPlainLoop, 1, false};
+  if (is_better_transposed(shape)) return {GemmCode::kTransposed, 1, false};
+  if (!is_multiplied_by_panels(shape, macs)) return {GemmCode::kTorch, 0, false};
   const bool within_a_team = omp_in_parallel();
-  if (threads == 1 || within_a_team || macs < kWorthATeam) return {1, false};
-  if (rows / threads >= kWorthPackingTwice) return {threads, true};
-  return {static_cast<int>(smaller(threads, panels)), false};
+  if (within_a_team || macs <= kSmallGemm) return {GemmCode::kPanels, 1, false};
+  return divide_gemm(shape, smaller(omp_get_max_threads(), usable_cores()));
 }
 
 namespace {
@@ -85,6 +94,37 @@ int64_t choose_input_steps(const Workload& work, const Plan& plan) {
   if (work.input_bytes > (plan.threads > 1 ? kTeamInputWeightBytes : alone)) return 0;
   const int64_t rows = plan.split == Split::kBatch ? ceil_div(work.batch, plan.threads) : work.batch;
   return larger(1, smaller(kInputSteps, kInputGateBytes / larger(1, rows * work.gate_bytes)));
+}
+
+// A narrow result leaves most of a panel's columns empty. Whether its transpose is worth more depends on which operand
+// then has to be transposed as it is packed.
+bool is_better_transposed(const GemmShape& shape) {
+  if (shape.narrow_weights || shape.columns >= shape.rows) return false;
+  const int64_t lanes = kernels().vector_bytes / shape.element_size;
+  return shape.columns < (shape.by_columns ? kNarrowGemm : lanes / 2);
+}
+
+// Always on AMD's processors. MKL, torch's GEMM, runs its AVX2 code on those that have AVX-512; elsewhere it is as fast
+// where the GEMM is large, the result wide, and the weights, all of which it packs before it multiplies, fit the cache.
+bool is_multiplied_by_panels(const GemmShape& shape, int64_t macs) {
+  if (shape.narrow_weights) return true;
+  if (forced_gemm_code) return *forced_gemm_code == GemmCode::kPanels;
+  if (macs <= kSmallGemm || smaller(shape.rows, shape.columns) < kNarrowGemm) return true;
+  const int vector_bytes = kernels().vector_bytes;
+  if (is_amd() && vector_bytes >= 32) return true;
+  return shape.weight_bytes >= kPanelGemmWeightBytes && (vector_bytes == 32 || shape.rows <= kPanelGemmRows);
+}
+
+// By rows, every thread packs all of b; by columns, whole panels at a time, every thread transposes all of an `a` that
+// needs it.
+GemmPlan divide_gemm(const GemmShape& shape, int64_t threads) {
+  const int64_t width = kMaxPanelVectors * kernels().vector_bytes / shape.element_size;
+  const int64_t panels = ceil_div(shape.columns, width), by_panels = smaller(threads, panels);
+  const int64_t most_columns = smaller(ceil_div(panels, by_panels) * width, shape.columns);
+  const int64_t packing = shape.by_columns ? 0 : kPackingRows;
+  const bool by_rows =
+      (ceil_div(shape.rows, threads) + packing) * shape.columns <= (shape.rows + packing) * most_columns;
+  return {GemmCode::kPanels, static_cast<int>(by_rows ? smaller(threads, shape.rows) : by_panels), by_rows};
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 namespace fastrnn::cpu {
 
@@ -23,11 +24,6 @@ struct Plan {
   int64_t poll_every;  // steps between two polls for Ctrl-C
   WeightSource weights;
   int64_t input_steps = 0;  // steps per input GEMM in the time loop; 0 if its caller multiplies all of the input before
-};
-
-struct GemmPlan {
-  int threads;
-  bool by_rows;  // each thread multiplies its own rows by all weights; else all rows by its own weights
 };
 
 // The cost of one pass over the sequence, for each direction of each layer.
@@ -55,7 +51,29 @@ Choice choose_plan(const Workload& work);
 // If not negative, the input_steps of every plan whose weights are packed or frozen: tests cover both ways.
 inline int64_t forced_input_steps = -1;
 
-// How a GEMM of many rows with bfloat16 weights is split over threads.
-GemmPlan choose_gemm_plan(int threads, int64_t rows, int64_t macs, int64_t panels);
+// A GEMM before or after the time loop: out (rows, columns) = a (rows, depth) b (depth, columns), or added to out.
+struct GemmShape {
+  int64_t rows, columns, depth;
+  bool by_columns;       // the columns of a are contiguous, not its rows
+  int64_t weight_bytes;  // of b, if it is the transpose of weights as they lie, else 0
+  bool reads_rows;       // multiply_rows() can compute it
+  int64_t element_size;
+  bool narrow_weights;  // b is stored in a narrower type
+};
+
+// kPlainLoop: too small for anything else. kTransposed: as the transpose of b^T a^T, whichever code then computes that.
+// kRows: multiply_rows(), which reads the weights' rows as they lie. kPanels: multiply_panels(). kTorch: torch's GEMM.
+enum class GemmCode { kPlainLoop, kTransposed, kRows, kPanels, kTorch };
+
+struct GemmPlan {
+  GemmCode code;
+  int threads;   // of multiply_panels()
+  bool by_rows;  // each thread multiplies its own rows by all columns of b; else all rows by its own columns
+};
+
+GemmPlan choose_gemm_plan(const GemmShape& shape);
+
+// If set, the code of every GEMM that neither kPanels nor kTorch is wrong for: tests and benchmarks compare the two.
+inline std::optional<GemmCode> forced_gemm_code;
 
 }  // namespace fastrnn::cpu

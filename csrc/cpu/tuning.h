@@ -15,7 +15,7 @@ constexpr int64_t kLightWeightBytes = 128 * 1024;    // most recurrent weights f
 constexpr int64_t kOwnWeightBytes = 3 << 19;         // most recurrent weights of a direction that has one thread
 constexpr int64_t kWorthAWavefront = 1 << 20;        // multiply-adds of a layer from which layers are a wavefront
 constexpr int64_t kMostInputToStep = 2;              // in a wavefront: multiply-adds of a step's input over the step's
-constexpr int64_t kWorthPackingTwice = 128;          // rows per thread from which a GEMM by panels is split by rows
+constexpr int64_t kPackingRows = 16;                 // rows of a GEMM that take as long as packing its columns
 
 // Which recurrent weights are read in place, unpacked (plan.cpp).
 constexpr int64_t kFewRowsInPlace = 4;              // most rows of a call, steps times batch
@@ -38,22 +38,23 @@ constexpr int64_t kAloneChunkRows = 512;        // rows of one thread's chunk
 constexpr int64_t kWavefrontSubChunks = 16;     // most sub-chunks of a chunk in a wavefront
 constexpr int64_t kWavefrontMacs = 256 * 1024;  // least multiply-adds of a sub-chunk's steps
 
-// Which code computes a GEMM before or after the time loop (ops/cpu_gemms.h).
-constexpr int64_t kTinyGemm = 2048;                 // multiply-adds up to which a plain loop is used
-constexpr int64_t kSingleThreadGemm = 512 * 1024;   // multiply-adds up to which torch's GEMM gets one thread
-constexpr int64_t kFewGemmRows = 2;                 // rows up to which the weights' rows are read as they lie
+// Which code computes a GEMM before or after the time loop (plan.cpp), and in which pieces (gemm/panel_gemm.h).
+constexpr int64_t kTinyGemm = 2048;         // multiply-adds up to which a plain loop is used
+constexpr int64_t kSmallGemm = 512 * 1024;  // multiply-adds up to which one thread's panels are used on any processor
+constexpr int64_t kNarrowGemm = 32;         // a result of fewer columns, or rows, is narrow
+constexpr int64_t kFewGemmRows = 2;         // rows up to which the weights' rows are read as they lie
 constexpr int64_t kPanelGemmWeightBytes = 2 << 20;  // weights from which a GEMM goes panel by panel
-constexpr int64_t kPanelGemmRows = 512;             // most rows of such a GEMM, but for AVX2
-constexpr int64_t kNarrowColumns = 16;              // a result of fewer columns is narrow
-constexpr int64_t kNarrowGemm = 16 * 1024;          // multiply-adds above which a narrow result is computed as one
-constexpr int64_t kNarrowSum = 512;                 // most terms of a sum at a time, in a narrow result
-constexpr int64_t kNarrowOperand = 512 * 1024;      // most values of its operand at a time, for each thread
-constexpr int64_t kFewRowsToSum = 8;                // rows up to which columns are summed by a plain loop
+constexpr int64_t kPanelGemmRows = 512;             // most rows of such a GEMM, but for AVX2 and AMD
+constexpr int64_t kPanelsAtOnce = 8;                // panels packed at a time
+constexpr int64_t kGemmRows = 96;                   // rows of the left operand multiplied by these at a time
+constexpr int64_t kGemmDepth = 256;                 // terms of a sum at a time
+constexpr int64_t kSumAlone = 512 * 1024;           // most values whose columns are summed on the calling thread
 
 // What stays in, or is kept out of, a core's caches (gemm/panels.h, loop/work_slice.h, ops/cpu_memory.h).
 constexpr int64_t kPrefetchStepBytes = 64 * 1024;  // gates of a step up to which the next step's are prefetched
 constexpr int64_t kPackDepth = 64;                 // depth of the weights packed at a time
 constexpr int64_t kRowPaddingBytes = 4096;         // between workers' rows of the state
+constexpr int64_t kKeptScratchBytes = 2 << 20;     // scratch that a thread keeps from call to call
 constexpr int64_t kOwnScratchBytes = 8192;         // most scratch that takes no tensor
 
 // Waiting, and polling for Ctrl-C (team/, plan.cpp, ops/cpu_gemms.h).

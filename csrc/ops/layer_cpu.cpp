@@ -1,3 +1,4 @@
+#include "../cpu/team/cores.h"
 #include "backward_pass.h"
 #include "cpu_device.h"
 #include "forward_pass.h"

@@ -19,6 +19,7 @@
 #include "guarded.h"
 #include "kernel_run.h"
 #include "test_directions.h"
+#include "test_gemm.h"
 #include "test_reference.h"
 #include "test_wavefront.h"
 
@@ -347,6 +348,7 @@ int main(int count, char** words) {
   test_facts(report);
   test_directions(kernels, options.seed, report);
   test_wavefront(report);
+  test_gemm(kernels, options.seed, report);
   size_t cases = test_cases<float>(kernels, options, report);
   std::printf("%s f32: largest error %.2f of the bound\n", kernels.isa, report.largest_error());
   Report f64_report;

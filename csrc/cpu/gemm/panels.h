@@ -109,10 +109,12 @@ struct PanelGrid {
   }
 };
 
-// An epilogue that stores the sums of single-gate panels as a matrix. Tiles of whole vectors store there directly.
-template <class Isa, class T>
+// An epilogue that stores the sums of single-gate panels as a matrix, or adds them to it. Tiles of whole vectors store
+// there directly, and start from what is there.
+template <class Isa, class T, bool kAdd = false>
 struct StoreSums {
   using S = Simd<Isa, T>;
+  static constexpr bool kAdds = kAdd;
 
   T* out;
   int64_t stride;
@@ -121,7 +123,8 @@ struct StoreSums {
   FASTRNN_INLINE bool prefetches() const { return false; }
   FASTRNN_INLINE void prefetch(int64_t, int64_t) const {}
   FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
-    S::store(place(row, unit), S::load(sums), lanes);
+    T* to = place(row, unit);
+    S::store(to, kAdd ? S::load(to, lanes) + S::load(sums) : S::load(sums), lanes);
   }
 };
 
@@ -151,6 +154,10 @@ FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, cons
       if (whole) {
         tile.sums = epilogue.place(first, grid.first_unit(panels.begin));
         tile.stride = epilogue.stride;
+        if constexpr (Epilogue::kAdds) {
+          tile.init_stride = epilogue.stride;
+          for (int p = 0; p < kPanelsOfARow; ++p) tile.panels[p].init = tile.sums + p * grid.kWidth;
+        }
         multiply(tile);
         continue;
       }
@@ -167,7 +174,11 @@ FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, cons
 template <class W, class Isa, class T, int kGates, class View, class Epilogue>
 FASTRNN_INLINE void multiply_views(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
                                    const Operand<T>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
-  const int64_t step = grid.at_once(panels, end - begin);
+  int64_t step = grid.at_once(panels, end - begin);
+  // Whether a sum starts from what is there, or is added to it, must not depend on the panel beside it.
+  if constexpr (requires { Epilogue::kAdds; }) {
+    if (grid.units_in(panels) % grid.kLanes != 0) step = 1;
+  }
   for (int64_t i = panels.begin; i < panels.end; i += step) {
     multiply_at_once<W>(grid, {i, i + step}, view, a, begin, end, epilogue);
   }
@@ -203,52 +214,57 @@ struct Panels : PanelGrid<Isa, T, kGates> {
         if (lane < valid && bias_b) start[lane] += bias_b[first + lane];
       }
     }
-    pack_values(i, weight, panel(i));
+    pack_values(i, weight, depth, panel(i));
   }
 
-  // Only the weights, from a type whose values W can represent.
+  // Only the weights, whose rows are `from_stride` values apart, from a type whose values W can represent.
   template <class From>
-  void pack_values(int64_t i, const From* weight, W* out) const {
+  void pack_values(int64_t i, const From* weight, int64_t from_stride, W* out) const {
     const int vectors = vectors_in(i);
     // The cache lines that one block writes stay in the L1 cache.
     for (int64_t block = 0; block < depth; block += kPackDepth) {
       const int64_t end = smaller(block + kPackDepth, depth);
-      for (int v = 0; v < vectors; ++v) pack_vector(i, v, weight, out + v * kLanes, block, end);
+      for (int v = 0; v < vectors; ++v) pack_vector(i, v, weight, from_stride, out + v * kLanes, block, end);
     }
   }
 
-  // weight (depth, units), multiplied along its columns, as in backward. One gate and no bias: inits stay unused.
-  void pack_columns(int64_t i, const W* weight, W* out) const {
-    const int64_t wide = view_stride(i), valid = units_in(i);
-    for (int64_t k = 0; k < depth; ++k, out += wide) {
-      const W* in = weight + k * units + first_unit(i);
-      for (int64_t column = 0; column < wide; ++column) out[column] = column < valid ? in[column] : W(0);
+  // weight (depth, units), its rows `from_stride` values apart, multiplied along its columns, as in backward. One gate
+  // and no bias: inits stay unused.
+  template <class From>
+  void pack_columns(int64_t i, const From* weight, int64_t from_stride, W* out) const {
+    using S = Simd<Isa, T>;
+    const int whole = static_cast<int>(units_in(i) / kLanes), rest = static_cast<int>(units_in(i) % kLanes);
+    for (int64_t k = 0; k < depth; ++k, out += view_stride(i)) {
+      const From* in = weight + k * from_stride + first_unit(i);
+      for (int v = 0; v < whole; ++v) S::store(out + v * kLanes, S::load(in + v * kLanes));
+      if (rest > 0) S::store(out + whole * kLanes, S::load(in + whole * kLanes, rest));
     }
   }
 
  private:
   template <class From>
-  void pack_vector(int64_t i, int v, const From* weight, W* out, int64_t begin, int64_t end) const {
+  void pack_vector(int64_t i, int v, const From* weight, int64_t from_stride, W* out, int64_t begin,
+                   int64_t end) const {
     const int64_t stride = view_stride(i);
     const int64_t unit = first_unit(i) + v / kGates * kLanes, valid = smaller(kLanes, units - unit);
-    const From* in = weight + (v % kGates * units + unit) * depth;
+    const From* in = weight + (v % kGates * units + unit) * from_stride;
     int64_t k = begin;
     if (valid == kLanes) {
-      for (; k + kLanes <= end; k += kLanes) transpose_block(in + k, out + k * stride, stride);
+      for (; k + kLanes <= end; k += kLanes) transpose_block(in + k, from_stride, out + k * stride, stride);
     }
     for (; k < end; ++k) {
       for (int64_t lane = 0; lane < kLanes; ++lane) {
-        out[k * stride + lane] = lane < valid ? W(in[lane * depth + k]) : W(0);
+        out[k * stride + lane] = lane < valid ? W(in[lane * from_stride + k]) : W(0);
       }
     }
   }
 
   template <class From>
-  FASTRNN_INLINE void transpose_block(const From* in, W* out, int64_t stride) const {
+  FASTRNN_INLINE void transpose_block(const From* in, int64_t from_stride, W* out, int64_t stride) const {
     using S = Simd<Isa, T>;
     typename S::V block[kLanes];
 #pragma GCC unroll 16
-    for (int row = 0; row < kLanes; ++row) block[row] = S::load(in + row * depth);
+    for (int row = 0; row < kLanes; ++row) block[row] = S::load(in + row * from_stride);
     S::transpose(block);
 #pragma GCC unroll 16
     for (int row = 0; row < kLanes; ++row) S::store(out + row * stride, block[row]);

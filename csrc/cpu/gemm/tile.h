@@ -55,8 +55,9 @@ struct Tile {
   const T* first_row;
   const Operand<T>* a;
   PanelView<T, W> panels[kPanelsOfARow];
-  T* sums;         // (panels, rows, vectors)
-  int64_t stride;  // of its rows
+  T* sums;                  // (panels, rows, vectors)
+  int64_t stride;           // of its rows
+  int64_t init_stride = 0;  // of the rows' initial sums: 0 where all rows start from the same
 };
 
 // sums[row][v] = init[v] + sum over k of a[row][k] * panel[k][v], with k in order and each row by itself: the bits do
@@ -80,7 +81,8 @@ void multiply_tile(const Tile<T, W>& tile) {
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) acc[p][row][v] = S::load(tile.panels[p].init + v * kLanes);
+      for (int v = 0; v < kVectors; ++v)
+        acc[p][row][v] = S::load(tile.panels[p].init + row * tile.init_stride + v * kLanes);
     }
   }
   for (int run = 0; run < tile.a->count; ++run) {

@@ -3,6 +3,7 @@
 
 #include "../../cells/list.h"
 #include "../gemm/panel_gemm.h"
+#include "../gemm/sum_rows.h"
 #include "../kernels.h"
 #include "../loop/backward.h"
 #include "../loop/forward.h"
@@ -50,16 +51,22 @@ constexpr CellKernels<T> instantiate_extended_cell() {
 
 template <class Isa, class T, class... Plain, class... Extended>
 constexpr DtypeKernels<T> instantiate_dtype(CellList<Plain...>, CellList<Extended...>) {
-  return {&multiply_rows<Isa, T, T>,
-          &multiply_panels<Isa, T, T>,
-          {instantiate_cell<Isa, Plain, T>()..., instantiate_extended_cell<Isa, Extended, T>()...},
-          &fill_mask<Isa, T>};
+  return {.multiply_rows = &multiply_rows<Isa, T, T>,
+          .multiply_panels = &multiply_panels<Isa, T, T>,
+          .panel_gemm_scratch = &PanelGemmShare<Isa, T, T>::scratch_size,
+          .sum_rows = &sum_rows<Isa, T>,
+          .cells = {instantiate_cell<Isa, Plain, T>()..., instantiate_extended_cell<Isa, Extended, T>()...},
+          .fill_mask = &fill_mask<Isa, T>};
 }
 
 template <class Isa, class T, class W, class... Plain>
 constexpr DtypeKernels<T, W> instantiate_stored_as(CellList<Plain...>) {
-  return {
-      &multiply_rows<Isa, T, W>, &multiply_panels<Isa, T, W>, {instantiate_forward<Isa, Plain, T, W>()...}, nullptr};
+  return {.multiply_rows = &multiply_rows<Isa, T, W>,
+          .multiply_panels = &multiply_panels<Isa, T, W>,
+          .panel_gemm_scratch = &PanelGemmShare<Isa, T, W>::scratch_size,
+          .sum_rows = nullptr,
+          .cells = {instantiate_forward<Isa, Plain, T, W>()...},
+          .fill_mask = nullptr};
 }
 
 template <class Isa>

@@ -43,4 +43,12 @@ const Kernels& kernels() {
   return chosen;
 }
 
+bool is_amd() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("amd");
+#else
+  return false;
+#endif
+}
+
 }  // namespace fastrnn::cpu

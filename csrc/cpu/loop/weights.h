@@ -77,9 +77,9 @@ class BackwardWeights {
     const int64_t count = packed_.count();
     if (pack_) {
       const Range mine = share(count, worker.index, worker.count);
-      for (int64_t i = mine.begin; i < mine.end; ++i) packed_.pack_columns(i, weight_, packed_.panel(i));
+      for (int64_t i = mine.begin; i < mine.end; ++i) packed_.pack_columns(i, weight_, packed_.units, packed_.panel(i));
     } else if (narrow_ && worker.index == 0) {
-      packed_.pack_columns(count - 1, weight_, narrow_);
+      packed_.pack_columns(count - 1, weight_, packed_.units, narrow_);
     }
   }
 
