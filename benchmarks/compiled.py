@@ -6,7 +6,7 @@ import ctypes
 import os
 import subprocess
 import tempfile
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from unavailable import UnavailableError
@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 FLAGS = "-std=c++20 -O3 -fPIC -shared -fopenmp -pthread -fno-math-errno -fno-trapping-math -Wno-psabi"
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(source: str) -> ctypes.CDLL:
     """For the instruction set that machine.py holds us to, if it does. UnavailableError without a compiler."""
     held = os.environ.get("FASTRNN_ISA") == "avx2"

@@ -10,7 +10,7 @@ import argparse
 import ctypes
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import machine
 import torch
@@ -106,7 +106,7 @@ def _least(run: Callable[[int], None], budget: float) -> float:
     return least
 
 
-@lru_cache(maxsize=None)
+@cache
 def best_rate(kind: str, inputs: int, gates: int, threads: int) -> tuple[float, str]:
     """Multiply-adds a second of the fastest code, with many rows, and its name."""
     rows = 2048

@@ -12,8 +12,8 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 
 from . import adopted
 from ._call import checks, precision
-from ._ops.step import run_step
 from ._ops.cells import CELLS
+from ._ops.step import run_step
 from ._options import DEFAULTS
 from .modules import GRU, LSTM, RNN
 from .modules.base import Layer
