@@ -26,6 +26,7 @@ from .._call.run import run_cell, run_stack
 from .._ops.cells import CELLS
 from .._options import DEFAULTS, NAMES, Options
 from ..reference import States
+from . import per_sample
 from .weights import Packing, current_weights
 
 
@@ -270,9 +271,16 @@ class Layer(Refusals, Packing, nn.RNNBase):
             self._current_weights() if self._assigned is not None else current_weights(self, self._flat_weights_names)
         )
         modifiers = self._modifiers(resets, reset_state, return_states)
-        if modifiers is None:
-            return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
-        return run_stack(self, input, hx, weights, lengths, modifiers=modifiers)
+        try:
+            if modifiers is None:
+                return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
+            return run_stack(self, input, hx, weights, lengths, modifiers=modifiers)
+        except RuntimeError:  # what torch's ExpandedWeight raises at the first question; asking costs every call
+            if not per_sample.are_expanded(weights):
+                raise
+        call, data = per_sample.of_layer(self, input, hx, (lengths, resets, reset_state), return_states)
+        results = per_sample.run_expanded(type(self).__name__, call, data, weights)
+        return results[0], results[1:]
 
     def _modifiers(
         self, resets: Tensor | None, reset_state: Tensor | Sequence[Tensor] | None, return_states: bool
@@ -319,7 +327,13 @@ class Cell(Refusals, Packing, nn.RNNCellBase):
         if hx is not None and self._forward_hooks:
             self._refuse_opacus()
         weights = self._current_weights()
-        return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))
+        try:
+            return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))
+        except RuntimeError:  # see Layer._run
+            if not per_sample.are_expanded(weights):
+                raise
+        call, data = per_sample.of_cell(self, input, hx)
+        return per_sample.run_expanded(type(self).__name__, call, data, weights)
 
     def _refuse_opacus(self) -> None:
         """opacus takes a cell's per-sample gradients from a second forward with the input alone: as if hx were zero."""
