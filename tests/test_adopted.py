@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from cases import CELLS, LAYERS
+from cases import LAYERS
 from test_adopt import build, by_name, same, value_of
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
@@ -150,25 +150,3 @@ class TestIdioms:
         model = normed(nn.Sequential(fastrnn.convert(layer)))
         assert parametrize.is_parametrized(model[0], "weight_hh_l0")
         same(model(value), expected)
-
-    @pytest.mark.parametrize("name", CELLS)
-    def test_opacus_of_a_loop_over_cells(self, name):
-        """Its samples' gradients come from a second forward with the input alone, as if hx were zero."""
-        cell, value = fastrnn.convert(build(name)), value_of(name)
-        hx = cell(value)
-
-        class GradSampleModule:
-            __module__ = "opacus.grad_sample.grad_sample_module"
-
-            def capture_activations_hook(self, module, given, output):
-                pass
-
-        handle = cell.register_forward_hook(GradSampleModule().capture_activations_hook)
-        cell(value)
-        with pytest.raises(NotImplementedError, match=f"{name}: opacus .*without hx"):
-            cell(value, hx)
-        with torch.no_grad():  # where it records nothing
-            cell(value, hx)
-        cell.eval()(value, hx)
-        handle.remove()
-        cell.train()(value, hx)

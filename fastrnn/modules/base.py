@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
-import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.fx.proxy import TraceError
@@ -27,6 +26,7 @@ from .._ops.cells import CELLS
 from .._options import DEFAULTS, NAMES, Options
 from ..reference import States
 from . import per_sample
+from .opacus_hooks import OpacusHooks
 from .weights import Packing, current_weights
 
 
@@ -99,7 +99,7 @@ _KEYWORDS = tuple(inspect.signature(nn.RNNBase.__init__).parameters)[2:]
 _HOME = f"{__package__}.layers"
 
 
-class Layer(Refusals, Packing, nn.RNNBase):
+class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
     """Base of RNN, LSTM and GRU. Use those.
 
     No flat weight buffer: weights are looked up by name at each call, so ``.data`` assignment, weight_norm, pruning,
@@ -302,7 +302,7 @@ def refuse_proj_size(name: str) -> NoReturn:
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class Cell(Refusals, Packing, nn.RNNCellBase):
+class Cell(Refusals, OpacusHooks, Packing, nn.RNNCellBase):
     """Base of RNNCell, LSTMCell and GRUCell. Use those."""
 
     __jit_unused_properties__: ClassVar = ["qconfig", "_cell"]
@@ -324,8 +324,6 @@ class Cell(Refusals, Packing, nn.RNNCellBase):
         if isinstance(input, Proxy) or (hx is not None and is_traced(hx)):
             call = traced_call(self, input, hx)
             return (call[0], call[1]) if CELLS[self._cell].states > 1 else (call,)
-        if hx is not None and self._forward_hooks:
-            self._refuse_opacus()
         weights = self._current_weights()
         try:
             return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))
@@ -334,14 +332,3 @@ class Cell(Refusals, Packing, nn.RNNCellBase):
                 raise
         call, data = per_sample.of_cell(self, input, hx)
         return per_sample.run_expanded(type(self).__name__, call, data, weights)
-
-    def _refuse_opacus(self) -> None:
-        """opacus takes a cell's per-sample gradients from a second forward with the input alone: as if hx were zero."""
-        if not (self.training and torch.is_grad_enabled()):  # then its hooks record nothing
-            return
-        owners = [type(getattr(hook, "__self__", None)) for hook in self._forward_hooks.values()]
-        if any(owner.__module__.split(".")[0] == "opacus" for owner in owners):
-            raise NotImplementedError(
-                f"{type(self).__name__}: opacus would compute the per-sample gradients without hx. "
-                "Use its DPRNN, DPLSTM or DPGRU"
-            )

@@ -17,6 +17,7 @@ from .._call.run import run_stack
 from .._options import DEFAULTS
 from ..reference import ACTIVATIONS
 from .base import Refusals, is_traced, traced_call
+from .opacus_hooks import OpacusHooks
 
 RECURRENCES = ("hidden_to_hidden", "output_to_hidden", "output_to_output")
 
@@ -43,7 +44,7 @@ class Recurrence:
         return Modifiers(DEFAULTS, resets, reset_state, False, self.activations)
 
 
-class JordanRNN(Refusals, nn.Module):
+class JordanRNN(Refusals, OpacusHooks, nn.Module):
     r"""A simple recurrence with an output layer, where hidden state or output comes back (M. I. Jordan, "Serial order:
     a parallel distributed processing approach", 1986; J. L. Elman, "Finding structure in time", 1990).
 
