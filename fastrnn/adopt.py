@@ -110,7 +110,7 @@ def convert(model: Model, report: bool = False, fullgraph: bool = False) -> Mode
 def to_torch(model: Model) -> Model:
     """Make every fastrnn layer and cell in a model torch.nn's, in place: what :func:`convert` undoes.
 
-    For what torch does with its own modules alone, such as ONNX export, TorchScript and quantisation.
+    For what torch does with its own modules alone, such as TorchScript and quantisation.
 
     Args:
         model: any module.

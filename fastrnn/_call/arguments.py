@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from .._ops import onnx
 from ..reference import States
 from . import checks, ragged
 
@@ -34,7 +35,9 @@ class Arguments(NamedTuple):
 
     input: Tensor  # (T, B, I), or packed (N, I)
     states: States | None  # of all layers, (L*D, B, features) each, in the packed order; None for zeros
-    batch_sizes: Tensor | None  # (T,), of packed and ragged input: rows that run at each step; on the CPU or as input
+    # (T,), of packed and ragged input: rows that run at each step; on the CPU or as input. While torch.onnx exports a
+    # padded batch, its lengths (B,).
+    batch_sizes: Tensor | None
     batch: int
     order: Tensor | None = None  # (B,), the permutation that sorted the rows by length
     restore: Tensor | None = None  # (B,), undoes it
@@ -79,6 +82,8 @@ def padded_arguments(
         return arguments
     lengths = ragged.as_tensor(name, lengths)
     ragged.check_lengths(name, lengths, steps, () if rank == 2 else (batch,), stack.batch_first)
+    if ragged.is_traced() and onnx.exports():  # whose operators take them as they are
+        return arguments._replace(batch_sizes=lengths.reshape(batch))
     return _sorted_by_length(arguments, lengths)
 
 

@@ -30,6 +30,11 @@ def as_tensor(name: str, lengths: Lengths) -> Tensor:
         raise TypeError(f"{name}: lengths must be integers, in a Tensor or a list, got {kind}: {error}") from None
 
 
+def is_traced() -> bool:
+    """Whether the call is being made a graph, in which values are not to be looked at."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
 def check_lengths(name: str, lengths: Tensor, steps: int, batch_shape: tuple[int, ...], batch_first: bool) -> None:
     """Raise unless lengths are integers within 0..T, of shape (B,), or () for a single sequence.
 
@@ -51,7 +56,7 @@ def check_lengths(name: str, lengths: Tensor, steps: int, batch_shape: tuple[int
             layout, remedy = ("(T, B, I)", "False") if batch_first else ("(B, T, I)", "True")
             hint = f". That is the input's number of steps: if the input is {layout}, set batch_first={remedy}"
         raise ValueError(f"{name}: lengths must have shape {batch_shape}, one for each sequence, got {shape}{hint}")
-    if lengths.is_cpu and lengths.numel() and not torch.compiler.is_compiling() and not torch._C._is_tracing():
+    if lengths.is_cpu and lengths.numel() and not is_traced():
         low, high = (int(bound) for bound in torch.aminmax(unwrapped(lengths)))
         if low < 0 or high > steps:
             raise ValueError(

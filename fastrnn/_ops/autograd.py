@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .. import _native
 from .._call import precision
 from ..reference import Extras
-from . import derivatives, schema
+from . import derivatives, onnx, schema
 from .calls import Call, MaybeTensors
 from .schema import Request
 
@@ -55,6 +55,8 @@ def run(
     if takes_formula():
         return derivatives.forward(call, *primals)
     if _is_tracing():
+        if onnx.exports():
+            return onnx.layers(call, primals)
 
         def traced(*primals: Tensor) -> tuple[Tensor, ...]:
             return tuple(call.forward(primals, raw=False)[:-1])
