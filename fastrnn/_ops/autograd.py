@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .. import _native
 from .._call import precision
 from ..reference import Extras
-from . import derivatives, onnx, schema
+from . import derivatives, flat, onnx, schema
 from .calls import Call, MaybeTensors
 from .schema import Request
 
@@ -104,6 +104,7 @@ def reads_bfloat16(input: Tensor, states: Sequence[Tensor], weights: Sequence[Te
         and _is_plain(input, states, weights)
         and (torch.compiler.is_compiling() or not torch._C._is_tracing())
         and not torch.compiler.is_exporting()
+        and not (torch.compiler.is_compiling() and flat.is_wanted())  # the op returns a list
     )
 
 

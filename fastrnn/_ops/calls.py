@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..reference import ACTIVATIONS, Extras
-from . import schema
+from . import flat, schema
 from .cells import CELLS
 from .schema import Request
 
@@ -70,7 +70,7 @@ class Call:
         """The outputs and behind them the reserve for backward; by the bare op or the public one."""
         if raw and self.extras is None:
             return schema.plain_forward(self.cell, primals, self.batch_sizes, self.bidirectional, self.allow_tf32)
-        op = schema.raw_forward if raw else schema.forward
+        op = schema.raw_forward if raw else flat.forward if flat.is_wanted() else schema.forward
         *results, reserve = op(*self._arguments(primals))
         return *self._outputs(*results), reserve
 
@@ -88,7 +88,7 @@ class Call:
             settings = self._settings()
             results = schema.plain_backward(self.cell, primals, *settings, grads, output, reserve, *request)
         else:
-            op = schema.raw_backward if raw else schema.backward
+            op = schema.raw_backward if raw else flat.backward if flat.is_wanted() else schema.backward
             cell, *arguments = self._arguments(primals)
             of_input, of_states, of_weights = op(
                 cell, *self.split_outputs(grads), output, reserve, *request, *arguments

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import derivatives
+from . import derivatives, flat
 from .calls import Call
 from .schema import Request
 
@@ -57,3 +57,21 @@ def _backward_backward(ctx: Any, of_input: Any, of_states: Any, of_weights: Any)
 
 torch.library.register_autograd("fastrnn::forward", _forward_backward, setup_context=_forward_context)
 torch.library.register_autograd("fastrnn::backward", _backward_backward, setup_context=_backward_context)
+
+
+def _flat_forward_backward(
+    ctx: Any, of_output: Any, of_h: Any, of_c: Any, of_cells: Any, of_reserve: Any
+) -> tuple[Any, ...]:
+    return _forward_backward(ctx, of_output, flat.finals_of(ctx.call.cell, of_h, of_c), of_cells, of_reserve)
+
+
+def _flat_backward_backward(ctx: Any, of_input: Any, of_states: Any, of_weights: Any) -> tuple[Any, ...]:
+    call, tensors = _saved(ctx)
+    _, states, resets, weights = call.split(tensors[call.outputs :])
+    return _backward_backward(
+        ctx, of_input, flat.split(of_states, [*states, *resets]), flat.split(of_weights, weights, ctx.request.groups)
+    )
+
+
+torch.library.register_autograd("fastrnn_flat::forward", _flat_forward_backward, setup_context=_forward_context)
+torch.library.register_autograd("fastrnn_flat::backward", _flat_backward_backward, setup_context=_backward_context)

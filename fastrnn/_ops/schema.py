@@ -10,7 +10,7 @@ name of ``CELLS``. `_random_mask` knows of none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -168,7 +168,7 @@ def _fake_plain_backward(
     return [of_input, *of_states, *of_weights]
 
 
-FAKES = {
+FAKES: dict[Any, Callable[..., Any]] = {
     forward: _fake_forward,
     raw_forward: _fake_forward,
     backward: _fake_backward,
