@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
@@ -63,6 +64,8 @@ def run(
 
         return checkpoint(traced, *primals, use_reentrant=False) if recompute else traced(*primals)
     if torch._C._are_functorch_transforms_active():
+        if _is_functionalized():
+            return _functionalized(call, primals)
         return TransformedLayer.apply(call.unwrapped(), *primals)
     if any(map(torch._C._functorch.is_functorch_wrapped_tensor, primals)):  # which has outlived its transform
         return LayerFunction.apply(call, *primals)
@@ -130,6 +133,17 @@ def _any_requires_grad(input: Tensor, states: Sequence[Tensor], weights: Sequenc
         if tensor.requires_grad:
             return True
     return any(state.requires_grad for state in states)
+
+
+def _is_functionalized() -> bool:
+    """Whether torch.func.functionalize is among the transforms: it knows no autograd.Function, but ops."""
+    return any(i.key() == TransformType.Functionalize for i in torch._C._functorch.get_interpreter_stack() or ())
+
+
+def _functionalized(call: Call, primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    if len(torch._C._functorch.get_interpreter_stack() or ()) > 1:  # the other transforms know no op of ours
+        return derivatives.forward(call, *primals)
+    return tuple(call.forward(primals, raw=False)[:-1])
 
 
 def infer(
