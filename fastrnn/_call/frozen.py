@@ -11,6 +11,7 @@ from operator import is_
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .._ops import schema
@@ -70,6 +71,8 @@ class Frozen:
 
 def why_not_frozen(weight: Tensor) -> str:
     """What keeps kernels from packing weights like this one, "" if nothing does."""
+    if is_fake(weight) or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE):
+        return "it is called for fake tensors, which have no values"
     if not weight.is_cpu:
         return f"the weights are on {weight.device}, and those on the CPU alone are packed"
     if weight.dtype not in (torch.float32, torch.float64, torch.bfloat16):

@@ -55,8 +55,9 @@ class Packing(nn.Module):
         ``p.data.add_()``, a write through a NumPy view or by another process, ``p.data = p.data.t()``, a write to what
         was made in inference mode. Copies and pickles of the module are not packed, nor are calls under torch.compile.
 
-        Packing serves plain calls on the CPU, in float32, float64 and bfloat16. Elsewhere, and in a layer with
-        :class:`fastrnn.Options`, this changes nothing and warns; calls with resets or ``return_states`` pack anew.
+        Packing serves plain calls on the CPU, in float32, float64 and bfloat16. Elsewhere, for fake tensors, and in a
+        layer with :class:`fastrnn.Options`, this changes nothing and warns; calls with resets or ``return_states`` pack
+        anew.
 
         ``freeze_weights`` and ``unfreeze_weights`` are the older names.
 
