@@ -1,5 +1,7 @@
 """torch.export, AOTInductor, torch.jit.trace and torch.fx: a layer that leaves Python behind."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -151,6 +153,38 @@ def test_aot_inductor(tmp_path):
         for steps, batch in SHAPES:
             value = randn(steps, batch, 3)
             torch.testing.assert_close(run(value), model(value))
+        given = {"value": value, "expected": model(value)}
+    torch.save(given, tmp_path / "values.pt")
+    torch.export.save(program, tmp_path / "program.pt2")
+    assert_runs_elsewhere(tmp_path)
+
+
+# In a process of its own, which has not imported fastrnn. What torch says then is its own, and may change.
+ELSEWHERE = """
+import sys
+import torch
+
+given = torch.load("values.pt")
+loads = (torch._inductor.aoti_load_package, "model.pt2"), (lambda path: torch.export.load(path).module(), "program.pt2")
+for load, path in loads:
+    try:
+        load(path)(given["value"])
+    except RuntimeError as error:
+        print("refused", path)
+torch.ops.load_library(sys.argv[1])
+for load, path in loads:
+    with torch.no_grad():
+        torch.testing.assert_close(load(path)(given["value"]), given["expected"])
+assert "fastrnn" not in sys.modules
+print("equal")
+"""
+
+
+def assert_runs_elsewhere(folder):
+    """The extension is all that a program needs."""
+    command = [sys.executable, "-c", ELSEWHERE, fastrnn._native._C.__file__]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[:-1] == ["refused model.pt2", "refused program.pt2", "equal"], done.stderr
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
