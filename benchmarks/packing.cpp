@@ -45,20 +45,20 @@ extern "C" Pass* packing_make(int cell, int64_t steps, int64_t batch, int64_t hi
   forward.output = take(rows * hidden);
   forward.output_stride = hidden;
   forward.hy = take(state);
-  forward.cell = take(state);
+  forward.cell[0] = take(state);
   forward.scratch =
       take(std::max(kernels.forward_scratch(dims, plan(true)), kernels.backward_scratch(dims, plan(true))));
   BackwardParams<float>& backward = pass->backward;
   backward.steps = forward.steps;
   backward.dims = dims;
   backward.saved = forward.saved;
-  backward.cells = take(rows * hidden);
+  backward.cells[0] = take(rows * hidden);
   backward.w_hh = forward.w_hh;
-  backward.hx = backward.cx = forward.hx;
+  backward.hx = backward.cx[0] = forward.hx;
   backward.output = forward.output;
   backward.output_stride = hidden;
   backward.grad_h = take(state);
-  backward.grad_c = take(state);
+  backward.grad_cell[0] = take(state);
   backward.grad_saved = take(rows * facts.saved_values * hidden);
   backward.scratch = forward.scratch;
   return pass.release();

@@ -3,14 +3,15 @@
 // T steps, B batch, I input_size, H hidden_size, P proj_size, K the size of h (P with a projection, else H),
 // G gates, C saved values (see cells/cell.h), N rows: the valid (step, batch) pairs of padded or packed data.
 //
-// T is the tensors' element type; A, the accumulator type, holds c and the gradients of states. They differ only for
-// half types on a GPU, where A is float. W is the storage type of the recurrent weights; it differs from T only for
-// bfloat16 on the CPU.
+// T is the tensors' element type; A, the accumulator type, holds cell states (those beside h, H units each) and the
+// gradients of states. They differ only for half types on a GPU, where A is float. W is the storage type of the
+// recurrent weights; it differs from T only for bfloat16 on the CPU.
 #pragma once
 
 #include <cstdint>
 
 #include "cells/activations.h"
+#include "cells/states.h"
 
 namespace fastrnn {
 
@@ -67,29 +68,37 @@ enum Cut : uint8_t { kNoCut, kCutState, kCutGradient };
 template <class T, class A = T>
 struct Extras {
   const uint8_t* cuts;  // (N): applied before the row's step. A row that joins late has none before its first
-  const T* reset_h;     // (B, K), where states are cut
-  const A* reset_c;     // (B, H), where states are cut and there is a c
-  const T* h_mask;      // (B, K): multiplies h_{t-1} on its way into w_hh
+  const T* reset_h;     // (B, K), where states are cut, and
+  CellStates<const A*> reset_cell;  // (B, H)
+  const T* h_mask;                  // (B, K): multiplies h_{t-1} on its way into w_hh
   // Zoneout: masks of the units that keep their old value (1) or not (0), (N, K) and (N, H), or the fraction that all
   // keep of it.
-  const T *kept_h, *kept_c;
-  T share_h, share_c;
+  const T* kept_h;
+  CellStates<const T*> kept_cell;
+  T share_h;
+  CellStates<T> share_cell;
 
   // Of h and of the projection, for cells whose activation is chosen at run time.
   Activation activation, output_activation;
 
   FASTRNN_INLINE bool zones_h() const { return kept_h || share_h != T(0); }
-  FASTRNN_INLINE bool zones_c() const { return kept_c || share_c != T(0); }
+  FASTRNN_INLINE bool zones_cell(int state) const { return kept_cell[state] || share_cell[state] != T(0); }
+  FASTRNN_INLINE bool zones_any_cell(int count) const {
+    for (int k = 0; k < count; ++k) {
+      if (zones_cell(k)) return true;
+    }
+    return false;
+  }
 };
 
 // What backward needs for them in addition.
 template <class T, class A = T>
 struct ExtraGrads {
-  A* reset_h;            // (B, K) and
-  A* reset_c;            // (B, H): accumulated into; null without a reset state
-  const T* cells;        // (N, cells_stride): gradient of every step's c, or null
-  int64_t cells_stride;  // H times the number of directions
-  A clip;                // bound on a state's gradient as it passes from a step to the one before; or infinity
+  A* reset_h;                  // (B, K) and
+  CellStates<A*> reset_cell;   // (B, H): accumulated into; null without reset states
+  CellStates<const T*> cells;  // (N, cells_stride), H columns read: gradients of every step's cell states, or null
+  int64_t cells_stride;        // H times the number of cell states and of directions
+  A clip;                      // bound on a state's gradient as it passes from a step to the one before; or infinity
 };
 
 template <class T, class A = T, class W = T>
@@ -112,8 +121,8 @@ struct ForwardParams {
   T* output;                   // (N, output_stride), K columns written
   int64_t output_stride;       // K times the number of directions
   T* hy;                       // (B, K) out; on a GPU it holds hx on entry
-  A* cell;                     // (B, H): in cx, out cy; null without a cell state
-  A* cells;                    // (N, H): every step's c if keep, else null
+  CellStates<A*> cell;         // (B, H): in the initial, out the final cell states
+  CellStates<A*> cells;        // (N, H): those after every step if keep, else null
   T* scratch;                  // forward_scratch() values
   T* frozen;                   // frozen_size() values that freeze() wrote, or null
   const Extras<T, A>* extras;  // null in a plain recurrence
@@ -123,19 +132,19 @@ template <class T, class A = T>
 struct BackwardParams {
   Steps steps;
   Dims dims;
-  const T* saved;  // (N, C*H), or null if the cell saves none
-  const A* cells;  // (N, H) or null
-  const T* w_hh;   // (G*H, K)
-  const T* w_hr;   // (P, H) or null
+  const T* saved;              // (N, C*H), or null if the cell saves none
+  CellStates<const A*> cells;  // (N, H)
+  const T* w_hh;               // (G*H, K)
+  const T* w_hr;               // (P, H) or null
   const T* per_unit_weights;
-  const T* hx;      // (B, K)
-  const A* cx;      // (B, H) or null
-  const T* output;  // (N, output_stride), K columns read
+  const T* hx;              // (B, K)
+  CellStates<const A*> cx;  // (B, H): the initial cell states
+  const T* output;          // (N, output_stride), K columns read
   int64_t output_stride;
   const T* grad_output;  // (N, grad_output_stride) or null for zeros
   int64_t grad_output_stride;
   A* grad_h;                 // (B, K): in grad_hy, out grad_hx
-  A* grad_c;                 // (B, H): in grad_cy, out grad_cx; null without a cell state
+  CellStates<A*> grad_cell;  // (B, H): in of the final, out of the initial cell states
   T* grad_saved;             // (N, C*H) out
   A* grad_per_unit_weights;  // (B, kPerUnitWeights * H): accumulated into; or null
   T* grad_projected;         // (N, P) out: the whole gradient of h_t; null without a projection

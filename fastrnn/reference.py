@@ -69,12 +69,12 @@ class Extras:
     cuts: Tensor | None = None
     h_mask: Tensor | None = None  # (D, B, K): factors of h_{t-1} on its way to w_hh
     # Zoneout of each state, or of none: which units keep their old value (1) or not (0), (D, N, K) of h and (D, N, H)
-    # of c, or the share of it that all keep.
+    # of a cell state, or the share of it that all keep.
     kept: tuple[Tensor | None, ...] = ()
     shares: tuple[float, ...] = ()
     # The gradient that arrives at a state from the step after it is clipped to [-clip, clip].
     state_grad_clip: float | None = None
-    return_cells: bool = False  # every step's c is wanted, behind the final states
+    return_cells: bool = False  # every step's cell states are wanted, behind the final states
     # Of "jordan": the nonlinearities of h and of its projection; none are the identity.
     activations: tuple[str, ...] = ()
 
@@ -331,7 +331,7 @@ def layer(
     Args:
         cell: one of ``fastrnn._ops.cells.CELLS``.
         input: (T, B, I). With ``batch_sizes`` also packed, (N, I) with N = sum(batch_sizes), as in ``PackedSequence``.
-        states: (hx,) or, for the LSTM, (hx, cx); hx (D, B, H), or (D, B, P) with a projection, cx (D, B, H).
+        states: hx (D, B, H), or (D, B, P) with a projection, and the cell states (D, B, H): the LSTM's (hx, cx).
         weights: a direction's ``w_ih, w_hh, b_ih, b_hh, w_hr, b_hr``, then the other's; see :func:`name_weights`.
         bidirectional: whether there is a reverse direction.
         batch_sizes: (T,) integers, not increasing, none above B: at step t only the first ``batch_sizes[t]`` rows are
@@ -341,7 +341,8 @@ def layer(
 
     Returns:
         output, (T, B, D*H) or (N, D*H), with P for H under a projection, then the final states, shaped as ``states``,
-        then with ``extras.return_cells`` every step's c, (T, B, D*H) or (N, D*H).
+        then with ``extras.return_cells`` every step's cell states, (T, B, S*D*H) or (N, S*D*H) of S: the first one's of
+        all directions, then the next one's.
     """
     extras = extras or Extras()
     directions = 2 if bidirectional else 1
@@ -360,8 +361,11 @@ def layer(
         for d in range(directions)
     ]
     finals = (torch.stack([r[1][s] for r in results]) for s in range(len(states)))
-    output, cells = (torch.cat(parts, dim=-1) for parts in zip(*((r[0], r[2]) for r in results), strict=True))
-    return (output, *finals, cells) if extras.return_cells else (output, *finals)
+    output = torch.cat([r[0] for r in results], dim=-1)
+    if not extras.return_cells:
+        return (output, *finals)
+    cells = itertools.chain(*zip(*(r[2] for r in results), strict=True))
+    return (output, *finals, torch.cat(list(cells), dim=-1))
 
 
 def layers(
@@ -460,8 +464,8 @@ def _direction(
     reverse: bool,
     rows: list[int] | None,
     extras: DirectionExtras,
-) -> tuple[Tensor, States, Tensor]:
-    """One direction: output (T, B, H) or (N, H), the final states, each (B, H), and every step's last state."""
+) -> tuple[Tensor, States, States]:
+    """One direction: output (T, B, H) or (N, H), the final states, each (B, H), and every step's cell states."""
     named = name_weights(cell, weights)
     x_gates = product(input, named.w_ih, named.b_ih, named.norm and named.norm.input)
     packed = input.dim() == 2
@@ -483,7 +487,8 @@ def _direction(
     if reverse:
         by_time.reverse()
     join = torch.cat if packed else torch.stack
-    return join([live[0] for live in by_time]), states, join([live[-1] for live in by_time])
+    output, *cells = map(join, zip(*by_time, strict=True))
+    return output, states, tuple(cells)
 
 
 def name_weights(cell: str, weights: Sequence[Tensor]) -> Weights:

@@ -197,7 +197,8 @@ class Stream:
         """The state as steps hand it on, from hx as the layer takes it; False if it is not in that form."""
         states = self._state if isinstance(self._state, tuple) else (self._state,)
         layer = self.layer
-        sizes = (layer.proj_size or layer.hidden_size, layer.hidden_size)[: CELLS[layer.mode.lower()].states]
+        cell_states = CELLS[layer.mode.lower()].states - 1
+        sizes = (layer.proj_size or layer.hidden_size, *[layer.hidden_size] * cell_states)
         if len(states) != len(sizes) or not all(isinstance(state, Tensor) for state in states):
             return False
         batch = states[0].shape[1:-1]

@@ -80,7 +80,7 @@ class LayerCase:
         projection = KERNELS[self.kernel][1].get("proj_size", 0)
         recurrent = projection or hidden
         input = draw(5, self.input_size) if self.ragged == "packed" else draw(3, 2, self.input_size)
-        states = [draw(self.layers * directions, 2, size) for size in (recurrent, hidden)[: self.states]]
+        states = [draw(self.layers * directions, 2, size) for size in (recurrent, *[hidden] * (self.states - 1))]
         shapes = []
         for layer in range(self.layers):
             input_size = directions * recurrent if layer else self.input_size

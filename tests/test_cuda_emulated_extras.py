@@ -85,7 +85,7 @@ def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64
     hidden = hidden or streamed(kernel)
     projection = hidden // 2 if kernel.endswith("_proj") else 0
     recurrent = projection or hidden
-    sizes = (recurrent, hidden)[: CELLS[cell].states]
+    sizes = (recurrent, *[hidden] * (CELLS[cell].states - 1))
     batch_sizes = draw_sizes(layout, steps)
     rows = int(batch_sizes.sum()) if layout == "packed" else steps * BATCH
     shape = (rows,) if layout == "packed" else (steps, BATCH)
@@ -98,13 +98,13 @@ def draw(kernel, added, layout="dense", bidirectional=False, dtype=torch.float64
         exact_for_relu_(nn.ParameterList(weights))
         data, resets = ([(4 * t).round() / 4 for t in tensors] for tensors in (data, resets))
 
-    has_c = CELLS[cell].states == 2
-    returns_cells = has_c and added in ("cells", "all")
+    cell_features = sum(sizes[1:])
+    returns_cells = cell_features > 0 and added in ("cells", "all")
     grads = [randn(*shape, directions * recurrent, dtype=torch.float64), draw_states(directions, sizes)]
-    grads.append(randn(*shape, directions * hidden, dtype=torch.float64) if returns_cells else None)
+    grads.append(randn(*shape, directions * cell_features, dtype=torch.float64) if returns_cells else None)
     clip = 0.25 if added in ("clip", "all") else None
     plain = [data[0], data[1:], weights, batch_sizes, bidirectional, False]
-    masks = draw_masks(added, directions, rows, recurrent, hidden if has_c else 0)
+    masks = draw_masks(added, directions, rows, sizes)
     activations = [list(reference.ACTIVATIONS).index(name) for name in ("sigmoid", "tanh")]
     return Call(cell, plain, resets, [*masks, clip, returns_cells, activations], grads).to(dtype)
 
@@ -121,9 +121,9 @@ def draw_states(directions, sizes):
     return [randn(directions, BATCH, size, dtype=torch.float64) for size in sizes]
 
 
-def draw_masks(added, directions, rows, size_h, size_c):
+def draw_masks(added, directions, rows, sizes):
     """cuts, h_mask, kept, shares."""
-    everything, has_c = added == "all", size_c > 0
+    everything = added == "all"
 
     def pick(values, *shape):
         return torch.tensor(values, dtype=torch.float64)[torch.randint(len(values), (directions, *shape))]
@@ -133,10 +133,10 @@ def draw_masks(added, directions, rows, size_h, size_c):
         kinds = [0, 0, CUT_GRADIENT] + [CUT_STATE] * (added != "cuts")
         cuts = pick(kinds, rows).to(torch.uint8)
     if added == "h_mask" or everything:
-        h_mask = pick([0, 1.25, 1.25, 1.25], BATCH, size_h)
+        h_mask = pick([0, 1.25, 1.25, 1.25], BATCH, sizes[0])
     if added == "kept" or everything:
-        kept = [pick([0, 0, 1], rows, size) for size in (size_h, size_c)[: 1 + has_c]]
-    return [cuts, h_mask, kept, [0.25, 0.375][: 1 + has_c] if added == "shares" else None]
+        kept = [pick([0, 0, 1], rows, size) for size in sizes]
+    return [cuts, h_mask, kept, [0.25, 0.375, 0.5, 0.125][: len(sizes)] if added == "shares" else None]
 
 
 def keep_from_the_jump_(call):
@@ -197,6 +197,20 @@ def test_half_types(monkeypatch, kernel, added, half, layout):
     assert {value.dtype for value in actual.values()} == {half}
     actual = {name: value.double() for name, value in actual.items()}
     assert_same(expected, actual, stored_tolerance(half, steps) * magnified(kernel))
+
+
+@pytest.mark.parametrize(
+    "kernel", [kernel for kernel in (*KERNELS, *VARIANTS) if kernel in CELLS and CELLS[kernel].plain]
+)
+@pytest.mark.parametrize("path", ("persistent", "cluster"))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_plain_calls_on_the_chip(library, monkeypatch, kernel, path, layout):  # noqa: F811
+    monkeypatch.setenv("FASTRNN_CUDA_PATH", path)
+    before = library.fastrnn_emulated_passes(path.encode())
+    call = draw(kernel, "nothing", layout, bidirectional=True, dtype=torch.float32, hidden=ON_CHIP)
+    allowed = tolerance(torch.float32, STEPS, max(CELLS[kernel].gates * ON_CHIP, STEPS * BATCH))
+    assert_same(*both_devices(monkeypatch, call, layout), allowed)
+    assert library.fastrnn_emulated_passes(path.encode()) > before
 
 
 @pytest.mark.parametrize("kernel", (*KERNELS, *VARIANTS))

@@ -61,14 +61,14 @@ class ExtendedCase:
         return 9 if "norm" in self.kernel else 2  # of two, a product's units are nearly equal in some draws
 
     def sizes(self):
-        return self.projection or self.hidden_size, self.hidden_size
+        """Of each state."""
+        return self.projection or self.hidden_size, *[self.hidden_size] * (CELLS[self.cell].states - 1)
 
     def tensors(self):
         """Input, states, reset states and weights, and the extras."""
         directions = 2 if self.bidirectional else 1
         hidden = self.hidden_size
-        sizes = self.sizes()[: CELLS[self.cell].states]
-        projection = self.projection
+        sizes, projection = self.sizes(), self.projection
 
         def draw(*shape):
             return torch.randn(shape, dtype=torch.float64)
@@ -84,8 +84,7 @@ class ExtendedCase:
         return (input, states, resets, weights), self.extras(directions)
 
     def extras(self, directions):
-        size_h, size_c = self.sizes()
-        has_c, everything = CELLS[self.cell].states == 2, self.added == "all"
+        sizes, everything = self.sizes(), self.added == "all"
 
         def keeps(size):
             return (torch.rand(directions, self.rows, size) < 0.4).double()
@@ -98,16 +97,16 @@ class ExtendedCase:
             kinds = torch.tensor([0, 0, CUT_GRADIENT] + [CUT_STATE] * self.has_resets, dtype=torch.uint8)
             extras = replace(extras, cuts=kinds[torch.randint(len(kinds), (directions, self.rows))])
         if self.added == "h_mask" or everything:
-            extras = replace(extras, h_mask=(torch.rand(directions, 4, size_h) < 0.7) / 0.7)
+            extras = replace(extras, h_mask=(torch.rand(directions, 4, sizes[0]) < 0.7) / 0.7)
             extras = replace(extras, h_mask=extras.h_mask.double())
         if self.added == "kept" or everything:
-            extras = replace(extras, kept=(keeps(size_h), keeps(size_c))[: 1 + has_c])
+            extras = replace(extras, kept=tuple(map(keeps, sizes)))
         if self.added == "shares":
-            extras = replace(extras, shares=(0.3, 0.4)[: 1 + has_c])
+            extras = replace(extras, shares=(0.3, 0.4, 0.2, 0.1)[: len(sizes)])
         if self.added == "clip" or everything:
             extras = replace(extras, state_grad_clip=0.05)
         if self.added == "cells" or everything:
-            extras = replace(extras, return_cells=has_c)
+            extras = replace(extras, return_cells=len(sizes) > 1)
         return extras
 
     def functions(self, extras, resets):

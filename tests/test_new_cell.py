@@ -1,4 +1,7 @@
-"""docs/new_cell.md as a recipe: its changes, made in a copy of the sources, give a cell that passes what cells must."""
+"""docs/new_cell.md as a recipe: its changes, made in a copy of the sources, give a cell that passes what cells must.
+
+So do those of tests/four_states.md, in the same copy: as many states as a cell may have.
+"""
 
 import os
 import re
@@ -13,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent / "cuda"))
 from emulation.emulator import cuda_include
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "new_cell.md"
+PAGE, FOUR_STATES = ROOT / "docs" / "new_cell.md", ROOT / "tests" / "four_states.md"
+CELLS = ("li_gru", "four_states")
 COPY = ROOT / "build" / "new_cell"
 # What the copy is made of, less what was built there.
 PARTS = ("setup.py", "pyproject.toml", "csrc", "fastrnn", "tests")
@@ -21,9 +25,9 @@ PARTS = ("setup.py", "pyproject.toml", "csrc", "fastrnn", "tests")
 pytestmark = pytest.mark.thorough
 
 
-def changes():
-    """File, old text and new text of every hunk on the page; a file that is new has no old text."""
-    for block in re.findall(r"^```diff\n--- (\S+)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE):
+def changes(page):
+    """File, old text and new text of every hunk on a page; a file that is new has no old text."""
+    for block in re.findall(r"^```diff\n--- (\S+)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         file, hunks = block
         for hunk in hunks.split("@@\n"):
             lines = hunk.splitlines(keepends=True)
@@ -37,16 +41,16 @@ def put(path, text):
         path.write_text(text)
 
 
-def follow_the_page():
+def follow_the_pages():
     texts = {}
     for part in PARTS:
         files = [ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*")
         for file in files:
             if file.is_file() and file.suffix not in (".so", ".pyc", ".o"):
                 texts[str(file.relative_to(ROOT))] = file.read_text()
-    for file, old, new in changes():
+    for file, old, new in (*changes(PAGE), *changes(FOUR_STATES)):
         if old:
-            assert texts[file].count(old) == 1, f"{PAGE.name}: {file} does not hold this once:\n{old}"
+            assert texts[file].count(old) == 1, f"{file} does not hold this once:\n{old}"
             texts[file] = texts[file].replace(old, new)
         else:
             assert file not in texts
@@ -54,7 +58,7 @@ def follow_the_page():
     # The other rare cells are known to compile, and take minutes.
     for file, pattern, instead in (
         ("csrc/cells/list.h", r"(?<=ExtendedCells = )CellList<.*?>;", "CellList<LiGru>;"),
-        ("tests/cases.py", r"(?<=^VARIANTS = )\(.*?^\)", '("li_gru",)'),
+        ("tests/cases.py", r"(?<=^VARIANTS = )\(.*?^\)", repr(CELLS)),
     ):
         texts[file], times = re.subn(pattern, instead, texts[file], flags=re.DOTALL | re.MULTILINE)
         assert times == 1
@@ -71,32 +75,34 @@ def run(*command):
     return done.stdout
 
 
-def passed(file, but=""):
+def passed(file, cell, but=""):
     """How many of the copy's tests of the cell passed; none may fail."""
-    told = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, "-k", f"li_gru {but}")
+    told = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, "-k", f"{cell} {but}")
     return int(re.search(r"(\d+) passed", told)[1])
 
 
 @pytest.fixture(scope="module")
 def copy():
-    follow_the_page()
+    follow_the_pages()
     run(sys.executable, "setup.py", "--quiet", "build_ext", "--inplace")
     return COPY
 
 
 def test_page_takes_five_files_at_most():
-    assert len({file for file, *_ in changes()}) <= 5
+    assert len({file for file, *_ in changes(PAGE)}) <= 5
 
 
-def test_cell_equals_its_oracle(copy):
+@pytest.mark.parametrize("cell", CELLS)
+def test_cell_equals_its_oracle(copy, cell):
     """Kernels and gradients, with each extra, in both directions, ragged, on threads; and gradcheck."""
-    assert passed("tests/test_extras.py") > 20
+    assert passed("tests/test_extras.py", cell) > 20
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.skipif(cuda_include() is None, reason="CUDA's headers were not found: install its toolkit")
-def test_cell_on_the_emulated_gpu(copy):
-    # Not of half types: where they round, relu's derivative jumps.
-    assert passed("tests/test_cuda_emulated_extras.py", "and not half_types") > 5
+def test_cell_on_the_emulated_gpu(copy, cell):
+    """The one with a relu not in half types: where they round, its derivative jumps."""
+    assert passed("tests/test_cuda_emulated_extras.py", cell, "and not half_types" * (cell == "li_gru")) > 5
 
 
 ALONE = """

@@ -8,10 +8,13 @@
 //   kSavedValues        values per unit that backward works on: the gates, and whatever else needs a gradient of its
 //                       own. Each has a slot; the gradients in the first kGates slots multiply the input
 //
-// and of CellDefaults whatever is not the default. cells/list.h lists the cells.
+// and of CellDefaults whatever is not the default. A cell with cell states has a third function, candidates(step): it
+// computes them from the saved values and the cell states before. Forward uses it, and backward where zoneout has
+// blended what is stored. cells/list.h lists the cells.
 #pragma once
 
 #include "activations.h"
+#include "states.h"
 
 namespace fastrnn {
 
@@ -23,7 +26,7 @@ struct CellDefaults {
   static constexpr bool kProjects = false;   // may have a projection w_hr; hidden() is then the projection's input
   static constexpr bool kActivatesOutput = false;  // the projection has a bias and a nonlinearity
   static constexpr int kSeparateBias = -1;         // the gate whose two biases are added separately
-  static constexpr bool kHasCellState = false;     // there is a c beside h
+  static constexpr int kCellStates = 0;            // states beside h, which w_hh does not multiply; at most 3
   static constexpr bool kReadsSaved = true;        // backward reads the saved values (otherwise h is enough)
   static constexpr bool kReadsPreviousH = false;   // forward and backward read the unit's own h_{t-1}
   static constexpr bool kReadsH = false;           // backward reads h_t
@@ -45,19 +48,20 @@ struct CellName {
 
 template <class V, int kSavedValues>
 struct Step {
-  V saved[kSavedValues];      // written by forward, read by backward
-  V h_prev, c_prev;           // the state before the step
-  V h, c;                     // the state after it
-  const V* per_unit_weights;  // kPerUnitWeights of them
-  Activation activation;      // for cells whose activation is chosen at run time
+  V saved[kSavedValues];        // written by forward, read by backward
+  V h_prev, h;                  // before the step and after it
+  V cell_prev[kMaxCellStates];  // kCellStates of them, before the step
+  V cell[kMaxCellStates];       // and after it
+  const V* per_unit_weights;    // kPerUnitWeights of them
+  Activation activation;        // for cells whose activation is chosen at run time
 };
 
-// Gradients flowing through one step. In: those of h_t and c_t. Out: those of h_{t-1} and c_{t-1}.
+// Gradients flowing through one step. In: those of the states after it. Out: those of the states before it.
 template <class V, int kSavedValues>
 struct StepGrad {
-  V saved[kSavedValues];  // out: gradients of the pre-activations
-  V h;                    // in: dh_t; out where kCarriesH: the part of dh_{t-1} that bypasses w_hh
-  V c;                    // in: dc_t without the contribution of h_t; out: dc_{t-1}
+  V saved[kSavedValues];   // out: gradients of the pre-activations
+  V h;                     // in: dh_t; out where kCarriesH: the part of dh_{t-1} that bypasses w_hh
+  V cell[kMaxCellStates];  // in: without the contribution of h_t; out: whole
 };
 
 }  // namespace fastrnn

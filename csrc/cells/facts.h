@@ -18,12 +18,13 @@ struct CellFacts {
   int gates, saved_values, second_pass_gates;
   int per_unit_weights, inner_per_unit_weights;  // the second without those of layer normalisation
   bool plain;                                    // one of PlainCells
-  bool has_cell_state, reads_saved, projects, activates_output;
+  int cell_states;                               // beside h
+  bool reads_saved, projects, activates_output;
   int recurrent_slot[kMaxGates];
   // Slots of the bias gradients: the first one of b_ih's, and for each gate that of b_hh's.
   int bias_slot, recurrent_bias_slot[kMaxGates];
 
-  constexpr int states() const { return has_cell_state ? 2 : 1; }
+  constexpr int states() const { return 1 + cell_states; }
 };
 
 template <class Cell>
@@ -36,7 +37,7 @@ constexpr CellFacts facts_of(bool plain) {
                   .per_unit_weights = Cell::kPerUnitWeights,
                   .inner_per_unit_weights = InnerCell<Cell>::kPerUnitWeights,
                   .plain = plain,
-                  .has_cell_state = Cell::kHasCellState,
+                  .cell_states = Cell::kCellStates,
                   .reads_saved = Cell::kReadsSaved,
                   .projects = Cell::kProjects,
                   .activates_output = Cell::kActivatesOutput,
@@ -44,6 +45,8 @@ constexpr CellFacts facts_of(bool plain) {
                   .bias_slot = kInnerSlot<Cell>,
                   .recurrent_bias_slot = {}};
   static_assert(Cell::kGates <= kMaxGates);
+  static_assert(Cell::kCellStates <= kMaxCellStates);
+  static_assert(Cell::kCellStates == 0 || Cell::kSecondPassGates == 0, "a second pass does not pass on cell states");
   for (int gate = 0; gate < Cell::kGates; ++gate) {
     facts.recurrent_slot[gate] = Cell::recurrent_slot(gate);
     facts.recurrent_bias_slot[gate] = kInnerSlot<Cell> + InnerCell<Cell>::recurrent_slot(gate);

@@ -20,7 +20,7 @@ struct LstmCell : CellDefaults {
   static constexpr int kPerUnitWeights = kPeepholes ? kGates - 1 : 0;
   static constexpr int kInputPeephole = 0, kForgetPeephole = 1, kOutputPeephole = kPerUnitWeights - 1;
   static constexpr bool kProjects = true;
-  static constexpr bool kHasCellState = true;
+  static constexpr int kC = 0, kCellStates = 1;
 
   // x: W_ih x_t; r: W_hh h_{t-1} and the biases
   template <class V>
@@ -28,21 +28,21 @@ struct LstmCell : CellDefaults {
     V(&gate)[kSavedValues] = step.saved;
     for (int g = 0; g < kGates; ++g) gate[g] = x[g] + r[g];
     if constexpr (kPeepholes) {
-      gate[kInput] += step.per_unit_weights[kInputPeephole] * step.c_prev;
-      if constexpr (!kCoupled) gate[kForget] += step.per_unit_weights[kForgetPeephole] * step.c_prev;
+      gate[kInput] += step.per_unit_weights[kInputPeephole] * step.cell_prev[kC];
+      if constexpr (!kCoupled) gate[kForget] += step.per_unit_weights[kForgetPeephole] * step.cell_prev[kC];
     }
     gate[kInput] = sigmoid<V>(gate[kInput]);
     if constexpr (!kCoupled) gate[kForget] = sigmoid<V>(gate[kForget]);
     gate[kCandidate] = Math<V>::tanh(gate[kCandidate]);
-    step.c = candidate_c(step);
-    if constexpr (kPeepholes) gate[kOutput] += step.per_unit_weights[kOutputPeephole] * step.c;
+    candidates(step);
+    if constexpr (kPeepholes) gate[kOutput] += step.per_unit_weights[kOutputPeephole] * step.cell[kC];
     gate[kOutput] = sigmoid<V>(gate[kOutput]);
     step.h = hidden(step);
   }
 
   template <class V>
   static FASTRNN_INLINE void backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
-    grad.c += hidden_backward(step.saved[kOutput], step.c, grad.h, grad.saved[kOutput]);
+    grad.cell[kC] += hidden_backward(step.saved[kOutput], step.cell[kC], grad.h, grad.saved[kOutput]);
     cell_backward(step, grad);
   }
 
@@ -50,28 +50,30 @@ struct LstmCell : CellDefaults {
   template <class V>
   static FASTRNN_INLINE void cell_backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
     const V(&gate)[kSavedValues] = step.saved;
-    V dc = grad.c;
+    const V c_prev = step.cell_prev[kC];
+    V dc = grad.cell[kC];
     if constexpr (kPeepholes) dc += grad.saved[kOutput] * step.per_unit_weights[kOutputPeephole];
     grad.saved[kCandidate] = dc * gate[kInput] * tanh_grad(gate[kCandidate]);
     if constexpr (kCoupled) {
-      grad.saved[kInput] = dc * (gate[kCandidate] - step.c_prev) * sigmoid_grad(gate[kInput]);
+      grad.saved[kInput] = dc * (gate[kCandidate] - c_prev) * sigmoid_grad(gate[kInput]);
     } else {
       grad.saved[kInput] = dc * gate[kCandidate] * sigmoid_grad(gate[kInput]);
-      grad.saved[kForget] = dc * step.c_prev * sigmoid_grad(gate[kForget]);
+      grad.saved[kForget] = dc * c_prev * sigmoid_grad(gate[kForget]);
     }
-    grad.c = dc * forget(step);
+    dc = dc * forget(step);
     if constexpr (kPeepholes) {
-      grad.c += grad.saved[kInput] * step.per_unit_weights[kInputPeephole];
-      if constexpr (!kCoupled) grad.c += grad.saved[kForget] * step.per_unit_weights[kForgetPeephole];
+      dc += grad.saved[kInput] * step.per_unit_weights[kInputPeephole];
+      if constexpr (!kCoupled) dc += grad.saved[kForget] * step.per_unit_weights[kForgetPeephole];
     }
+    grad.cell[kC] = dc;
   }
 
   // The step's contribution to the gradient of its per_unit_weights.
   template <class V>
   static FASTRNN_INLINE V per_unit_weight_grad(int weight, const Step<V, kSavedValues>& step,
                                                const StepGrad<V, kSavedValues>& grad) {
-    if (weight == kOutputPeephole) return grad.saved[kOutput] * step.c;
-    return grad.saved[weight] * step.c_prev;
+    if (weight == kOutputPeephole) return grad.saved[kOutput] * step.cell[kC];
+    return grad.saved[weight] * step.cell_prev[kC];
   }
 
   template <class V>
@@ -80,16 +82,15 @@ struct LstmCell : CellDefaults {
     return step.saved[kForget];
   }
 
-  // c_t before zoneout, recomputed from the reserve.
   template <class V>
-  static FASTRNN_INLINE V candidate_c(const Step<V, kSavedValues>& step) {
-    return forget(step) * step.c_prev + step.saved[kInput] * step.saved[kCandidate];
+  static FASTRNN_INLINE void candidates(Step<V, kSavedValues>& step) {
+    step.cell[kC] = forget(step) * step.cell_prev[kC] + step.saved[kInput] * step.saved[kCandidate];
   }
 
   // The h that a projection takes as input, recomputed from the reserve.
   template <class V>
   static FASTRNN_INLINE V hidden(const Step<V, kSavedValues>& step) {
-    return hidden_of(step.saved[kOutput], step.c);
+    return hidden_of(step.saved[kOutput], step.cell[kC]);
   }
 
   template <class V>

@@ -26,7 +26,8 @@ struct Normalized : Cell {
   static constexpr int kGain = kInputGain + kGates;
   static constexpr int kCellGain = kGain + kGates;
   static constexpr int kCellBias = kCellGain + 1;
-  static constexpr int kPerUnitWeights = kCellGain + (Cell::kHasCellState ? 2 : 0);
+  static constexpr int kPerUnitWeights = kCellGain + (Cell::kCellStates > 0 ? 2 : 0);
+  static_assert(Cell::kCellStates <= 1, "layer normalisation is defined for one cell state");
 };
 
 // The cell without its normalisation, whose step a loop runs.
@@ -51,7 +52,7 @@ inline constexpr int kInnerSlot = 0;
 template <class Cell>
 inline constexpr int kInnerSlot<Normalized<Cell>> = Normalized<Cell>::kInner;
 template <class Cell>
-inline constexpr bool kNormalizesCell = kNormalizes<Cell> && Cell::kHasCellState;
+inline constexpr bool kNormalizesCell = kNormalizes<Cell> && Cell::kCellStates > 0;
 
 // Statistics of a row: its mean, and the reciprocal of its standard deviation.
 template <class A>

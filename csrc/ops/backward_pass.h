@@ -41,14 +41,16 @@ class BackwardPass {
     check_saved();
     const int64_t at_once = at_once_.count();
     grad_saved_ = device.empty({at_once * halves_ * half_size()}, shape.dtype);
-    if (args.has_cx()) cx_ = converted(device.dense(args.cx()), scalar_type_of<A>);
     if (grads.output) {
       grad_output_ = device.dense(*grads.output);
       STD_TORCH_CHECK(grad_output_->scalar_type() == shape.dtype && grad_output_->numel() == output.numel(),
                       "fastrnn: the gradient of output does not fit");
     }
     grad_h_ = copy_or_zeros<T, A>(device, grads.state(0), shape.state_sizes(recurrent_));
-    if (args.has_cx()) grad_c_ = copy_or_zeros<T, A>(device, grads.state(1), shape.state_sizes(hidden_));
+    for (size_t s = 1; s < args.states.size(); ++s) {
+      cx_.push_back(converted(device.dense(args.states[s]), scalar_type_of<A>));
+      grad_cells_.push_back(copy_or_zeros<T, A>(device, grads.state(s), shape.state_sizes(hidden_)));
+    }
     if (shape.per_unit_weights > 0) {
       grad_per_unit_weights_ =
           device.empty({shape.recurrences(), shape.batch, shape.per_unit_weights * hidden_}, scalar_type_of<A>);
@@ -72,7 +74,7 @@ class BackwardPass {
       std::move(grads.begin(), grads.end(), std::back_inserter(result.weights));
     }
     result.states.push_back(converted(grad_h_, shape_.dtype));
-    if (grad_c_) result.states.push_back(converted(*grad_c_, shape_.dtype));
+    for (const Tensor& grad : grad_cells_) result.states.push_back(converted(grad, shape_.dtype));
     result.reset_states = extra_grads_.reset_states();
     return result;
   }
@@ -164,7 +166,6 @@ class BackwardPass {
     params.steps = shape_.direction(recurrence.direction);
     params.dims = shape_.dims;
     params.saved = reserve() + layout_.saved_of(index);
-    params.cells = facts_.has_cell_state ? reinterpret_cast<const A*>(reserve() + layout_.cells_of(index)) : nullptr;
     params.w_hh = w.w_hh;
     params.w_hr = w.w_hr;
     params.per_unit_weights = w.per_unit_weights;
@@ -172,14 +173,18 @@ class BackwardPass {
       params.grad_per_unit_weights = data<A>(grad_per_unit_weights_) + index * cell_state * shape_.per_unit_weights;
     }
     params.hx = data<const T>(hx_) + index * state;
-    params.cx = cx_ ? data<const A>(*cx_) + index * cell_state : nullptr;
     params.output = output_of(recurrence.layer) + column;
     params.output_stride = shape_.output_columns();
     const T* const grad_output = grad_output_of(recurrence.layer);
     params.grad_output = grad_output ? grad_output + column : nullptr;
     params.grad_output_stride = params.output_stride;
     params.grad_h = data<A>(grad_h_) + index * state;
-    params.grad_c = grad_c_ ? data<A>(*grad_c_) + index * cell_state : nullptr;
+    for (int k = 0; k < facts_.cell_states; ++k) {
+      const size_t place = static_cast<size_t>(k);
+      params.cells[k] = reinterpret_cast<const A*>(reserve() + layout_.cells_of(index, k));
+      params.cx[k] = data<const A>(cx_[place]) + index * cell_state;
+      params.grad_cell[k] = data<A>(grad_cells_[place]) + index * cell_state;
+    }
     params.extras = extras_.of(recurrence.direction);
     params.extra_grads = extra_grads_.of(recurrence.direction);
     if (shape_.dims.projected) {
@@ -235,7 +240,8 @@ class BackwardPass {
   const CallExtras<T, Device> extras_;
   const CallExtraGrads<T, Device> extra_grads_;
   const BetweenLayers<T, Device> lower_grads_;
-  std::optional<Tensor> cx_, grad_output_, grad_c_;
+  std::vector<Tensor> cx_, grad_cells_;  // of each cell state
+  std::optional<Tensor> grad_output_;
   Tensor grad_h_, grad_saved_, grad_projected_, operand_, grad_per_unit_weights_;
 };
 

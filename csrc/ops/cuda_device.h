@@ -170,7 +170,9 @@ class CudaLoops {
     params.steps = steps(params.steps, call.chunk);
     if (call.chunk.begin == 0) device_.copy(params.hy, params.hx, shape_.batch * shape_.dims.recurrent_size);
     params.output += call.chunk.first_row * params.output_stride;
-    if (params.cells) params.cells += call.chunk.first_row * shape_.dims.hidden_size;
+    for (int k = 0; params.keep && k < cell_facts(cell_).cell_states; ++k) {
+      params.cells[k] += call.chunk.first_row * shape_.dims.hidden_size;
+    }
     if (call.chunk.begin > 0) params.hx = params.output - shape_.batch * params.output_stride;
     return params;
   }
@@ -182,10 +184,10 @@ class CudaLoops {
     if (facts.reads_saved) params.saved += first_row * facts.saved_values * hidden;
     params.output += first_row * params.output_stride;
     if (params.grad_output) params.grad_output += first_row * params.grad_output_stride;
-    if (params.cells) params.cells += first_row * hidden;
-    if (call.chunk.begin > 0) {
-      params.hx = params.output - shape_.batch * params.output_stride;
-      if (params.cells) params.cx = params.cells - shape_.batch * hidden;
+    if (call.chunk.begin > 0) params.hx = params.output - shape_.batch * params.output_stride;
+    for (int k = 0; k < facts.cell_states; ++k) {
+      params.cells[k] += first_row * hidden;
+      if (call.chunk.begin > 0) params.cx[k] = params.cells[k] - shape_.batch * hidden;
     }
     return params;
   }

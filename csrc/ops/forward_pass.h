@@ -37,7 +37,9 @@ class ForwardPass {
                                  : at_once_.count() * chunks_.most_rows_of_sub_chunk() * saved_columns_),
         output_(device.empty(sizes_like(input_, shape.output_columns()), shape.dtype)),
         hy_(device.empty(shape.state_sizes(recurrent_), shape.dtype)) {
-    if (args.has_cx()) cell_ = copy_or_zeros<T, A>(device, args.cx(), shape.state_sizes(hidden_));
+    for (size_t s = 1; s < args.states.size(); ++s) {
+      cells_.push_back(copy_or_zeros<T, A>(device, args.states[s], shape.state_sizes(hidden_)));
+    }
     if (keep) {
       reserve_ = device.empty({layout_.size()}, shape.dtype);
     } else {
@@ -52,18 +54,21 @@ class ForwardPass {
       }
     }
     LayerOutputs out{output_, {hy_}, reserve_};
-    if (cell_) out.states.push_back(converted(*cell_, shape_.dtype));
+    for (const Tensor& cell : cells_) out.states.push_back(converted(cell, shape_.dtype));
     return out;
   }
 
-  // (rows as output, D*H): every step's c, of a layer whose cell has one, if it was kept; zero where no row ran.
-  Tensor cells() const {
-    const Tensor out = device_.empty(sizes_like(input_, shape_.directions * hidden_), shape_.dtype);
-    for (int64_t d = 0; d < shape_.directions; ++d) {
-      const Matrix<T> to{data<T>(out) + d * hidden_, shape_.rows, hidden_, shape_.directions * hidden_};
-      const Matrix<const A> from{kept_cells(d), shape_.rows, hidden_, hidden_};
-      Tensor view = as_tensor(to, Place(out));
-      torch::stable::copy_(view, as_tensor(from, Place(out)));
+  // See LayerOutputs, of a single layer, if it was kept; zero where no row ran.
+  Tensor every_cell() const {
+    const int64_t columns = facts_.cell_states * shape_.directions * hidden_;
+    const Tensor out = device_.empty(sizes_like(input_, columns), shape_.dtype);
+    T* to = data<T>(out);
+    for (int k = 0; k < facts_.cell_states; ++k) {
+      for (int64_t d = 0; d < shape_.directions; ++d, to += hidden_) {
+        Tensor view = as_tensor(Matrix<T>{to, shape_.rows, hidden_, columns}, Place(out));
+        const Matrix<const A> from{kept_cells(d, k), shape_.rows, hidden_, hidden_};
+        torch::stable::copy_(view, as_tensor(from, Place(out)));
+      }
     }
     return out;
   }
@@ -111,19 +116,24 @@ class ForwardPass {
     params.output = output_of(recurrence.layer) + column;
     params.output_stride = shape_.output_columns();
     params.hy = data<T>(hy_) + index * state;
-    params.cell = cell_ ? data<A>(*cell_) + index * cell_state : nullptr;
-    params.cells = keep_ && facts_.has_cell_state ? kept_cells(index) : nullptr;
-    // The kernels write no row that does not run: its output is zero, and it has no c.
+    // The kernels write no row that does not run: its output and cell states are zero.
     if (shape_.padded_ragged && recurrence.direction == 0)
       device_.zero(params.output, shape_.rows * shape_.output_columns());
-    if (params.cells && extras_.any() && shape_.padded_ragged) device_.zero(params.cells, shape_.rows * hidden_);
+    for (int k = 0; k < facts_.cell_states; ++k) {
+      params.cell[k] = data<A>(cells_[static_cast<size_t>(k)]) + index * cell_state;
+      if (!keep_) continue;
+      params.cells[k] = kept_cells(index, k);
+      if (extras_.any() && shape_.padded_ragged) device_.zero(params.cells[k], shape_.rows * hidden_);
+    }
     params.extras = extras_.of(recurrence.direction);
     return params;
   }
 
   // Only if something is kept.
   T* kept_saved(int64_t index) const { return data<T>(*reserve_) + layout_.saved_of(index); }
-  A* kept_cells(int64_t index) const { return reinterpret_cast<A*>(data<T>(*reserve_) + layout_.cells_of(index)); }
+  A* kept_cells(int64_t index, int state) const {
+    return reinterpret_cast<A*>(data<T>(*reserve_) + layout_.cells_of(index, state));
+  }
 
   T* output_of(int64_t layer) const {
     if (layer == shape_.layers - 1) return data<T>(output_);
@@ -148,17 +158,19 @@ class ForwardPass {
   // Of one sub-chunk of each recurrence that runs at the same time, where no reserve takes them.
   const typename Device::template Scratch<T> projections_;
   const Tensor output_, hy_;
-  std::optional<Tensor> cell_, reserve_;
+  std::vector<Tensor> cells_;  // the final cell states
+  std::optional<Tensor> reserve_;
   std::optional<BetweenLayers<T, Device>> lower_outputs_;  // where no reserve takes them
 };
 
-// The forward pass, where the weights are of the data's type. Every step's c, if it is wanted, comes from the reserve.
+// The forward pass, where the weights are of the data's type. Every step's cell states, if wanted, come from the
+// reserve.
 template <class T, class Device, template <class, class> class Loops>
 LayerOutputs run_forward(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep) {
   const bool wants_cells = args.extras && args.extras->cells;
   ForwardPass<T, T, Device, Loops> pass(device, args, shape, keep || wants_cells);
   LayerOutputs out = pass.run();
-  if (wants_cells) out.cells = pass.cells();
+  if (wants_cells) out.cells = pass.every_cell();
   return out;
 }
 

@@ -18,7 +18,7 @@ struct LayerExtras {
   std::vector<Tensor> kept;          // of each state (D, N, its size), or empty; or none
   std::vector<double> shares;        // of each state, where what is kept of it is missing; or none
   std::optional<double> clip;        // of backward
-  bool cells = false;                // every step's c is wanted
+  bool cells = false;                // every step's cell states are wanted
   std::vector<int64_t> activations;  // Activation, of h and of the output, where the cell is told them; or none
 
   bool any() const {
@@ -41,7 +41,7 @@ struct LayerExtras {
 struct LayerArgs {
   CellKind cell;
   Tensor input;                       // (T, B, I), packed (N, I), or for one step of one layer (B, I)
-  std::vector<Tensor> states;         // hx (L*D, B, K), for one step (B, K), and where there is a c cx, with H for K
+  std::vector<Tensor> states;         // hx (L*D, B, K), for one step (B, K), and the cell states, with H for K
   std::vector<Tensor> weights;        // w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], and (kPerUnitWeights, H) of a
                                       // cell that has per-unit weights, for each layer and in it for each direction
   std::optional<Tensor> batch_sizes;  // (T) int64, non-increasing: rows valid at each time; on the CPU, or on the GPU
@@ -52,15 +52,13 @@ struct LayerArgs {
   std::optional<LayerExtras> extras{};
 
   const Tensor& hx() const { return states[0]; }
-  bool has_cx() const { return states.size() > 1; }
-  const Tensor& cx() const { return states[1]; }
 };
 
 struct LayerOutputs {
   Tensor output;                  // of the last layer: (T, B, D*K), packed (N, D*K), or of one step (B, K)
   std::vector<Tensor> states;     // as LayerArgs::states
   std::optional<Tensor> reserve;  // what backward reads
-  std::optional<Tensor> cells{};  // as output, D*H columns: every step's c, if extras ask for it
+  std::optional<Tensor> cells{};  // as output, D*H columns for each cell state: after every step, if extras ask for it
 };
 
 struct LayerGrads {

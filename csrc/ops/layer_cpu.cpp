@@ -95,7 +95,7 @@ Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool 
                  .batch_sizes = {},
                  .bidirectional = bidirectional,
                  .allow_tf32 = false};
-  if (facts.has_cell_state) {
+  for (int k = 0; k < facts.cell_states; ++k) {
     args.states.push_back(empty({directions, 0, weights[1].size(0) / facts.gates}, dtype, place));
   }
   const auto freeze = [&]<class T, class W>(const CpuDevice& device, const LayerShape& shape, T, W) {

@@ -35,7 +35,7 @@ Tensor copy_or_zeros(const Device& device, const std::optional<Tensor>& from, co
   const Tensor out = device.empty(sizes, scalar_type_of<A>);
   if (from) {
     STD_TORCH_CHECK(from->scalar_type() == scalar_type_of<T> && from->numel() == out.numel(),
-                    "fastrnn: a gradient or cx does not fit");
+                    "fastrnn: a gradient or cell state does not fit");
     const Tensor wide = converted(device.dense(*from), scalar_type_of<A>);
     device.copy(data<A>(out), data<const A>(wide), out.numel());
   } else {

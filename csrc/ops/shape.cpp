@@ -60,7 +60,6 @@ void check_extras(const LayerExtras& extras, const Kind& kind, const LayerShape&
   check(!shape.single_step, "extras need the dimensions of steps and directions");
   check(shape.layers == 1, "extras are those of a single layer");
   const size_t states = static_cast<size_t>(facts.states());
-  const int64_t sizes[] = {shape.dims.recurrent_size, shape.dims.hidden_size};
   const auto none_or = [](size_t count, size_t all) { return count == 0 || count == all; };
   const auto check_size = [&](const Tensor& tensor, int64_t rows, int64_t columns, const char* what) {
     check_tensor(tensor, kind, {shape.directions, rows, columns}, what);
@@ -70,15 +69,16 @@ void check_extras(const LayerExtras& extras, const Kind& kind, const LayerShape&
         "kept and shares must be as many as states, or none");
   for (size_t s = 0; s < states; ++s) {
     if (extras.resets()) {
-      check_size(extras.reset_states[s], shape.batch, sizes[s], "a reset state must have the shape of its state");
+      check_size(extras.reset_states[s], shape.batch, shape.state_size(s),
+                 "a reset state must have the shape of its state");
     }
     const std::optional<Tensor> kept = extras.kept_of(s);
-    if (kept) check_size(*kept, shape.rows, sizes[s], "kept must be (directions, rows, size of the state)");
+    if (kept) check_size(*kept, shape.rows, shape.state_size(s), "kept must be (directions, rows, size of the state)");
   }
   if (extras.h_mask) {
-    check_size(*extras.h_mask, shape.batch, sizes[0], "h_mask must have the shape of hx");
+    check_size(*extras.h_mask, shape.batch, shape.state_size(0), "h_mask must have the shape of hx");
   }
-  check(states > 1 || !extras.cells, "only the LSTM has a c");
+  check(states > 1 || !extras.cells, "the cell has no cell state");
   check(!facts.activates_output || extras.share_of(0) == 0,
         "a cell whose output has a nonlinearity takes masks for zoneout");
   constexpr int64_t kActivations = static_cast<int64_t>(Activation::kSigmoid) + 1;
@@ -105,7 +105,7 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   shape.single_step = args.input.dim() == 2 && !args.batch_sizes && !args.bidirectional;
   check(args.input.dim() == 3 || (args.input.dim() == 2 && args.batch_sizes) || shape.single_step,
         "input must be (T, B, I), (N, I) packed, or (B, I) for one step in one direction");
-  check(static_cast<int>(args.states.size()) == facts.states(), "states must be hx, and cx of the LSTM alone");
+  check(static_cast<int>(args.states.size()) == facts.states(), "states must be hx, and one for each cell state");
   check(args.hx().dim() == (shape.single_step ? 2 : 3),
         "hx must be (layers * directions, batch, size), or (batch, size) for one step");
   shape.directions = args.bidirectional ? 2 : 1;
@@ -155,8 +155,10 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
                    "the unit weights have the wrong shape");
     }
   }
-  check_tensor(args.hx(), kind, shape.state_sizes(recurrent), "hx has the wrong shape");
-  if (args.has_cx()) check_tensor(args.cx(), kind, shape.state_sizes(hidden), "cx has the wrong shape");
+  for (size_t s = 0; s < args.states.size(); ++s) {
+    check_tensor(args.states[s], kind, shape.state_sizes(shape.state_size(s)),
+                 s == 0 ? "hx has the wrong shape" : "cx has the wrong shape");
+  }
   check(args.extras.has_value() || facts.plain, "the cell has no plain recurrence");
   if (args.extras) check_extras(*args.extras, kind, shape, facts);
   return shape;

@@ -49,6 +49,8 @@ struct LayerShape {
   int64_t output_columns() const { return directions * dims.recurrent_size; }
   int64_t input_size(int64_t layer) const { return layer == 0 ? first_input_size : output_columns(); }
   int64_t largest_input_size() const { return std::max(first_input_size, layers > 1 ? output_columns() : 0); }
+  // Features of the state that stands at this place of LayerArgs::states.
+  int64_t state_size(size_t place) const { return place == 0 ? dims.recurrent_size : dims.hidden_size; }
   // Of hx and its kin.
   std::vector<int64_t> state_sizes(int64_t features) const {
     if (single_step) return {batch, features};
@@ -98,22 +100,25 @@ struct Weights {
 };
 
 // Where what forward keeps for backward lies: for every recurrence what its kernel keeps, then the outputs of all
-// layers but the last. Values of T, among which those of c take the room of as many T as an accumulator measures.
+// layers but the last. Values of T, among which those of cell states take the room of as many T as an accumulator
+// measures.
 struct ReserveLayout {
-  int64_t saved, cells;  // of a recurrence
+  int64_t saved, cell;  // of a recurrence, the second for each of its cell states
+  int64_t cell_states;
   int64_t recurrences;
   int64_t output_values;  // of a layer
   int64_t outputs;
 
   ReserveLayout(const CellFacts& facts, const LayerShape& shape, int64_t values_per_accumulator)
       : saved(facts.reads_saved ? shape.rows * facts.saved_values * shape.dims.hidden_size : 0),
-        cells(facts.has_cell_state ? shape.rows * shape.dims.hidden_size * values_per_accumulator : 0),
+        cell(shape.rows * shape.dims.hidden_size * values_per_accumulator),
+        cell_states(facts.cell_states),
         recurrences(shape.recurrences()),
         output_values(shape.rows * shape.output_columns()),
         outputs(shape.layers - 1) {}
 
-  int64_t saved_of(int64_t index) const { return index * (saved + cells); }
-  int64_t cells_of(int64_t index) const { return saved_of(index) + saved; }
+  int64_t saved_of(int64_t index) const { return index * (saved + cell_states * cell); }
+  int64_t cells_of(int64_t index, int state) const { return saved_of(index) + saved + state * cell; }
   int64_t output_of(int64_t layer) const { return saved_of(recurrences) + layer * output_values; }
   int64_t size() const { return output_of(outputs); }
 };

@@ -142,8 +142,11 @@ def _check_states(name: str, stack: Stack, states: States, batch: tuple[int, ...
     rows = stack.num_layers * 2 if stack.bidirectional else stack.num_layers
     hx_shape = (rows, *batch, stack.proj_size or stack.hidden_size)
     cx_shape = (rows, *batch, stack.hidden_size)
-    if states[0].shape != hx_shape or (len(states) > 1 and states[1].shape != cx_shape):
-        checks.refuse_states(name, states, (hx_shape, cx_shape), stack.batch_first)
+    fits = states[0].shape == hx_shape
+    for state in states[1:]:
+        fits = fits and state.shape == cx_shape
+    if not fits:
+        checks.refuse_states(name, states, (hx_shape, *[cx_shape] * (len(states) - 1)), stack.batch_first)
 
 
 def cell_arguments(
@@ -162,7 +165,10 @@ def cell_arguments(
     checks.check_sizes(name, 1, shape[-1], weights[0].shape[1])
     if states is not None:
         expected = (*shape[:-1], checks.hidden_size_of(cell, weights))
-        if states[0].shape != expected or (len(states) > 1 and states[1].shape != expected):
+        fits = True
+        for state in states:
+            fits = fits and state.shape == expected
+        if not fits:
             checks.refuse_cell_states(name, states, expected)
     if rank == 2:
         return Arguments(input, states, None, shape[0])

@@ -189,6 +189,9 @@ def refuse_lengths(name: str, kind: str) -> NoReturn:
     raise ValueError(f"{name}: a {kind} has lengths of its own. Pass lengths only with a padded batch")
 
 
+_STATES = ("hx", "cx", "states[2]", "states[3]")  # what messages call them
+
+
 def refuse_states(
     name: str, states: tuple[Tensor, ...], expected: tuple[tuple[int, ...], ...], batch_first: bool
 ) -> NoReturn:
@@ -207,16 +210,16 @@ def refuse_states(
 
 def refuse_cell_states(name: str, states: tuple[Tensor, ...], expected: tuple[int, ...]) -> NoReturn:
     """Say what is wrong with a cell's states, given the shape expected of each."""
-    for label, state in zip(("hx", "cx"), states, strict=False):
+    for label, state in zip(_STATES, states, strict=False):
         if state.dim() not in (1, 2):
             raise ValueError(f"{name}: expected {label} to be 1D (H,) or 2D (B, H), got {state.dim()}D")
-    label, shape, got = _first_misfit(states, (expected, expected))
+    label, shape, got = _first_misfit(states, (expected,) * len(states))
     layout = "(batch, hidden_size)" if len(expected) == 2 else "(hidden_size,), as the input has no batch"
     raise RuntimeError(f"{name}: expected {label} size {shape}, got {got}. Its shape is {layout}")
 
 
 def _first_misfit(states: tuple[Tensor, ...], expected: tuple[tuple[int, ...], ...]) -> tuple[str, str, str]:
-    for label, state, shape in zip(("hx", "cx"), states, expected, strict=False):
+    for label, state, shape in zip(_STATES, states, expected, strict=False):
         if state.shape != shape:
             return label, str(tuple(shape)), str(tuple(state.shape))
     raise AssertionError("every state fits")

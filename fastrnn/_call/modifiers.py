@@ -92,9 +92,9 @@ def in_row_order(
     if reset_state is None:
         rows = stack.num_layers * (2 if stack.bidirectional else 1)
         zeros = input.new_zeros(rows, states_like[1], stack.proj_size or stack.hidden_size)
-        states: States = (zeros,)
-        if name == "LSTM":  # c is as large as h but where h is projected; nothing writes to either
-            states = (zeros, zeros if not stack.proj_size else input.new_zeros(*zeros.shape[:2], stack.hidden_size))
+        # Cell states are as large as h but where h is projected; nothing writes to them.
+        cell_zeros = zeros if not stack.proj_size else input.new_zeros(*zeros.shape[:2], stack.hidden_size)
+        states: States = (zeros, *[cell_zeros] * (CELLS[stack.mode.lower()].states - 1))
     else:
         states = _reset_states(name, stack, reset_state, states_like[1], input, batched)
     if order is not None:
@@ -132,7 +132,8 @@ def _reset_states(
         checks.check_state(name, input, state, "reset_state", "reset state")
     rows = stack.num_layers * (2 if stack.bidirectional else 1)
     whole = []
-    for state, size in zip(states, (stack.proj_size or stack.hidden_size, stack.hidden_size), strict=False):
+    for index, state in enumerate(states):
+        size = stack.hidden_size if index else stack.proj_size or stack.hidden_size
         expected = (rows, batch, size) if batched else (rows, size)
         if tuple(state.shape) not in (expected, (rows, 1, size)):
             raise RuntimeError(

@@ -212,13 +212,12 @@ def runs_as_one(stack: Stack, weights: Sequence[Tensor]) -> bool:
 
 
 def _zeros(cell: str, input: Tensor, hx_shape: tuple[int, ...], hidden_size: int) -> States:
-    """Initial states. One tensor serves as hx and cx where they have one shape: nothing writes to it."""
+    """Initial states. One tensor serves for all of one shape: nothing writes to it."""
     zeros = input.new_zeros(*hx_shape)  # half the time of torch.zeros(hx_shape, dtype=..., device=...)
-    if CELLS[cell].states == 1:
-        return (zeros,)
-    if hx_shape[-1] == hidden_size:
-        return zeros, zeros
-    return zeros, input.new_zeros(*hx_shape[:-1], hidden_size)
+    states = CELLS[cell].states
+    if states == 1 or hx_shape[-1] == hidden_size:
+        return (zeros,) * states
+    return zeros, *(input.new_zeros(*hx_shape[:-1], hidden_size),) * (states - 1)
 
 
 def run_cell(

@@ -46,7 +46,7 @@ class Call:
 
     @property
     def outputs(self) -> int:
-        """How many tensors come out: output, final states, perhaps every step's c."""
+        """How many tensors come out: output, final states, perhaps every step's cell states."""
         return 1 + self.states + (1 if self.returns_cells else 0)
 
     @property
@@ -119,7 +119,7 @@ class Call:
         return (output, *finals, cells) if self.returns_cells else (output, *finals)
 
     def split_outputs(self, outputs: Sequence[Any]) -> tuple[Any, list[Any], Any]:
-        """Of the outputs, or their gradients: output, final states, every step's c or None."""
+        """Of the outputs, or their gradients: output, final states, every step's cell states or None."""
         of_cells = outputs[-1] if self.returns_cells else None
         return outputs[0], list(outputs[1 : 1 + self.states]), of_cells
 

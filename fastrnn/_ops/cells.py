@@ -12,7 +12,7 @@ class CellFacts(NamedTuple):
 
     inner: str  # the cell without layer normalisation: itself, where there is none
     gates: int  # computed at each step: the factor in w_ih's (gates * hidden_size, input_size)
-    states: int  # carried from step to step: (h,) or (h, c)
+    states: int  # carried from step to step: h, and behind it the cell states, of hidden_size each: an LSTM's c
     plain: bool  # torch.nn has it, too; the others always come with reference.Extras
     # Weights that it has for each unit beside its gates', (., H) behind the others: peepholes; behind them those of
     # layer normalisation, which are the gates' gains for W_ih x and for W_hh h, in the LSTM gain and bias of c.

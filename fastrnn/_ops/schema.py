@@ -78,9 +78,10 @@ def _fake_infer(
     return_cells: bool,
     activations: list[int] | None,
 ) -> tuple[Any, ...]:
-    features = (2 if bidirectional else 1) * (weights[0].shape[0] // CELLS[cell].gates)
+    facts = CELLS[cell]
+    features = (facts.states - 1) * (2 if bidirectional else 1) * (weights[0].shape[0] // facts.gates)
     cells = input.new_empty((*input.shape[:-1], features) if return_cells else (0,))
-    return *_fake_results(input, states[: CELLS[cell].states], bidirectional), cells
+    return *_fake_results(input, states[: facts.states], bidirectional), cells
 
 
 def _fake_forward(

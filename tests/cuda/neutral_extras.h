@@ -37,13 +37,18 @@ class NeutralExtras {
     for (int64_t s = 0; s < steps.steps; ++s) {
       for (int64_t row = 0; row < running(s); ++row) prepare(s, row);
     }
-    extras_ = {cuts_.data(), reset_h_.data(), nullptr, h_mask_.data(), kept_h_.data(), nullptr, T{}, T{}};
-    grads_ = {grad_reset_h_.data(), nullptr, nullptr, dims.hidden_size, std::numeric_limits<A>::max()};
+    extras_.cuts = cuts_.data();
+    extras_.reset_h = reset_h_.data();
+    extras_.h_mask = h_mask_.data();
+    extras_.kept_h = kept_h_.data();
+    grads_.reset_h = grad_reset_h_.data();
+    grads_.cells_stride = dims.hidden_size;
+    grads_.clip = std::numeric_limits<A>::max();
     if (!has_cell_state) return;
-    extras_.reset_c = reset_c_.data();
-    extras_.kept_c = kept_c_.data();
-    grads_.reset_c = grad_reset_c_.data();
-    grads_.cells = grad_cells_.data();
+    extras_.reset_cell[0] = reset_c_.data();
+    extras_.kept_cell[0] = kept_c_.data();
+    grads_.reset_cell[0] = grad_reset_c_.data();
+    grads_.cells[0] = grad_cells_.data();
   }
 
   // The rows of the first step find their initial state only in the reset states.
@@ -97,8 +102,8 @@ class NeutralExtras {
   const Buffer<T> h_mask_, kept_h_, kept_c_;
   const Buffer<A> grad_reset_h_, grad_reset_c_;
   const Buffer<T> grad_cells_;
-  Extras<T, A> extras_;
-  ExtraGrads<T, A> grads_;
+  Extras<T, A> extras_{};
+  ExtraGrads<T, A> grads_{};
 };
 
 // The streamed path with such extras.
@@ -120,25 +125,25 @@ class ExtendedGpu : public Gpu<T> {
     return Gpu<T>::scratch(drawn, params, plan);
   }
   void run(const Case& drawn, cuda::Forward<T> params, const GpuPlan& plan) const {
-    const NeutralExtras<T> added(params.steps, params.dims, params.cell);
-    added.take_initial_states(params.hy, params.cell);
+    const NeutralExtras<T> added(params.steps, params.dims, params.cell[0]);
+    added.take_initial_states(params.hy, params.cell[0]);
     params.extras = added.extras();
     Gpu<T>::run(drawn, params, plan);
   }
   void run(const Case& drawn, cuda::Backward<T> params, const GpuPlan& plan) const {
-    const NeutralExtras<T> added(params.steps, params.dims, params.cx);
+    const NeutralExtras<T> added(params.steps, params.dims, params.cx[0]);
     const int64_t B = params.dims.batch, K = params.dims.recurrent_size, H = params.dims.hidden_size;
     const GpuMemory<T> hx(B * K);
-    const GpuMemory<A> cx(params.cx ? B * H : 0);
+    const GpuMemory<A> cx(params.cx[0] ? B * H : 0);
     std::copy_n(params.hx, hx.size(), hx.data());
-    std::copy_n(params.cx, cx.size(), cx.data());
-    added.take_initial_states(hx.data(), params.cx ? cx.data() : nullptr);
+    std::copy_n(params.cx[0], cx.size(), cx.data());
+    added.take_initial_states(hx.data(), params.cx[0] ? cx.data() : nullptr);
     params.hx = hx.data();
-    params.cx = params.cx ? cx.data() : nullptr;
+    if (params.cx[0]) params.cx[0] = cx.data();
     params.extras = added.extras();
     params.extra_grads = added.grads();
     Gpu<T>::run(drawn, params, plan);
-    added.add_reset_grads(params.grad_h, params.grad_c);
+    added.add_reset_grads(params.grad_h, params.grad_cell[0]);
   }
 };
 

@@ -155,7 +155,7 @@ class ForwardRun final : public KernelRun<Machine> {
   ForwardRun(const Machine& machine, const Case& drawn, Report& report) : Base(machine, drawn, "forward", report) {
     const Problem& p = problem_;
     const int64_t N = p.rows, B = p.batch, H = p.hidden, K = p.recurrent, columns = p.gates() * H;
-    const bool reads_saved = drawn.keep && facts_.reads_saved, has_c = facts_.has_cell_state;
+    const bool reads_saved = drawn.keep && facts_.reads_saved, has_c = facts_.cell_states > 0;
     params_.steps = this->steps();
     params_.dims = this->dims();
     params_.keep = drawn.keep;
@@ -182,8 +182,8 @@ class ForwardRun final : public KernelRun<Machine> {
       params_.saved = reset(saved_);
       params_.output = reset(output_);
       params_.hy = reset(hy_);
-      params_.cell = reset(cell_);
-      params_.cells = reset(cells_);
+      params_.cell[0] = reset(cell_);
+      params_.cells[0] = reset(cells_);
     });
   }
 
@@ -212,17 +212,17 @@ class BackwardRun final : public KernelRun<Machine> {
   BackwardRun(const Machine& machine, const Case& drawn, Report& report) : Base(machine, drawn, "backward", report) {
     const Problem& p = problem_;
     const int64_t N = p.rows, B = p.batch, H = p.hidden, K = p.recurrent, C = p.saved_values();
-    const bool has_c = facts_.has_cell_state;
+    const bool has_c = facts_.cell_states > 0;
     const Forward kept = as_kept<T, A>(forward_);
     const Backward after = run_backward(p, kept);
     params_.steps = this->steps();
     params_.dims = this->dims();
     params_.saved = this->input(kept.saved, Layout::plain(N, C * H), facts_.reads_saved);
-    params_.cells = this->template input<A>(kept.cells, Layout::plain(N, H), has_c);
+    params_.cells[0] = this->template input<A>(kept.cells, Layout::plain(N, H), has_c);
     params_.w_hh = this->input(p.w_hh, Layout::plain(p.gates() * H, K));
     params_.w_hr = this->input(p.w_hr, Layout::plain(K, H), p.projected);
     params_.hx = this->input(p.hx, Layout::plain(B, K));
-    params_.cx = this->template input<A>(p.cx, Layout::plain(B, H), has_c);
+    params_.cx[0] = this->template input<A>(p.cx, Layout::plain(B, H), has_c);
     params_.output = this->input(kept.output, this->output_layout());
     params_.output_stride = this->output_layout().stride;
     params_.grad_output = this->input(p.grad_output, this->output_layout(), drawn.grad_output);
@@ -240,7 +240,7 @@ class BackwardRun final : public KernelRun<Machine> {
   void run(const std::vector<typename Machine::Plan>& plans) {
     this->run_all(plans, params_, [&] {
       params_.grad_h = reset(grad_h_);
-      params_.grad_c = reset(grad_c_);
+      params_.grad_cell[0] = reset(grad_c_);
       params_.grad_saved = reset(grad_saved_);
       params_.grad_projected = reset(grad_projected_);
       params_.operand = reset(hidden_);

@@ -72,12 +72,12 @@ class Layer {
     backward.output = forward.output = output + column;
     backward.output_stride = forward.output_stride = backward.grad_output_stride = 2 * K;
     forward.hy = take(kBatch * K);
-    forward.cell = take(kBatch * H);
-    backward.cells = forward.cells = take(kRows * H);
-    backward.cx = take(kBatch * H);
+    forward.cell[0] = take(kBatch * H);
+    backward.cells[0] = forward.cells[0] = take(kRows * H);
+    backward.cx[0] = take(kBatch * H);
     backward.grad_output = grad_output + column;
     backward.grad_h = take(kBatch * K);
-    backward.grad_c = take(kBatch * H);
+    backward.grad_cell[0] = take(kBatch * H);
     backward.grad_saved = take(kRows * facts_.saved_values * H);
     backward.grad_projected = dims_.projected ? take(kRows * K) : nullptr;
     backward.operand = dims_.projected ? take(kRows * H) : nullptr;

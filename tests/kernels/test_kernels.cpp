@@ -214,7 +214,7 @@ void test_facts(Report& report) {
     Problem p{};
     p.cell = cell;
     bool right = facts.gates == p.gates() && facts.saved_values == p.saved_values() &&
-                 facts.has_cell_state == (cell == kLstm) && facts.reads_saved == (cell == kLstm || cell == kGru);
+                 facts.cell_states == (cell == kLstm) && facts.reads_saved == (cell == kLstm || cell == kGru);
     for (int gate = 0; gate < facts.gates; ++gate) {
       right = right && facts.recurrent_slot[gate] == p.recurrent_slot(gate);
     }

@@ -130,7 +130,9 @@ class BackwardLoop {
     if (Cell::kReadsPreviousH) {
       prefetch_values(p_->output + before * p_->output_stride, p_->output_stride, rows_of(s - 1), recurrent);
     }
-    if (Cell::kHasCellState) prefetch_values(p_->cells + before * hidden, hidden, rows_of(s - 1), hidden);
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      prefetch_values(p_->cells[k] + before * hidden, hidden, rows_of(s - 1), hidden);
+    }
   }
 
   // dh_t, from step s + 1 through w_hh and from the output, then the cell's derivative (or, with a projection, the

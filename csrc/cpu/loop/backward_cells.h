@@ -176,10 +176,10 @@ struct BackwardCells {
     if (row >= ctx.rows_before) return;
     const int64_t before = ctx.first_before + row;
     if (Cell::kReadsPreviousH) __builtin_prefetch(p.output + before * p.output_stride + unit);
-    if (Cell::kHasCellState) __builtin_prefetch(p.cells + before * hidden + unit);
+    for (int k = 0; k < Cell::kCellStates; ++k) __builtin_prefetch(p.cells[k] + before * hidden + unit);
   }
 
-  // The state before and after the row's step. c is the value before zoneout.
+  // The states before and after the row's step, the latter before zoneout.
   static FASTRNN_INLINE CellStep load_step(const StepContext& ctx, int64_t row, int64_t unit, int lanes) {
     const BackwardParams<T>& p = ctx.p;
     const int64_t hidden = ctx.hidden, at = ctx.first + row, before = ctx.first_before + row;
@@ -199,29 +199,31 @@ struct BackwardCells {
       if constexpr (kExtended) h_prev = ctx.extras.previous_h(row);
       step.h_prev = S::load(h_prev + unit, lanes);
     }
-    if constexpr (Cell::kHasCellState) {
-      const T* c_prev = from_start ? p.cx + row * hidden : p.cells + before * hidden;
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      const T* cell_prev = from_start ? p.cx[k] + row * hidden : p.cells[k] + before * hidden;
       if constexpr (kExtended) {
-        if (ctx.extras.cut_before(row) == kCutState) c_prev = ctx.extras.extras.reset_c + row * hidden;
+        if (ctx.extras.cut_before(row) == kCutState) cell_prev = ctx.extras.extras.reset_cell[k] + row * hidden;
       }
-      step.c_prev = S::load(c_prev + unit, lanes);
-      step.c = S::load(p.cells + at * hidden + unit, lanes);
-      if constexpr (kExtended) {
-        if (ctx.extras.extras.zones_c()) step.c = Inner::candidate_c(step);
-      }
+      step.cell_prev[k] = S::load(cell_prev + unit, lanes);
+      step.cell[k] = S::load(p.cells[k] + at * hidden + unit, lanes);
+    }
+    if constexpr (kExtended && Cell::kCellStates > 0) {
+      if (ctx.extras.extras.zones_any_cell(Cell::kCellStates)) Inner::candidates(step);
     }
     return step;
   }
 
-  // dc_t without the contribution of h_t; kept: the share that zoneout passes straight through.
-  static FASTRNN_INLINE V load_grad_c(const StepContext& ctx, int64_t row, int64_t unit, int lanes, V& kept) {
+  // The gradient of a cell state without the contribution of h_t; kept: the share that zoneout passes straight through.
+  static FASTRNN_INLINE V load_grad_cell(const StepContext& ctx, int state, int64_t row, int64_t unit, int lanes,
+                                         V& kept) {
     const BackwardParams<T>& p = ctx.p;
-    V grad = S::load(p.grad_c + row * ctx.hidden + unit, lanes);
+    V grad = S::load(p.grad_cell[state] + row * ctx.hidden + unit, lanes);
     if constexpr (kExtended) {
       const ExtraGrads<T>& grads = *p.extra_grads;
-      if (grads.cells) grad += S::load(grads.cells + (ctx.first + row) * grads.cells_stride + unit, lanes);
-      if (ctx.extras.extras.zones_c()) {
-        kept = ctx.extras.kept_c(row, unit, lanes) * grad;
+      const T* of_step = grads.cells[state];
+      if (of_step) grad += S::load(of_step + (ctx.first + row) * grads.cells_stride + unit, lanes);
+      if (ctx.extras.extras.zones_cell(state)) {
+        kept = ctx.extras.kept_cell(state, row, unit, lanes) * grad;
         grad -= kept;
       }
     }
@@ -236,12 +238,14 @@ struct BackwardCells {
     step.per_unit_weights = per_unit_weights.values;
     CellGrad grad;
     grad.h = dh;
-    V kept_grad_c{};  // what zoneout passes straight through
-    if constexpr (Cell::kHasCellState) grad.c = load_grad_c(ctx, row, unit, lanes, kept_grad_c);
+    V kept_grad[kMaxCellStates] = {};  // what zoneout passes straight through
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      grad.cell[k] = load_grad_cell(ctx, k, row, unit, lanes, kept_grad[k]);
+    }
     T* saved = ctx.grad_saved + (row * Cell::kSavedValues + kInnerSlot<Cell>)*hidden + unit;
     if constexpr (kNormalizesCell<Cell>) {
       grad.saved[Cell::kOutput] = S::load(saved + Cell::kOutput * hidden, lanes);
-      grad.c += S::load(ctx.dc + state, lanes);
+      grad.cell[Cell::kC] += S::load(ctx.dc + state, lanes);
       Inner::cell_backward(step, grad);
     } else {
       if constexpr (Cell::kProjects) {
@@ -260,12 +264,13 @@ struct BackwardCells {
       const StepExtras<Isa, T>& extras = ctx.extras;
       const ExtraGrads<T>& grads = *p.extra_grads;
       if (Cell::kCarriesH && extras.extras.zones_h()) grad.h += S::load(p.grad_h + state, lanes);
-      if constexpr (Cell::kHasCellState) {
-        grad.c = pass_back(grads.clip, extras.cut_before(row), grads.reset_c, state, lanes, grad.c + kept_grad_c);
+      for (int k = 0; k < Cell::kCellStates; ++k) {
+        grad.cell[k] = pass_back(grads.clip, extras.cut_before(row), grads.reset_cell[k], state, lanes,
+                                 grad.cell[k] + kept_grad[k]);
       }
     }
     if constexpr (Cell::kCarriesH) S::store(p.grad_h + state, grad.h, lanes);
-    if constexpr (Cell::kHasCellState) S::store(p.grad_c + state, grad.c, lanes);
+    for (int k = 0; k < Cell::kCellStates; ++k) S::store(p.grad_cell[k] + state, grad.cell[k], lanes);
   }
 
   static FASTRNN_INLINE void finish_row(const StepContext& ctx, int64_t row) {
@@ -282,10 +287,10 @@ struct BackwardCells {
     const BackwardParams<T>& p = ctx.p;
     const int64_t hidden = ctx.hidden, at = ctx.first + row, state = row * hidden;
     const int64_t output_slot = (Cell::kInner + Cell::kOutput) * hidden;
-    const T *c = p.cells + at * hidden, *weights = p.per_unit_weights;
-    if (ctx.extras.extras.zones_c()) {
+    const T *c = p.cells[Cell::kC] + at * hidden, *weights = p.per_unit_weights;
+    if (ctx.extras.extras.zones_cell(Cell::kC)) {
       for_each_vector<Isa, T>(hidden, [&](int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
-        S::store(ctx.candidate_c + state + unit, load_step(ctx, row, unit, lanes).c, lanes);
+        S::store(ctx.candidate_c + state + unit, load_step(ctx, row, unit, lanes).cell[Cell::kC], lanes);
       });
       c = ctx.candidate_c + state;
     }

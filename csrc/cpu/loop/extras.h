@@ -60,9 +60,9 @@ struct StepExtras {
     if (!extras.kept_h) return S::broadcast(extras.share_h);
     return S::load(extras.kept_h + (first + row) * recurrent + unit, lanes);
   }
-  FASTRNN_INLINE V kept_c(int64_t row, int64_t unit, int lanes) const {
-    if (!extras.kept_c) return S::broadcast(extras.share_c);
-    return S::load(extras.kept_c + (first + row) * hidden + unit, lanes);
+  FASTRNN_INLINE V kept_cell(int state, int64_t row, int64_t unit, int lanes) const {
+    if (!extras.kept_cell[state]) return S::broadcast(extras.share_cell[state]);
+    return S::load(extras.kept_cell[state] + (first + row) * hidden + unit, lanes);
   }
 
   // h_t of the row, given its candidate value.
@@ -70,9 +70,9 @@ struct StepExtras {
     if (!extras.zones_h()) return h;
     return h + kept_h(row, unit, lanes) * (S::load(previous_h(row) + unit, lanes) - h);
   }
-  FASTRNN_INLINE V zoned_c(int64_t row, int64_t unit, int lanes, V c, V c_prev) const {
-    if (!extras.zones_c()) return c;
-    return c + kept_c(row, unit, lanes) * (c_prev - c);
+  FASTRNN_INLINE V zoned_cell(int state, int64_t row, int64_t unit, int lanes, V cell, V cell_prev) const {
+    if (!extras.zones_cell(state)) return cell;
+    return cell + kept_cell(state, row, unit, lanes) * (cell_prev - cell);
   }
   // The candidate value of h_t, recovered from h_t. For a unit that keeps all of its old value any candidate will do:
   // its gradient is 0. Masks keep all or nothing. A candidate within h's rounding error is taken as 0, since relu's

@@ -84,7 +84,9 @@ class ForwardLoop {
     if (has_second(dims) || kNormalizesCell<Cell>) operand_ = scratch.take(dims.batch * dims.hidden_size);
     if (kNormalizes<Cell>) product_ = scratch.take(dims.batch * Cell::kGates * dims.hidden_size);
     for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size + row_padding<T>(plan));
-    if (Cell::kHasCellState) cell_ = scratch.take(dims.batch * dims.hidden_size + row_padding<T>(plan));
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      cell_[k] = scratch.take(dims.batch * dims.hidden_size + row_padding<T>(plan));
+    }
   }
 
   ForwardLoop(const Call& call, const WorkSlice& slice, Arena<T>&& frozen, Arena<T>&& scratch)
@@ -97,7 +99,7 @@ class ForwardLoop {
     rows_ = slice.rows(dims_.batch);
     const int64_t gap = slice.row_padding_before<T>();
     for (T*& state : state_) state += gap;
-    if (Cell::kHasCellState) cell_ += gap;
+    for (int k = 0; k < Cell::kCellStates; ++k) cell_[k] += gap;
   }
 
   void run() {
@@ -115,9 +117,7 @@ class ForwardLoop {
       }
       if (!slice_->end_step(s)) return;
     }
-    if constexpr (Cell::kHasCellState) {
-      if (chunk_.end == p_->steps.steps) copy_values(p_->cell, cell_);
-    }
+    for (int k = 0; chunk_.end == p_->steps.steps && k < Cell::kCellStates; ++k) copy_values(p_->cell[k], cell_[k]);
   }
 
   // Copies the worker's share of (B, H) values.
@@ -133,12 +133,12 @@ class ForwardLoop {
     input_.prepare(slice_->worker);
     const Range fill = slice_->values(dims_.batch, dims_.recurrent_size);
     for (int64_t k = fill.begin; k < fill.end; ++k) state_[0][k] = state_[1][k] = p_->hy[k] = p_->hx[k];
-    if constexpr (Cell::kHasCellState) copy_values(cell_, p_->cell);
+    for (int k = 0; k < Cell::kCellStates; ++k) copy_values(cell_[k], p_->cell[k]);
     if constexpr (kExtended) prepare_extras(fill);
     slice_->worker.barrier();
   }
 
-  // The initial states, where they are not hx and cx.
+  // The initial states, where they are not those of the call.
   void prepare_extras(const Range& fill) {
     const Extras<T>& extras = *p_->extras;
     const int64_t recurrent = dims_.recurrent_size, rows = p_->steps.rows(0), first = p_->steps.offset(0);
@@ -149,10 +149,10 @@ class ForwardLoop {
       if (replaced(k / recurrent)) state_[0][k] = state_[1][k] = extras.reset_h[k];
       if (extras.h_mask) state_[0][k] = state_[1][k] = state_[0][k] * extras.h_mask[k];
     }
-    if constexpr (Cell::kHasCellState) {
-      const Range cells = slice_->values(dims_.batch, dims_.hidden_size);
+    const Range cells = slice_->values(dims_.batch, dims_.hidden_size);
+    for (int state = 0; state < Cell::kCellStates; ++state) {
       for (int64_t k = cells.begin; k < cells.end; ++k) {
-        if (replaced(k / dims_.hidden_size)) cell_[k] = extras.reset_c[k];
+        if (replaced(k / dims_.hidden_size)) cell_[state][k] = extras.reset_cell[state][k];
       }
     }
   }
@@ -237,9 +237,9 @@ class ForwardLoop {
   // (B, H), the left operand of the second GEMM: this step's h before the projection, or r * h_{t-1}. Until c is
   // normalised, it holds c.
   T* operand_ = nullptr;
-  T* product_ = nullptr;  // (B, G*H): W_hh h, with layer normalisation, if it is not saved
-  T* state_[2];           // (B, K): h_{t-1} and h_t, double-buffered by the parity of s
-  T* cell_ = nullptr;     // (B, H): c
+  T* product_ = nullptr;   // (B, G*H): W_hh h, with layer normalisation, if it is not saved
+  T* state_[2];            // (B, K): h_{t-1} and h_t, double-buffered by the parity of s
+  CellStates<T*> cell_{};  // (B, H)
 };
 
 }  // namespace fastrnn::cpu

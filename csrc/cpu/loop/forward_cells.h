@@ -27,15 +27,15 @@ struct ForwardCells {
     Params p;
     int64_t hidden, recurrent;
     bool has_projection;
-    Range rows;          // run by the worker
-    int64_t first;       // batch row 0's row in the data
-    T* saved;            // (B, saved_stride)
-    int64_t rows_after;  // that also run at the next step
-    const T* h_prev;     // (B, K)
-    T* h;                // (B, K)
-    T* c;                // (B, H): c_{t-1}, then c_t
-    T* operand;          // (B, H)
-    T* product;          // (B, product_stride): W_hh h, with layer normalisation
+    Range rows;           // run by the worker
+    int64_t first;        // batch row 0's row in the data
+    T* saved;             // (B, saved_stride)
+    int64_t rows_after;   // that also run at the next step
+    const T* h_prev;      // (B, K)
+    T* h;                 // (B, K)
+    CellStates<T*> cell;  // (B, H): before the step, then after it
+    T* operand;           // (B, H)
+    T* product;           // (B, product_stride): W_hh h, with layer normalisation
     int64_t product_stride;
     bool prefetch;
     MaybeExtras extras;
@@ -53,7 +53,9 @@ struct ForwardCells {
       for (int gate = 0; gate < Cell::kGates; ++gate) {
         __builtin_prefetch(ctx.saved + row * p.saved_stride + gate * ctx.hidden + unit);
       }
-      if (p.keep && Cell::kHasCellState) __builtin_prefetch(p.cells + at * ctx.hidden + unit, 1);
+      for (int k = 0; p.keep && k < Cell::kCellStates; ++k) {
+        __builtin_prefetch(p.cells[k] + at * ctx.hidden + unit, 1);
+      }
       if (!projects(ctx)) __builtin_prefetch(p.output + at * p.output_stride + unit, 1);
     }
     FASTRNN_INLINE void operator()(int64_t row, int64_t unit, int lanes, const T* sums) const {
@@ -82,7 +84,6 @@ struct ForwardCells {
   static FASTRNN_INLINE void finish_cell(const StepContext& ctx, int64_t row, int64_t unit, int lanes,
                                          const V (&x)[Cell::kGates], const V (&r)[Cell::kGates]) {
     const Params& p = ctx.p;
-    const int64_t at = ctx.first + row;
     T* saved = inner_saved(ctx, row) + unit;
     CellStep step;
     if constexpr (Cell::kReadsPreviousH) {
@@ -90,7 +91,9 @@ struct ForwardCells {
       if constexpr (kExtended) h_prev = ctx.extras.previous_h(row);
       step.h_prev = S::load(h_prev + unit, lanes);
     }
-    if constexpr (Cell::kHasCellState) step.c_prev = S::load(ctx.c + row * ctx.hidden + unit, lanes);
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      step.cell_prev[k] = S::load(ctx.cell[k] + row * ctx.hidden + unit, lanes);
+    }
     const PerUnitWeights<Isa, Inner, T> per_unit_weights(p.per_unit_weights, ctx.hidden, unit, lanes);
     step.per_unit_weights = per_unit_weights.values;
     if constexpr (kExtended) step.activation = ctx.extras.extras.activation;
@@ -100,19 +103,24 @@ struct ForwardCells {
     }
     if constexpr (kNormalizesCell<Cell>) {
       S::store(saved + Cell::kOutput * ctx.hidden, step.saved[Cell::kOutput], lanes);
-      S::store(ctx.operand + row * ctx.hidden + unit, step.c, lanes);
+      S::store(ctx.operand + row * ctx.hidden + unit, step.cell[Cell::kC], lanes);
     }
-    if constexpr (Cell::kHasCellState) {
-      if constexpr (kExtended) step.c = ctx.extras.zoned_c(row, unit, lanes, step.c, step.c_prev);
-      if (p.keep) S::store(p.cells + at * ctx.hidden + unit, step.c, lanes);
-      if constexpr (kExtended) {
-        if (ctx.extras.cut_after(row) == kCutState) {
-          step.c = S::load(ctx.extras.extras.reset_c + row * ctx.hidden + unit, lanes);
-        }
-      }
-      S::store(ctx.c + row * ctx.hidden + unit, step.c, lanes);
-    }
+    for (int k = 0; k < Cell::kCellStates; ++k) store_cell(ctx, k, row, unit, lanes, step);
     if constexpr (!kNormalizesCell<Cell>) hand_on_h(ctx, row, unit, lanes, step.h);
+  }
+
+  static FASTRNN_INLINE void store_cell(const StepContext& ctx, int state, int64_t row, int64_t unit, int lanes,
+                                        const CellStep& step) {
+    const Params& p = ctx.p;
+    V cell = step.cell[state];
+    if constexpr (kExtended) cell = ctx.extras.zoned_cell(state, row, unit, lanes, cell, step.cell_prev[state]);
+    if (p.keep) S::store(p.cells[state] + (ctx.first + row) * ctx.hidden + unit, cell, lanes);
+    if constexpr (kExtended) {
+      if (ctx.extras.cut_after(row) == kCutState) {
+        cell = S::load(ctx.extras.extras.reset_cell[state] + row * ctx.hidden + unit, lanes);
+      }
+    }
+    S::store(ctx.cell[state] + row * ctx.hidden + unit, cell, lanes);
   }
 
   // The inner cell's saved values. If nothing is kept, they overwrite W_ih x.

@@ -23,12 +23,12 @@ class ClusterBackwardBlock {
  public:
   struct Shared {
     typename Gemm::Shared gemm;
-    char* inputs;         // of the current tile and the next, double-buffered
-    float* partials;      // (tiles, 2, blocks, kUnits, kPartialStride): partial sums of dh for this block's units
-    T* grads;             // (16, kGradStride): gradients of this block's gates
-    A* grad_h;            // (tiles, 16, kUnits): as in BackwardParams
-    A* grad_c = nullptr;  // the same
-    uint64_t* barriers;   // of the exchange
+    char* inputs;             // of the current tile and the next, double-buffered
+    float* partials;          // (tiles, 2, blocks, kUnits, kPartialStride): partial sums of dh for this block's units
+    T* grads;                 // (16, kGradStride): gradients of this block's gates
+    A* grad_h;                // (tiles, 16, kUnits): as in BackwardParams
+    A* grad_cells = nullptr;  // (tiles, kCellStates, 16, kUnits): likewise
+    uint64_t* barriers;       // of the exchange
 
     FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, SharedArena& arena)
         : gemm(dims.hidden_size, arena),
@@ -36,7 +36,7 @@ class ClusterBackwardBlock {
           partials(arena.take<float>(tiles * Exchange::kBuffers * dims.hidden_size * kPartialStride)),
           grads(arena.take<T>(kBatchRowsPerTile * kGradStride)),
           grad_h(arena.take<A>(tiles * kTileValues<kUnits>)) {
-      if (Cell::kHasCellState) grad_c = arena.take<A>(tiles * kTileValues<kUnits>);
+      if (Cell::kCellStates > 0) grad_cells = arena.take<A>(tiles * Cell::kCellStates * kTileValues<kUnits>);
       barriers = Exchange::take_barriers(arena, tiles);
     }
   };
@@ -60,7 +60,7 @@ class ClusterBackwardBlock {
     for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
       for_own_rows(tile, [&](int64_t row, int in_tile) {
         grad_h(tile, in_tile) = p_.grad_h[state(row)];
-        if constexpr (Cell::kHasCellState) grad_c(tile, in_tile) = p_.grad_c[state(row)];
+        for (int k = 0; k < Cell::kCellStates; ++k) grad_cell(k, tile, in_tile) = p_.grad_cell[k][state(row)];
       });
     }
   }
@@ -89,7 +89,7 @@ class ClusterBackwardBlock {
     for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
       for_own_rows(tile, [&](int64_t row, int in_tile) {
         p_.grad_h[state(row)] = grad_h(tile, in_tile);
-        if constexpr (Cell::kHasCellState) p_.grad_c[state(row)] = grad_c(tile, in_tile);
+        for (int k = 0; k < Cell::kCellStates; ++k) p_.grad_cell[k][state(row)] = grad_cell(k, tile, in_tile);
       });
     }
   }
@@ -115,11 +115,14 @@ class ClusterBackwardBlock {
   }
 
   __device__ int64_t state(int64_t row) const { return row * hidden_ + place_.first_unit + place_.unit; }
-  __device__ int64_t own(int64_t tile, int in_tile) const {
-    return ((tile - tiles_.begin) * kBatchRowsPerTile + in_tile) * kUnits + place_.unit;
+  // In (., 16, kUnits).
+  __device__ int64_t own(int64_t index, int in_tile) const {
+    return (index * kBatchRowsPerTile + in_tile) * kUnits + place_.unit;
   }
-  __device__ A& grad_h(int64_t tile, int in_tile) const { return shared_.grad_h[own(tile, in_tile)]; }
-  __device__ A& grad_c(int64_t tile, int in_tile) const { return shared_.grad_c[own(tile, in_tile)]; }
+  __device__ A& grad_h(int64_t tile, int in_tile) const { return shared_.grad_h[own(tile - tiles_.begin, in_tile)]; }
+  __device__ A& grad_cell(int state, int64_t tile, int in_tile) const {
+    return shared_.grad_cells[own((tile - tiles_.begin) * Cell::kCellStates + state, in_tile)];
+  }
 
   // The blocks' partial sums of the dh that step s passes back: (blocks, kUnits, kPartialStride).
   __device__ float* partials(int64_t s, int64_t tile) const {
@@ -144,10 +147,9 @@ class ClusterBackwardBlock {
         for (int gate = 0; gate < Cell::kGates; ++gate) grads[gate * kUnits] = narrow<T>(A{0});
       }
       if (row >= p_.dims.batch) continue;
-      A no_c;
       cells_.finish(
           s, row, inputs, [&] { return sum_of_partials(s + 1, tile, in_tile); }, grad_h(tile, in_tile),
-          Cell::kHasCellState ? grad_c(tile, in_tile) : no_c,
+          [&](int k) -> A& { return grad_cell(k, tile, in_tile); },
           [&](int slot, T value) {
 #pragma unroll
             for (int gate = 0; gate < Cell::kGates; ++gate) {

@@ -25,7 +25,7 @@ class ClusterForwardBlock {
     T* inputs;           // of the current tile and the next, double-buffered
     T* h;                // (tiles, 2, 16, h_stride): h, double-buffered over the steps
     T* own_h;            // (16, kUnits): staging area for what is sent
-    A* c = nullptr;      // (tiles, 16, kUnits)
+    A* cells = nullptr;  // (tiles, kCellStates, 16, kUnits)
     uint64_t* barriers;  // of the exchange
 
     FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, SharedArena& arena)
@@ -33,7 +33,7 @@ class ClusterForwardBlock {
           inputs(arena.take<T>(2 * Cells::kInputs)),
           h(arena.take<T>(tiles * Exchange::kBuffers * kBatchRowsPerTile * h_stride(dims.hidden_size))),
           own_h(arena.take<T>(kTileValues<kUnits>)) {
-      if (Cell::kHasCellState) c = arena.take<A>(tiles * kTileValues<kUnits>);
+      if (Cell::kCellStates > 0) cells = arena.take<A>(tiles * Cell::kCellStates * kTileValues<kUnits>);
       barriers = Exchange::take_barriers(arena, tiles);
     }
   };
@@ -90,8 +90,9 @@ class ClusterForwardBlock {
     return shared_.h + Exchange::buffer(tile - tiles_.begin, s + Exchange::kBuffers) * kBatchRowsPerTile * stride_;
   }
 
-  __device__ A& c(int64_t tile, int row) const {
-    return shared_.c[((tile - tiles_.begin) * kBatchRowsPerTile + row) * kUnits + place_.unit];
+  __device__ A& cell(int state, int64_t tile, int row) const {
+    const int64_t in_shared = (tile - tiles_.begin) * Cell::kCellStates + state;
+    return shared_.cells[(in_shared * kBatchRowsPerTile + row) * kUnits + place_.unit];
   }
 
   __device__ void load_state(int64_t tile) const {
@@ -104,10 +105,10 @@ class ClusterForwardBlock {
         to[unit] = at < p_.dims.batch ? p_.hx[at * hidden_ + unit] : narrow<T>(A{0});
       }
     }
-    if constexpr (Cell::kHasCellState) {
+    for (int k = 0; k < Cell::kCellStates; ++k) {
       for (int row = place_.first_row; row < kBatchRowsPerTile; row += Place::kRowStep) {
         const int64_t at = tile * kBatchRowsPerTile + row;
-        if (at < p_.dims.batch) c(tile, row) = p_.cell[at * hidden_ + place_.first_unit + place_.unit];
+        if (at < p_.dims.batch) cell(k, tile, row) = p_.cell[k][at * hidden_ + place_.first_unit + place_.unit];
       }
     }
   }
@@ -124,13 +125,12 @@ class ClusterForwardBlock {
       const int64_t at = tile * kBatchRowsPerTile + row;
       T own_h = h(s - 1, tile)[row * stride_ + place_.first_unit + place_.unit];
       if (at < running) {
-        A own_c{};
-        if constexpr (Cell::kHasCellState) own_c = c(tile, row);
         own_h = cells_.finish(
-            s, at, inputs, [&](int gate) { return gemm_.sum(gate, place_.unit, row); }, [&] { return own_h; }, own_c);
-        if constexpr (Cell::kHasCellState) {
-          c(tile, row) = own_c;
-          if (at >= running_next) p_.cell[at * hidden_ + place_.first_unit + place_.unit] = own_c;
+            s, at, inputs, [&](int gate) { return gemm_.sum(gate, place_.unit, row); }, [&] { return own_h; },
+            [&](int k) -> A& { return cell(k, tile, row); });
+#pragma unroll
+        for (int k = 0; k < Cell::kCellStates; ++k) {
+          if (at >= running_next) p_.cell[k][at * hidden_ + place_.first_unit + place_.unit] = cell(k, tile, row);
         }
       }
       shared_.own_h[row * kUnits + place_.unit] = own_h;

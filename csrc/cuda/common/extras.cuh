@@ -46,7 +46,15 @@ struct Kept {
 
 template <class T>
 struct Zoneout {
-  Kept<T> h, c;
+  Kept<T> h;
+  CellStates<Kept<T>> cell;
+
+  __device__ bool any_cell(int count) const {
+    for (int k = 0; k < count; ++k) {
+      if (cell[k].any()) return true;
+    }
+    return false;
+  }
 };
 
 template <class T>
@@ -55,38 +63,58 @@ Zoneout<T> zoneout_of_step(const Extras<T, Accumulator<T>>* extras, const Steps&
   const auto kept = [&](const T* mask, T share, int64_t columns) {
     return Kept<T>{mask ? mask + steps.offset(s) * columns : nullptr, static_cast<Accumulator<T>>(share)};
   };
-  return {kept(extras->kept_h, extras->share_h, dims.recurrent_size),
-          kept(extras->kept_c, extras->share_c, dims.hidden_size)};
+  Zoneout<T> zoneout{kept(extras->kept_h, extras->share_h, dims.recurrent_size), {}};
+  for (int k = 0; k < kMaxCellStates; ++k) {
+    zoneout.cell[k] = kept(extras->kept_cell[k], extras->share_cell[k], dims.hidden_size);
+  }
+  return zoneout;
 }
 
-// Prepares the state that one step starts from, before the GEMM with w_hh.
+// All states of a step, side by side: h, then the cell states. One thread has one value of one of them.
+struct StateColumns {
+  int64_t recurrent_size, hidden_size;  // K, H
+  int cell_states;
+
+  __host__ __device__ int64_t count() const { return recurrent_size + cell_states * hidden_size; }
+  __device__ bool are_h(int64_t column) const { return column < recurrent_size; }
+  // Which cell state a column belongs to, and its place in that.
+  struct Place {
+    int state;
+    int64_t element;
+  };
+  __device__ Place in_cell(int64_t row, int64_t column) const {
+    const int64_t behind_h = column - recurrent_size;
+    return {static_cast<int>(behind_h / hidden_size), row * hidden_size + behind_h % hidden_size};
+  }
+};
+
+// Prepares the states that one step starts from, before the GEMM with w_hh.
 template <class T>
 struct EnterStepParams {
   using A = Accumulator<T>;
 
   StepRows rows;
   StepCuts cuts;
-  int64_t recurrent_size;  // K
-  int64_t cell_size;       // H, or 0 if no c is reset
-  const T* reset_h;        // (B, K) or null
-  const A* reset_c;        // (B, H) or null
-  const T* h_mask;         // (B, K) or null
-  T* h;                    // (B, K): in the previous step's h, out h_{t-1}
-  A* cell;                 // (B, H): likewise; null without a cell state
-  T* masked;               // (B, K): h_{t-1} masked, the operand of w_hh; null if there is no mask
+  StateColumns columns;             // of the states that may be reset, and h
+  const T* reset_h;                 // (B, K) or null
+  CellStates<const A*> reset_cell;  // (B, H) or null
+  const T* h_mask;                  // (B, K) or null
+  T* h;                             // (B, K): in the previous step's h, out h_{t-1}
+  CellStates<A*> cell;              // (B, H): likewise
+  T* masked;                        // (B, K): h_{t-1} masked, the operand of w_hh; null if there is no mask
 };
 
 template <class T>
 __global__ void enter_step(const EnterStepParams<T> p) {
-  const auto [row, column] = element_of_thread(p.recurrent_size + p.cell_size);
+  const auto [row, column] = element_of_thread(p.columns.count());
   if (!p.rows.include(row)) return;
   const bool reset = p.cuts.before(row) == kCutState;
-  if (column >= p.recurrent_size) {
-    const int64_t state = row * p.cell_size + column - p.recurrent_size;
-    if (reset) p.cell[state] = p.reset_c[state];
+  if (!p.columns.are_h(column)) {
+    const auto [state, element] = p.columns.in_cell(row, column);
+    if (reset) p.cell[state][element] = p.reset_cell[state][element];
     return;
   }
-  const int64_t state = row * p.recurrent_size + column;
+  const int64_t state = row * p.columns.recurrent_size + column;
   if (reset) p.h[state] = p.reset_h[state];
   if (p.masked) p.masked[state] = narrow<T>(widen(p.h[state]) * widen(p.h_mask[state]));
 }
@@ -98,14 +126,14 @@ struct PassBackParams {
 
   StepRows rows;
   StepCuts cuts;
-  int64_t recurrent_size;  // K
-  int64_t cell_size;       // H, or 0 without a cell state
+  StateColumns columns;
   A clip;
-  const T* h_mask;        // (B, K) or null
-  const A* through_w_hh;  // (B, K): dh_{t-1} through w_hh, before the mask; null if already in grad_h
-  A* grad_h;              // (B, K): in the rest of dh_{t-1}, out what is passed on to the step before
-  A* grad_c;              // (B, H): in dc_{t-1}, out likewise; null without a cell state
-  A *reset_h, *reset_c;   // (B, K), (B, H): accumulated into; null without a reset state
+  const T* h_mask;            // (B, K) or null
+  const A* through_w_hh;      // (B, K): dh_{t-1} through w_hh, before the mask; null if already in grad_h
+  A* grad_h;                  // (B, K): in the rest of dh_{t-1}, out what is passed on to the step before
+  CellStates<A*> grad_cell;   // (B, H): likewise
+  A* reset_h;                 // (B, K) and
+  CellStates<A*> reset_cell;  // (B, H): accumulated into; null without reset states
 };
 
 // The share of a state's gradient that is passed on; after a cut it goes to the reset state instead.
@@ -119,15 +147,16 @@ __device__ A passed_back(A grad, A clip, Cut cut, A* reset, int64_t state) {
 
 template <class T>
 __global__ void pass_back(const PassBackParams<T> p) {
-  const auto [row, column] = element_of_thread(p.recurrent_size + p.cell_size);
+  const auto [row, column] = element_of_thread(p.columns.count());
   if (!p.rows.include(row)) return;
   const Cut cut = p.cuts.before(row);
-  if (column >= p.recurrent_size) {
-    const int64_t state = row * p.cell_size + column - p.recurrent_size;
-    p.grad_c[state] = passed_back(p.grad_c[state], p.clip, cut, p.reset_c, state);
+  if (!p.columns.are_h(column)) {
+    const auto [state, element] = p.columns.in_cell(row, column);
+    Accumulator<T>& grad = p.grad_cell[state][element];
+    grad = passed_back(grad, p.clip, cut, p.reset_cell[state], element);
     return;
   }
-  const int64_t state = row * p.recurrent_size + column;
+  const int64_t state = row * p.columns.recurrent_size + column;
   Accumulator<T> grad = p.grad_h[state];
   if (p.through_w_hh) grad += p.through_w_hh[state] * widen(p.h_mask[state]);
   p.grad_h[state] = passed_back(grad, p.clip, cut, p.reset_h, state);

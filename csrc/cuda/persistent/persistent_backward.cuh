@@ -123,10 +123,9 @@ class PersistentBackwardBlock {
     const int64_t row = tile * kBatchRowsPerTile + place_.first_row;
     if (row >= p_.dims.batch) return;
     const int64_t state = row * hidden_ + place_.first_unit + place_.unit;
-    A no_c;
     cells_.finish(
         s, row, inputs, [&] { return sums_.sum(gemm_, gemm_number(s, tile), place_.unit, place_.first_row); },
-        p_.grad_h[state], Cell::kHasCellState ? p_.grad_c[state] : no_c, [](int, T) {});
+        p_.grad_h[state], [&](int k) -> A& { return p_.grad_cell[k][state]; }, [](int, T) {});
   }
 
   const Backward<T>& p_;

@@ -78,10 +78,9 @@ class PersistentForwardBlock {
   __device__ void finish(int64_t s, int64_t tile, const T* inputs) const {
     const int64_t row = tile * kBatchRowsPerTile + place_.first_row, unit = place_.first_unit + place_.unit;
     if (row >= running_rows(p_.steps, s)) return;
-    A no_c;
     cells_.finish(
         s, row, inputs, [&](int gate) { return gemm_.sum(gate, place_.unit, place_.first_row); },
-        [&] { return previous_h(s, row)[unit]; }, Cell::kHasCellState ? p_.cell[row * hidden_ + unit] : no_c);
+        [&] { return previous_h(s, row)[unit]; }, [&](int k) -> A& { return p_.cell[k][row * hidden_ + unit]; });
   }
 
   const Forward<T>& p_;

@@ -34,10 +34,10 @@ class ForwardCells {
   }
 
   // The step of a running row, for the thread's unit; returns h_t. sum(gate): result of the recurrent GEMM;
-  // previous_h(): the unit's own h_{t-1}; c: in c_{t-1}, out c_t.
-  template <class Sum, class PreviousH>
+  // previous_h(): the unit's own h_{t-1}; cell(k): its cell states, in before the step, out after it.
+  template <class Sum, class PreviousH, class CellState>
   __device__ T finish(int64_t s, int64_t row, const T* inputs, const Sum& sum, const PreviousH& previous_h,
-                      A& c) const {
+                      const CellState& cell) const {
     const int64_t unit = place_.first_unit + place_.unit;
     const int in_tile = static_cast<int>(row % kBatchRowsPerTile) * kUnits + place_.unit;
     A x[Cell::kGates], r[Cell::kGates];
@@ -49,16 +49,18 @@ class ForwardCells {
     const int64_t at = first_row_of(p_.steps, s) + row;
     Step<A, Cell::kSavedValues> step;
     if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(previous_h());
-    if constexpr (Cell::kHasCellState) step.c_prev = c;
+#pragma unroll
+    for (int k = 0; k < Cell::kCellStates; ++k) step.cell_prev[k] = cell(k);
     Cell::forward(x, r, step);
     if (Cell::kReadsSaved && p_.keep) {
       T* saved = p_.saved + at * p_.saved_stride + unit;
 #pragma unroll
       for (int k = 0; k < Cell::kSavedValues; ++k) saved[k * hidden_] = narrow<T>(step.saved[k]);
     }
-    if constexpr (Cell::kHasCellState) {
-      c = step.c;
-      if (p_.keep) p_.cells[at * hidden_ + unit] = step.c;
+#pragma unroll
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      cell(k) = step.cell[k];
+      if (p_.keep) p_.cells[k][at * hidden_ + unit] = step.cell[k];
     }
     const T h = narrow<T>(step.h);
     p_.output[at * p_.output_stride + unit] = h;
@@ -89,15 +91,17 @@ class BackwardCells {
   // What forward left for one tile at one step, (16, kUnits) each; null if the cell does not read it.
   struct Inputs {
     T *saved = nullptr, *grad_output, *h = nullptr, *h_prev = nullptr;
-    A *c = nullptr, *c_prev = nullptr;
+    CellStates<A*> cell{}, cell_prev{};
     int64_t bytes;
 
     FASTRNN_INLINE explicit Inputs(SharedArena&& arena) : grad_output(arena.take<T>(kTileValues<kUnits>)) {
       if (Cell::kReadsSaved) saved = arena.take<T>(Cell::kSavedValues * kTileValues<kUnits>);
       if (Cell::kReadsH) h = arena.take<T>(kTileValues<kUnits>);
       if (Cell::kReadsPreviousH) h_prev = arena.take<T>(kTileValues<kUnits>);
-      if (Cell::kHasCellState) c = arena.take<A>(kTileValues<kUnits>);
-      if (Cell::kHasCellState) c_prev = arena.take<A>(kTileValues<kUnits>);
+      for (int k = 0; k < Cell::kCellStates; ++k) {
+        cell[k] = arena.take<A>(kTileValues<kUnits>);
+        cell_prev[k] = arena.take<A>(kTileValues<kUnits>);
+      }
       bytes = arena.used();
     }
   };
@@ -133,21 +137,23 @@ class BackwardCells {
                                         : p_.hx + (first_row + row) * hidden_;
       });
     }
-    if constexpr (Cell::kHasCellState) {
-      get(turn++, to.c, [&](int row) { return p_.cells + (at + row) * hidden_; });
-      get(turn++, to.c_prev, [&](int row) {
-        return first_row + row < before ? p_.cells + (at_before + row) * hidden_ : p_.cx + (first_row + row) * hidden_;
+#pragma unroll
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      get(turn++, to.cell[k], [&](int row) { return p_.cells[k] + (at + row) * hidden_; });
+      get(turn++, to.cell_prev[k], [&](int row) {
+        return first_row + row < before ? p_.cells[k] + (at_before + row) * hidden_
+                                        : p_.cx[k] + (first_row + row) * hidden_;
       });
     }
     commit_copies();
   }
 
   // Step s of a row, for the thread's unit. sum(): result of the GEMM with the next step's gradients, if the row ran
-  // there; grad_h and grad_c as in BackwardParams, for this unit; write(slot, value) receives the gradients of the
-  // saved values of a running row. Step -1 only passes the gradients of the rows that have begun on to hx.
-  template <class Sum, class Write>
-  __device__ void finish(int64_t s, int64_t row, const Inputs& inputs, const Sum& sum, A& grad_h, A& grad_c,
-                         const Write& write) const {
+  // there; grad_h and grad_cell(k) as in BackwardParams, for this unit; write(slot, value) receives the gradients of
+  // the saved values of a running row. Step -1 only passes the gradients of the rows that have begun on to hx.
+  template <class Sum, class CellState, class Write>
+  __device__ void finish(int64_t s, int64_t row, const Inputs& inputs, const Sum& sum, A& grad_h,
+                         const CellState& grad_cell, const Write& write) const {
     const bool runs_now = row < running_rows(p_.steps, s), ran_after = row < running_rows(p_.steps, s + 1);
     if (!runs_now && !ran_after) return;
     A dh = ran_after ? sum() : A{0};
@@ -170,10 +176,11 @@ class BackwardCells {
     }
     if constexpr (Cell::kReadsH) step.h = widen(inputs.h[in_tile]);
     if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(inputs.h_prev[in_tile]);
-    if constexpr (Cell::kHasCellState) {
-      step.c = inputs.c[in_tile];
-      step.c_prev = inputs.c_prev[in_tile];
-      grad.c = grad_c;
+#pragma unroll
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      step.cell[k] = inputs.cell[k][in_tile];
+      step.cell_prev[k] = inputs.cell_prev[k][in_tile];
+      grad.cell[k] = grad_cell(k);
     }
     Cell::backward(step, grad);
     T* saved = p_.grad_saved + (first_row_of(p_.steps, s) + row) * Cell::kSavedValues * hidden_ + unit;
@@ -184,7 +191,8 @@ class BackwardCells {
       write(c, value);
     }
     if constexpr (Cell::kCarriesH) grad_h = grad.h;
-    if constexpr (Cell::kHasCellState) grad_c = grad.c;
+#pragma unroll
+    for (int k = 0; k < Cell::kCellStates; ++k) grad_cell(k) = grad.cell[k];
   }
 
  private:

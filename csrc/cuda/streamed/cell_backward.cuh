@@ -15,19 +15,19 @@ struct CellBackwardParams {
   using A = Accumulator<T>;
 
   StepRows rows, rows_before;
-  int64_t hidden_size;                 // H
-  const T* saved;                      // (rows, C*H), or null if the cell saves none
-  const A *cells, *cells_before, *cx;  // (rows, H), (rows, H), (B, H); null without a cell state
-  const T *output, *output_before;     // (rows, output_stride)
+  int64_t hidden_size;                           // H
+  const T* saved;                                // (rows, C*H), or null if the cell saves none
+  CellStates<const A*> cells, cells_before, cx;  // (rows, H), (rows, H), (B, H)
+  const T *output, *output_before;               // (rows, output_stride)
   int64_t output_stride;
   const T* hx;           // (B, H)
   const T* grad_output;  // (rows, grad_output_stride) or null for zeros
   int64_t grad_output_stride;
   A* grad_h;  // (B, H): in dh_t without grad_output, out the part of dh_{t-1} that bypasses w_hh; null with a
               // projection
-  const A* grad_operand;  // (rows, H): gradient of the second GEMM's operand; null if there is no such GEMM
-  A* grad_c;              // (B, H): in dc_t, out dc_{t-1}; null without a cell state
-  T* grad_saved;          // (rows, C*H)
+  const A* grad_operand;     // (rows, H): gradient of the second GEMM's operand; null if there is no such GEMM
+  CellStates<A*> grad_cell;  // (B, H): in of the states after the step, out of those before it
+  T* grad_saved;             // (rows, C*H)
   const T* per_unit_weights;
   A* grad_per_unit_weights;  // (B, kPerUnitWeights * H): accumulated into
   A* dc;                     // (B, H): dc_t through its normalisation, with layer normalisation
@@ -37,9 +37,9 @@ struct CellBackwardParams {
   Activation activation;
   Zoneout<T> zoneout;
   StepCuts cuts;
-  const T* reset_h;     // (B, H) and
-  const A* reset_c;     // (B, H): initial states of rows after a cut
-  const T* grad_cells;  // (rows, grad_cells_stride): contribution to dc_t, or null
+  const T* reset_h;                 // (B, H) and
+  CellStates<const A*> reset_cell;  // (B, H): initial states of rows after a cut
+  CellStates<const T*> grad_cells;  // (rows, grad_cells_stride): contribution to grad_cell, or null
   int64_t grad_cells_stride;
 };
 
@@ -67,7 +67,7 @@ __device__ Accumulator<T> previous_h(const CellBackwardParams<T>& p, int64_t row
   return widen(p.rows_before.include(row) ? p.output_before[row * p.output_stride + unit] : p.hx[state]);
 }
 
-// The state before and after the row's step. c is the value before zoneout.
+// The states before and after the row's step, the latter before zoneout.
 template <class Cell, class T>
 __device__ auto load_step(const CellBackwardParams<T>& p, int64_t row, int64_t unit) {
   using Inner = InnerCell<Cell>;
@@ -83,11 +83,13 @@ __device__ auto load_step(const CellBackwardParams<T>& p, int64_t row, int64_t u
     step.h = widen(p.output[row * p.output_stride + unit]);
     if (p.zoneout.h.any()) step.h = p.zoneout.h.candidate(step.h, step.h_prev);
   }
-  if constexpr (Cell::kHasCellState) {
-    const bool reset = p.cuts.before(row) == kCutState;
-    step.c_prev = reset ? p.reset_c[state] : p.rows_before.include(row) ? p.cells_before[state] : p.cx[state];
-    step.c = p.cells[state];
-    if (p.zoneout.c.any()) step.c = Inner::candidate_c(step);
+  if constexpr (Cell::kCellStates > 0) {
+    const bool reset = p.cuts.before(row) == kCutState, ran_before = p.rows_before.include(row);
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      step.cell_prev[k] = (reset ? p.reset_cell[k] : ran_before ? p.cells_before[k] : p.cx[k])[state];
+      step.cell[k] = p.cells[k][state];
+    }
+    if (p.zoneout.any_cell(Cell::kCellStates)) Inner::candidates(step);
   }
   return step;
 }
@@ -105,7 +107,7 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   StepGrad<A, Inner::kSavedValues> grad;
   const PerUnitWeights<Inner, T> per_unit_weights(p.per_unit_weights, hidden, unit);
   step.per_unit_weights = per_unit_weights.values;
-  A kept_grad_h{}, kept_grad_c{};  // what zoneout passes straight through
+  A kept_grad_h{}, kept_grad[kMaxCellStates]{};  // what zoneout passes straight through
   if (p.grad_operand) {
     grad.h = p.grad_operand[state];
   } else {
@@ -113,17 +115,17 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
     grad.h = arrived.grad;
     kept_grad_h = arrived.kept;
   }
-  if constexpr (Cell::kHasCellState) {
-    grad.c = p.grad_c[state];
-    if (p.grad_cells) grad.c += widen(p.grad_cells[row * p.grad_cells_stride + unit]);
-    if (p.zoneout.c.any()) {
-      kept_grad_c = p.zoneout.c.at(state) * grad.c;
-      grad.c -= kept_grad_c;
+  for (int k = 0; k < Cell::kCellStates; ++k) {
+    grad.cell[k] = p.grad_cell[k][state];
+    if (p.grad_cells[k]) grad.cell[k] += widen(p.grad_cells[k][row * p.grad_cells_stride + unit]);
+    if (p.zoneout.cell[k].any()) {
+      kept_grad[k] = p.zoneout.cell[k].at(state) * grad.cell[k];
+      grad.cell[k] -= kept_grad[k];
     }
   }
   if constexpr (kNormalizesCell<Cell>) {
     grad.saved[Cell::kOutput] = widen(p.grad_saved[first_saved + Cell::kOutput * hidden]);
-    grad.c += p.dc[state];
+    grad.cell[Cell::kC] += p.dc[state];
     Inner::cell_backward(step, grad);
   } else {
     if constexpr (Cell::kProjects) {
@@ -137,7 +139,7 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
     for (int w = 0; w < Inner::kPerUnitWeights; ++w) sums[w * hidden] += Inner::per_unit_weight_grad(w, step, grad);
   }
   if (p.grad_h) p.grad_h[state] = (Cell::kCarriesH ? grad.h : A{}) + kept_grad_h;
-  if constexpr (Cell::kHasCellState) p.grad_c[state] = grad.c + kept_grad_c;
+  for (int k = 0; k < Cell::kCellStates; ++k) p.grad_cell[k][state] = grad.cell[k] + kept_grad[k];
 }
 
 // A cell with a second-pass gate, before that gate's GEMM and after it.

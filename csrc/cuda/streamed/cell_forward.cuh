@@ -22,10 +22,10 @@ struct CellForwardParams {
   const T* per_unit_weights;
   T* saved;  // (rows, saved_stride): in x W_ih^T, out the saved values if keep
   int64_t saved_stride;
-  A* cell;    // (B, H): in c_{t-1}, out c_t
-  A* cells;   // (rows, H): c_t, or null
-  T* h;       // (B, H): in h_{t-1}, out h_t; null with a projection
-  T* output;  // (rows, output_stride): h_t; null with a projection
+  CellStates<A*> cell;   // (B, H): in before the step, out after it
+  CellStates<A*> cells;  // (rows, H): after it, or null
+  T* h;                  // (B, H): in h_{t-1}, out h_t; null with a projection
+  T* output;             // (rows, output_stride): h_t; null with a projection
   int64_t output_stride;
   T* operand;       // (rows, H): operand of the step's second GEMM (see BackwardParams), or null
   const T* h_mask;  // (B, K) or null; masks a second-pass gate's operand
@@ -82,7 +82,7 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
   Step<A, Inner::kSavedValues> step;
   if constexpr (Cell::kActivatesOutput) step.activation = p.activation;
   if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(p.h[state]);
-  if constexpr (Cell::kHasCellState) step.c_prev = p.cell[state];
+  for (int k = 0; k < Cell::kCellStates; ++k) step.cell_prev[k] = p.cell[k][state];
   const PerUnitWeights<Inner, T> per_unit_weights(p.per_unit_weights, hidden, unit);
   step.per_unit_weights = per_unit_weights.values;
   Inner::forward(x, r, step);
@@ -91,12 +91,13 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
   }
   if constexpr (kNormalizesCell<Cell>) {
     saved[Cell::kOutput * hidden] = narrow<T>(step.saved[Cell::kOutput]);
-    p.candidate_c[state] = step.c;
+    p.candidate_c[state] = step.cell[Cell::kC];
   }
-  if constexpr (Cell::kHasCellState) {
-    if (p.zoneout.c.any()) step.c = p.zoneout.c.blend(state, step.c, step.c_prev);
-    p.cell[state] = step.c;
-    if (p.cells) p.cells[state] = step.c;
+  for (int k = 0; k < Cell::kCellStates; ++k) {
+    const Kept<T>& kept = p.zoneout.cell[k];
+    const A cell = kept.any() ? kept.blend(state, step.cell[k], step.cell_prev[k]) : step.cell[k];
+    p.cell[k][state] = cell;
+    if (p.cells[k]) p.cells[k][state] = cell;
   }
   if constexpr (!kNormalizesCell<Cell>) hand_on_h(p, row, unit, step.h);
 }

@@ -21,7 +21,7 @@ __global__ void hidden_backward(const CellBackwardParams<T> p) {
   T* grad_output_gate = p.grad_saved + output_slot;
   A *c = p.candidate_c + row * hidden, *dc = p.dc + row * hidden;
   A* grad_weights = p.grad_per_unit_weights + row * Cell::kPerUnitWeights * hidden;
-  for_each_column(hidden, [&](int64_t unit) { c[unit] = load_step<Cell>(p, row, unit).c; });
+  for_each_column(hidden, [&](int64_t unit) { c[unit] = load_step<Cell>(p, row, unit).cell[Cell::kC]; });
   const RowNorm<A> norm = norm_of<A>(hidden, [&](int64_t unit) { return c[unit]; });
   A sum{}, products{};
   for_each_column(hidden, [&](int64_t unit) {

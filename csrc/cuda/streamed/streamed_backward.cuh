@@ -125,12 +125,12 @@ class StreamedBackward {
     params.dc = dc_;
     params.candidate_c = dc_ + p_.dims.batch * hidden_;
     if constexpr (Cell::kReadsSaved) params.saved = p_.saved + first * Cell::kSavedValues * hidden_;
-    if constexpr (Cell::kHasCellState) {
-      params.cells = p_.cells + first * hidden_;
-      params.cells_before = p_.cells + first_before * hidden_;
-      params.cx = p_.cx;
-      params.grad_c = p_.grad_c;
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      params.cells[k] = p_.cells[k] + first * hidden_;
+      params.cells_before[k] = p_.cells[k] + first_before * hidden_;
     }
+    params.cx = p_.cx;
+    params.grad_cell = p_.grad_cell;
     params.output = p_.output + first * p_.output_stride;
     params.output_before = p_.output + first_before * p_.output_stride;
     params.output_stride = p_.output_stride;
@@ -154,8 +154,10 @@ class StreamedBackward {
     params.h_mask = p_.extras->h_mask;
     params.activation = p_.extras->activation;
     params.reset_h = p_.extras->reset_h;
-    params.reset_c = p_.extras->reset_c;
-    params.grad_cells = grads.cells ? grads.cells + p_.steps.offset(s) * grads.cells_stride : nullptr;
+    params.reset_cell = p_.extras->reset_cell;
+    for (int k = 0; k < Cell::kCellStates; ++k) {
+      params.grad_cells[k] = grads.cells[k] ? grads.cells[k] + p_.steps.offset(s) * grads.cells_stride : nullptr;
+    }
     params.grad_cells_stride = grads.cells_stride;
   }
 
@@ -177,19 +179,18 @@ class StreamedBackward {
 
   void run_pass_back(int64_t s) const {
     const ExtraGrads<T, A>& grads = *p_.extra_grads;
-    const int64_t cell_size = Cell::kHasCellState ? hidden_ : 0;
-    const PassBackParams<T> params{rows_of_step(p_.steps, s),
-                                   cuts_of_step(p_.extras, p_.steps, s),
-                                   recurrent_,
-                                   cell_size,
-                                   grads.clip,
-                                   p_.extras->h_mask,
-                                   through_w_hh_,
-                                   p_.grad_h,
-                                   p_.grad_c,
-                                   grads.reset_h,
-                                   grads.reset_c};
-    launch_pointwise(pass_back<T>, p_.steps.rows(s), recurrent_ + cell_size, params, queue_.stream);
+    const StateColumns columns{recurrent_, hidden_, Cell::kCellStates};
+    const PassBackParams<T> params{.rows = rows_of_step(p_.steps, s),
+                                   .cuts = cuts_of_step(p_.extras, p_.steps, s),
+                                   .columns = columns,
+                                   .clip = grads.clip,
+                                   .h_mask = p_.extras->h_mask,
+                                   .through_w_hh = through_w_hh_,
+                                   .grad_h = p_.grad_h,
+                                   .grad_cell = p_.grad_cell,
+                                   .reset_h = grads.reset_h,
+                                   .reset_cell = grads.reset_cell};
+    launch_pointwise(pass_back<T>, p_.steps.rows(s), columns.count(), params, queue_.stream);
   }
 
   const T* grad_output(int64_t s) const {

@@ -101,18 +101,17 @@ class StreamedForward {
 
   void enter(int64_t s) const {
     const Extras<T, A>& extras = *p_.extras;
-    const int64_t cell_size = extras.reset_c ? hidden_ : 0;
-    const EnterStepParams<T> params{rows_of_step(p_.steps, s),
-                                    cuts_of_step(p_.extras, p_.steps, s),
-                                    recurrent_,
-                                    cell_size,
-                                    extras.reset_h,
-                                    extras.reset_c,
-                                    extras.h_mask,
-                                    p_.hy,
-                                    p_.cell,
-                                    masked_};
-    launch_pointwise(enter_step<T>, p_.steps.rows(s), recurrent_ + cell_size, params, queue_.stream);
+    const StateColumns columns{recurrent_, hidden_, extras.reset_h ? Cell::kCellStates : 0};
+    const EnterStepParams<T> params{.rows = rows_of_step(p_.steps, s),
+                                    .cuts = cuts_of_step(p_.extras, p_.steps, s),
+                                    .columns = columns,
+                                    .reset_h = extras.reset_h,
+                                    .reset_cell = extras.reset_cell,
+                                    .h_mask = extras.h_mask,
+                                    .h = p_.hy,
+                                    .cell = p_.cell,
+                                    .masked = masked_};
+    launch_pointwise(enter_step<T>, p_.steps.rows(s), columns.count(), params, queue_.stream);
   }
 
   // The step's second GEMM reuses the memory of the first one's result, which the cells have read by then.
@@ -136,7 +135,7 @@ class StreamedForward {
     params.saved = p_.saved + first * p_.saved_stride;
     params.saved_stride = p_.saved_stride;
     params.cell = p_.cell;
-    params.cells = p_.keep && Cell::kHasCellState ? p_.cells + first * hidden_ : nullptr;
+    for (int k = 0; p_.keep && k < Cell::kCellStates; ++k) params.cells[k] = p_.cells[k] + first * hidden_;
     params.h = projected ? nullptr : p_.hy;
     params.output = projected ? nullptr : output(s);
     params.output_stride = p_.output_stride;
