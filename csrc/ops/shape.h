@@ -99,26 +99,26 @@ struct Weights {
   }
 };
 
-// Where what forward keeps for backward lies: for every recurrence what its kernel keeps, then the outputs of all
-// layers but the last. Values of T, among which those of cell states take the room of as many T as an accumulator
-// measures.
+// Where what forward keeps for backward lies: every step's cell states of all recurrences, what these save, then the
+// outputs of all layers but the last. Values of T; a cell state takes as many as an accumulator measures, and stands
+// first so that it is aligned as one, however many values of a half type are saved.
 struct ReserveLayout {
-  int64_t saved, cell;  // of a recurrence, the second for each of its cell states
+  int64_t cell, saved;  // of a recurrence, the first for each of its cell states
   int64_t cell_states;
   int64_t recurrences;
   int64_t output_values;  // of a layer
   int64_t outputs;
 
   ReserveLayout(const CellFacts& facts, const LayerShape& shape, int64_t values_per_accumulator)
-      : saved(facts.reads_saved ? shape.rows * facts.saved_values * shape.dims.hidden_size : 0),
-        cell(shape.rows * shape.dims.hidden_size * values_per_accumulator),
+      : cell(shape.rows * shape.dims.hidden_size * values_per_accumulator),
+        saved(facts.reads_saved ? shape.rows * facts.saved_values * shape.dims.hidden_size : 0),
         cell_states(facts.cell_states),
         recurrences(shape.recurrences()),
         output_values(shape.rows * shape.output_columns()),
         outputs(shape.layers - 1) {}
 
-  int64_t saved_of(int64_t index) const { return index * (saved + cell_states * cell); }
-  int64_t cells_of(int64_t index, int state) const { return saved_of(index) + saved + state * cell; }
+  int64_t cells_of(int64_t index, int state) const { return (index * cell_states + state) * cell; }
+  int64_t saved_of(int64_t index) const { return cells_of(recurrences, 0) + index * saved; }
   int64_t output_of(int64_t layer) const { return saved_of(recurrences) + layer * output_values; }
   int64_t size() const { return output_of(outputs); }
 };
