@@ -68,9 +68,7 @@ struct BackwardCells {
     if (p.grad_output) dh += S::load(p.grad_output + at * p.grad_output_stride + unit, lanes);
     if constexpr (kExtended) {
       if (ctx.extras.extras.zones_h()) {
-        const V kept = ctx.extras.kept_h(row, unit, lanes) * dh;
-        S::store(grad_h, kept, lanes);
-        dh -= kept;
+        S::store(grad_h, take_kept<V>(ctx.extras.kept_h(row, unit, lanes), dh), lanes);
       }
     }
     if (projects(ctx)) {
@@ -223,8 +221,7 @@ struct BackwardCells {
       const T* of_step = grads.cells[state];
       if (of_step) grad += S::load(of_step + (ctx.first + row) * grads.cells_stride + unit, lanes);
       if (ctx.extras.extras.zones_cell(state)) {
-        kept = ctx.extras.kept_cell(state, row, unit, lanes) * grad;
-        grad -= kept;
+        kept = take_kept<V>(ctx.extras.kept_cell(state, row, unit, lanes), grad);
       }
     }
     return grad;

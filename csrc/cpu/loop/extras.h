@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "../../cells/zoneout.h"
 #include "../../params.h"
 #include "../isa/vector.h"
 
@@ -68,21 +69,18 @@ struct StepExtras {
   // h_t of the row, given its candidate value.
   FASTRNN_INLINE V zoned_h(int64_t row, int64_t unit, int lanes, V h) const {
     if (!extras.zones_h()) return h;
-    return h + kept_h(row, unit, lanes) * (S::load(previous_h(row) + unit, lanes) - h);
+    return zoned<V>(h, kept_h(row, unit, lanes), S::load(previous_h(row) + unit, lanes));
   }
   FASTRNN_INLINE V zoned_cell(int state, int64_t row, int64_t unit, int lanes, V cell, V cell_prev) const {
     if (!extras.zones_cell(state)) return cell;
-    return cell + kept_cell(state, row, unit, lanes) * (cell_prev - cell);
+    return zoned<V>(cell, kept_cell(state, row, unit, lanes), cell_prev);
   }
-  // The candidate value of h_t, recovered from h_t. For a unit that keeps all of its old value any candidate will do:
-  // its gradient is 0. Masks keep all or nothing. A candidate within h's rounding error is taken as 0, since relu's
-  // derivative jumps there.
+  // The candidate value of h_t, given h_t. Masks keep all or nothing.
   FASTRNN_INLINE V candidate_h(int64_t row, int64_t unit, int lanes, V h) const {
     if (extras.kept_h || extras.share_h == T(0) || extras.share_h == T(1)) return h;
-    constexpr T kEpsilon = std::numeric_limits<T>::epsilon(), kLeast = std::numeric_limits<T>::min();
-    const V change = h - extras.share_h * S::load(previous_h(row) + unit, lanes), size = change < 0 ? -change : change;
-    const V most = kEpsilon * Isa::at_least(h < 0 ? -h : h, S::broadcast(kLeast));
-    return size <= most ? V{} : change * (T(1) / (T(1) - extras.share_h));
+    const V part = candidates_part<V, T>(h, S::load(previous_h(row) + unit, lanes), extras.share_h,
+                                         std::numeric_limits<T>::epsilon(), std::numeric_limits<T>::min());
+    return part * (T(1) / (T(1) - extras.share_h));
   }
 
   // The h that the next step's GEMM takes, given this step's h (for the first step, hx).

@@ -1,6 +1,7 @@
 // Extras (params.h) in the steps of the streamed path. In a plain recurrence all of it is null or 0.
 #pragma once
 
+#include "../../cells/zoneout.h"
 #include "../streamed/pointwise.cuh"
 #include "numbers.cuh"
 
@@ -31,16 +32,11 @@ struct Kept {
 
   __device__ bool any() const { return mask || share != 0; }
   __device__ A at(int64_t element) const { return mask ? widen(mask[element]) : share; }
-  __device__ A blend(int64_t element, A candidate, A old) const { return candidate + at(element) * (old - candidate); }
-
-  // The candidate value of h, recovered from h. For a unit that keeps all of its old value any will do: its gradient is
-  // 0. A candidate within h's own rounding error is taken as 0, because relu's derivative depends on its sign.
+  __device__ A blend(int64_t element, A candidate, A old) const { return zoned(candidate, at(element), old); }
+  // The candidate value of h. A mask keeps all or nothing.
   __device__ A candidate(A h, A old) const {
     if (mask || share == 1) return h;
-    const A change = h - share * old, size = h < 0 ? -h : h;
-    const A rounding = static_cast<A>(kEpsilon<T>) * (size < kLeastNormal<T> ? static_cast<A>(kLeastNormal<T>) : size);
-    if (change <= rounding && change >= -rounding) return 0;
-    return change / (1 - share);
+    return candidates_part(h, old, share, static_cast<A>(kEpsilon<T>), static_cast<A>(kLeastNormal<T>)) / (1 - share);
   }
 };
 

@@ -53,9 +53,7 @@ struct ArrivedGrad {
     const int64_t state = row * p.hidden_size + unit;
     grad = p.grad_h[state];
     if (p.grad_output) grad += widen(p.grad_output[row * p.grad_output_stride + unit]);
-    if (!p.zoneout.h.any()) return;
-    kept = p.zoneout.h.at(state) * grad;
-    grad -= kept;
+    if (p.zoneout.h.any()) kept = take_kept(p.zoneout.h.at(state), grad);
   }
 };
 
@@ -118,10 +116,7 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   for (int k = 0; k < Cell::kCellStates; ++k) {
     grad.cell[k] = p.grad_cell[k][state];
     if (p.grad_cells[k]) grad.cell[k] += widen(p.grad_cells[k][row * p.grad_cells_stride + unit]);
-    if (p.zoneout.cell[k].any()) {
-      kept_grad[k] = p.zoneout.cell[k].at(state) * grad.cell[k];
-      grad.cell[k] -= kept_grad[k];
-    }
+    if (p.zoneout.cell[k].any()) kept_grad[k] = take_kept(p.zoneout.cell[k].at(state), grad.cell[k]);
   }
   if constexpr (kNormalizesCell<Cell>) {
     grad.saved[Cell::kOutput] = widen(p.grad_saved[first_saved + Cell::kOutput * hidden]);

@@ -31,9 +31,9 @@ __global__ void gather_grad(const GatherGradParams<T> p) {
   Accumulator<T> grad = p.grad_h[state];
   if (p.grad_output) grad += widen(p.grad_output[row * p.grad_output_stride + column]);
   Accumulator<T> kept{};
-  if (p.kept_h.any()) kept = p.kept_h.at(state) * grad;
+  if (p.kept_h.any()) kept = take_kept(p.kept_h.at(state), grad);
   const Accumulator<T> output = widen(p.output[row * p.grad_output_stride + column]);
-  p.grad_projected[state] = narrow<T>(activate_backward(p.activation, output, grad - kept));
+  p.grad_projected[state] = narrow<T>(activate_backward(p.activation, output, grad));
   p.grad_h[state] = kept;
 }
 
