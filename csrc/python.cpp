@@ -2,9 +2,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <iterator>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "cpu/team/cores.h"
 #include "ops/cpu_device.h"
@@ -53,6 +56,17 @@ py::dict describe_cells() {
   return cells;
 }
 
+// The words for each of the numbers that the op _plan returns.
+py::dict plan_words() {
+  const auto list = [](const auto& words) { return std::vector<std::string>(std::begin(words), std::end(words)); };
+  py::dict words;
+  words["path"] = list(kPathWords);
+  words["weights"] = list(kWeightWords);
+  words["input_product"] = list(kInputProductWords);
+  words["reason"] = list(kReasonWords);
+  return words;
+}
+
 // Values that forward keeps for backward, per row and hidden unit. Half types keep c in float32.
 int64_t reserve_width(const std::string& name, bool half) {
   ops::LayerShape shape{};
@@ -73,6 +87,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("isa") = cpu::kernels().isa;
   m.attr("compiler") = __VERSION__;
   m.attr("cells") = describe_cells();
+  m.attr("plan_words") = plan_words();
   cpu::interrupt_requested = &python_signal_arrived;
   m.def("take_interruption", &take_interruption);
   m.def("force_chunk_rows", [](int64_t rows) { ops::forced_chunk_rows = rows; });

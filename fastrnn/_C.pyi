@@ -2,6 +2,7 @@ from typing import Any
 
 isa: str
 cells: dict[str, dict[str, Any]]
+plan_words: dict[str, list[str]]
 compiler: str
 cuda_built: bool
 cuda_architectures: str  # that the kernels were compiled for; empty without CUDA

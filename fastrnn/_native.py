@@ -46,6 +46,9 @@ cuda_built: bool = _C.cuda_built
 cells: dict[str, dict[str, Any]] = _C.cells
 """The facts of every cell by name, as csrc/cells/list.h orders them; see fastrnn._ops.cells."""
 
+plan_words: dict[str, list[str]] = _C.plan_words
+"""What the numbers mean that the op ``_plan`` returns; see csrc/pass_words.h."""
+
 
 def reserve_values(cell: str, dtype: torch.dtype, rows: int, hidden_size: int, handed_on: int = 0) -> int:
     """How many values of that dtype one direction of a layer keeps from forward for backward.

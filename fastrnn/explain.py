@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -207,18 +207,51 @@ def _row(
     input = op.primals[0]
     where = first + layer, direction, "backward" if backward else "forward", str(input.device)
     numbers = _precision_of(op, given)
-    if (backward and not op.records) or input.is_meta:
-        reason = _NO_GRADIENT if not input.is_meta else "meta tensors: only shapes are computed"
-        return Row(*where, "none", "", "", "", "", 0, numbers, 0, reason)
+    if backward and not (op.records or input.is_meta):
+        return Row(*where, "none", "", "", "", "", 0, numbers, 0, _NO_GRADIENT)
+    plan = _plan(op, backward)
+    reason = plan.reason
+    if plan.weights and not op.records and why_not_packed:
+        reason += f"; not packed ahead: {why_not_packed}"
+    runs = plan.path != "none"
+    path = plan.path + " with extras" * (runs and op.extended)
+    reserve = _reserve_bytes(op, layer) if op.keeps and runs else 0
+    return Row(
+        *where, path, plan.isa, plan.tile, plan.weights, plan.input_product, plan.threads, numbers, reserve, reason
+    )
+
+
+class _Plan(NamedTuple):
+    """What the op tells of a pass, in words."""
+
+    path: str
+    isa: str
+    tile: str
+    threads: int
+    weights: str
+    input_product: str
+    reason: str
+
+
+def _plan(op: _Op, backward: bool) -> _Plan:
     settings = op.batch_sizes, op.bidirectional, op.allow_tf32
-    path, isa, tile, threads, weights, input_product, reason = schema.plan(
+    path, architecture, rows, columns, threads, weights, input_product, reasons = schema.plan(
         op.cell, op.primals, *settings, op.packed, op.extended, backward
     )
-    if weights and not op.records and why_not_packed:
-        reason += f"; not packed ahead: {why_not_packed}"
-    reserve = _reserve_bytes(op, layer) if op.keeps else 0
-    path += " with extras" * op.extended
-    return Row(*where, path, isa, tile, weights, input_product, threads, numbers, reserve, reason)
+    words = _native.plan_words
+
+    def word(of: str, number: int) -> str:
+        return words[of][number] if number >= 0 else ""
+
+    return _Plan(
+        path=word("path", path),
+        isa=f"sm_{architecture}" if architecture else _native.isa if rows else "",
+        tile=f"{rows}x{columns}" if rows else "",
+        threads=threads,
+        weights=word("weights", weights),
+        input_product=word("input_product", input_product),
+        reason="; ".join(word("reason", reason) for reason in reasons),
+    )
 
 
 def _reserve_bytes(op: _Op, layer: int) -> int:

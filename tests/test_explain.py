@@ -263,7 +263,8 @@ def test_refuses_what_the_call_refuses():
 def test_meta_runs_nothing():
     module = fastrnn.LSTM(4, 8, device="meta")
     for row in fastrnn.explain(module, torch.randn(5, 2, 4, device="meta")).rows:
-        assert (row.device, row.path) == ("meta", "none")
+        assert (row.device, row.path, row.threads, row.reserve_bytes) == ("meta", "none", 0, 0)
+        assert row.reason == "meta tensors: only shapes are computed"
 
 
 def test_the_formula_shows():

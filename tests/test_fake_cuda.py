@@ -220,7 +220,9 @@ class TestLengths:
             module(value, lengths=torch.empty(2, dtype=torch.int64))
 
 
-PLAN = "persistent", "sm_90", "16x16", 256, "", "", "because"
+REASON = "the recurrent weights stay on the chip for the whole sequence"
+WORDS = _native.plan_words
+PLAN = WORDS["path"].index("persistent"), 90, 16, 16, 256, -1, -1, [WORDS["reason"].index(REASON)]
 
 
 class TestExplain:
@@ -239,7 +241,7 @@ class TestExplain:
     @by_class
     def test_a_row_of_the_gpus_plan(self, asked, name):
         row, backward = fastrnn.explain(build(name), value_of(name)).rows
-        assert (row.device, row.pass_, row.reason) == ("cuda:0", "forward", "because")
+        assert (row.device, row.pass_, row.reason) == ("cuda:0", "forward", REASON)
         assert (row.path, row.isa, row.tile, row.threads) == ("persistent", "sm_90", "16x16", 256)
         assert backward.path == "none"  # fakes record no gradient
         (facts,) = asked

@@ -24,21 +24,21 @@ GemmPlan divide_gemm(const GemmShape& shape, int64_t threads);
 // For the thresholds see tuning.h.
 Choice choose_plan(const Workload& work) {
   const int threads = work.threads;
-  const auto choice = [&](int count, Split split, const char* reason) {
+  const auto choice = [&](int count, Split split, Reason reason) {
     Plan plan{count, split, larger(1, kPollMacs / larger(1, work.step_macs)), choose_weights(work), 0};
     plan.input_steps = choose_input_steps(work, plan);
     return Choice{plan, reason};
   };
-  if (threads == 1) return choice(1, Split::kNone, "torch.get_num_threads() is 1");
+  if (threads == 1) return choice(1, Split::kNone, Reason::kOneThread);
   const int64_t macs = work.steps * work.step_macs;
   const bool worth_a_team = macs >= kWorthATeam, worth_dividing = work.step_macs >= kWorthSplittingUnits;
   if (worth_a_team && work.batch / kRowsPerThread >= threads && work.weight_bytes <= shared_weight_bytes()) {
-    return choice(threads, Split::kBatch, "each thread runs its own batch rows");
+    return choice(threads, Split::kBatch, Reason::kOwnRows);
   }
   const int by_units = static_cast<int>(smaller(threads, work.panels));
   const bool more_by_units = worth_a_team && worth_dividing && by_units > 2;
   if (work.directions == 2 && 2 * macs >= kWorthATeam && work.weight_bytes <= kOwnWeightBytes && !more_by_units) {
-    return choice(2, Split::kDirections, "each direction runs on a thread of its own");
+    return choice(2, Split::kDirections, Reason::kOwnDirection);
   }
   const int by_layers = static_cast<int>(smaller(threads, work.layers));
   const bool dealt_evenly = by_layers > 1 && work.layers % by_layers == 0;
@@ -46,15 +46,15 @@ Choice choose_plan(const Workload& work) {
   // others.
   const bool narrow_input = work.input_macs <= kMostInputToStep * work.step_macs;
   if (work.directions == 1 && dealt_evenly && narrow_input && macs >= kWorthAWavefront && !worth_dividing) {
-    return choice(by_layers, Split::kLayers, "layers run as a wavefront, each on one thread");
+    return choice(by_layers, Split::kLayers, Reason::kOwnLayers);
   }
-  if (!worth_a_team) return choice(1, Split::kNone, "too little work for a second thread");
+  if (!worth_a_team) return choice(1, Split::kNone, Reason::kTooLittleWork);
   if (work.batch >= threads && work.weight_bytes <= kLightWeightBytes) {
-    return choice(threads, Split::kBatch, "each thread runs its own batch rows");
+    return choice(threads, Split::kBatch, Reason::kOwnRows);
   }
-  if (!worth_dividing) return choice(1, Split::kNone, "too little work in a step to divide the hidden units");
-  if (by_units == 1) return choice(1, Split::kNone, "too few hidden units to divide");
-  return choice(by_units, Split::kUnits, "each thread runs its own hidden units, meeting at every step");
+  if (!worth_dividing) return choice(1, Split::kNone, Reason::kTooLittleWorkPerStep);
+  if (by_units == 1) return choice(1, Split::kNone, Reason::kTooFewUnits);
+  return choice(by_units, Split::kUnits, Reason::kOwnUnits);
 }
 
 GemmPlan choose_gemm_plan(const GemmShape& shape) {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "../pass_words.h"
+
 namespace fastrnn::cpu {
 
 // kBatch: each thread runs the whole sequence for its own batch rows and never waits for another.
@@ -43,7 +45,7 @@ struct Workload {
 
 struct Choice {
   Plan plan;
-  const char* reason;  // for not using more threads, or another split
+  Reason reason;  // for not using more threads, or another split
 };
 
 Choice choose_plan(const Workload& work);

@@ -22,12 +22,12 @@ constexpr int64_t kLargestCluster = 16;  // that any device may support
 std::optional<Path> only_path();
 template <class T>
 MathMode math_of(const Workload& work);
-const char* why_streamed(const Workload& work);
+std::optional<Reason> why_streamed(const Workload& work);
 template <class T>
 std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool backward);
 template <class T>
 std::optional<Grid> persistent_grid(CellKind cell, const Workload& work, bool backward);
-std::string reason_of(Path path, const Grid& grid, const Workload& work);
+std::vector<Reason> reasons_of(Path path, const Grid& grid, const Workload& work);
 
 }  // namespace
 
@@ -36,28 +36,28 @@ std::string reason_of(Path path, const Grid& grid, const Workload& work);
 // is to find out.
 template <class T>
 Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
-  const auto stream = [](const char* reason) { return Choice{{Path::kStreamed, {}, {}}, reason}; };
+  const auto stream = [](Reason reason) { return Choice{{Path::kStreamed, {}, {}}, {reason}}; };
   const auto on_chip = [&](Path path, const Grid& grid) {
-    return Choice{{path, grid, math_of<T>(work)}, reason_of(path, grid, work)};
+    return Choice{{path, grid, math_of<T>(work)}, reasons_of(path, grid, work)};
   };
   if constexpr (std::is_same_v<T, double>) {
-    return stream("float64 has no persistent kernel");
+    return stream(Reason::kFloat64);
   } else {
     const std::optional<Path> only = only_path();
-    if (only == Path::kStreamed) return stream("FASTRNN_CUDA_PATH=streamed");
-    if (const char* const reason = why_streamed(work)) return stream(reason);
+    if (only == Path::kStreamed) return stream(Reason::kStreamedAskedFor);
+    if (const std::optional<Reason> reason = why_streamed(work)) return stream(*reason);
     const int capability = device_attribute(cudaDevAttrComputeCapabilityMajor);
-    if (capability < kLeastCapability) return stream("persistent kernels need compute capability 8.0 or higher");
+    if (capability < kLeastCapability) return stream(Reason::kOldDevice);
     if (capability >= kLeastCapabilityOfClusters && only != Path::kPersistent) {
       if (const std::optional<Grid> grid = best_cluster_grid<T>(cell, work, backward)) {
         return on_chip(Path::kCluster, *grid);
       }
     }
-    if (only == Path::kCluster) return stream("FASTRNN_CUDA_PATH=cluster, and no cluster holds the recurrent weights");
+    if (only == Path::kCluster) return stream(Reason::kClusterAskedFor);
     if (const std::optional<Grid> grid = persistent_grid<T>(cell, work, backward)) {
       return on_chip(Path::kPersistent, *grid);
     }
-    return stream("the recurrent weights do not fit on the chip");
+    return stream(Reason::kDoesNotFit);
   }
 }
 
@@ -82,14 +82,14 @@ MathMode math_of(const Workload& work) {
 
 int64_t tiles_of(const Workload& work) { return (work.dims.batch + kBatchRowsPerTile - 1) / kBatchRowsPerTile; }
 
-// Why no kernel on any device can keep w_hh on the chip for the whole sequence; null if one may.
-const char* why_streamed(const Workload& work) {
-  if (work.extended) return "persistent kernels know nothing but the plain recurrence";
-  if (work.dims.projected) return "persistent kernels have no projection";
-  if (work.steps <= 1) return "a single step leaves nothing to keep on the chip";
-  if (work.dims.hidden_size % kUnitsPerBlock != 0) return "hidden_size is not a multiple of 16";
-  if (work.dims.hidden_size == 0 || work.dims.batch == 0) return "nothing to compute";
-  return nullptr;
+// Why no kernel on any device can keep w_hh on the chip for the whole sequence, if so.
+std::optional<Reason> why_streamed(const Workload& work) {
+  if (work.extended) return Reason::kExtras;
+  if (work.dims.projected) return Reason::kProjection;
+  if (work.steps <= 1) return Reason::kSingleStep;
+  if (work.dims.hidden_size % kUnitsPerBlock != 0) return Reason::kOddHiddenSize;
+  if (work.dims.hidden_size == 0 || work.dims.batch == 0) return Reason::kNothingToCompute;
+  return {};
 }
 
 // A grid for as many concurrent calls as fit, where `room` is the number of groups of batch rows that can be resident.
@@ -164,27 +164,14 @@ std::optional<Grid> persistent_grid(CellKind cell, const Workload& work, bool ba
   return grid;
 }
 
-std::string reason_of(Path path, const Grid& grid, const Workload& work) {
-  std::string reason = path == Path::kCluster ? "a cluster of blocks keeps the recurrent weights and the state"
-                                              : "the recurrent weights stay on the chip for the whole sequence";
-  if (grid.split > 1) reason += "; clusters of blocks split what they multiply";
-  if (work.directions == 1 && grid.calls > 1) reason += "; layers run as a wavefront";
-  return reason;
+std::vector<Reason> reasons_of(Path path, const Grid& grid, const Workload& work) {
+  std::vector<Reason> reasons{path == Path::kCluster ? Reason::kClusterKeepsWeights : Reason::kChipKeepsWeights};
+  if (grid.split > 1) reasons.push_back(Reason::kClustersSplit);
+  if (work.directions == 1 && grid.calls > 1) reasons.push_back(Reason::kLayersAtOnce);
+  return reasons;
 }
 
 }  // namespace
-
-const char* name_of(Path path) {
-  switch (path) {
-    case Path::kStreamed:
-      return "streamed";
-    case Path::kPersistent:
-      return "persistent";
-    case Path::kCluster:
-      return "cluster";
-  }
-  return "";
-}
 
 template Choice choose_plan<double>(CellKind, const Workload&, bool);
 template Choice choose_plan<float>(CellKind, const Workload&, bool);

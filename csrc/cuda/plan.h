@@ -1,16 +1,13 @@
 // Which path a layer takes through its sequence on a GPU.
 #pragma once
 
-#include <string>
 #include <type_traits>
+#include <vector>
 
+#include "../pass_words.h"
 #include "kernels.h"
 
 namespace fastrnn::cuda {
-
-enum class Path { kStreamed, kPersistent, kCluster };
-
-const char* name_of(Path path);
 
 struct Plan {
   Path path;
@@ -31,7 +28,7 @@ struct Plan {
 
 struct Choice {
   Plan plan;
-  std::string reason;  // why this path
+  std::vector<Reason> reasons;  // why this path
 };
 
 // By math mode; only float has more than one.

@@ -53,9 +53,9 @@ inline void define_ops(torch::stable::detail::StableLibrary& library) {
   define("_plain_infer" + plain + ", Tensor? packed) -> Tensor[] outputs");
   define("_plain_forward" + plain + ") -> Tensor[] outputs_and_reserve");
   define("_plain_backward" + plain + ", Tensor?[] grads, " + kSaved + ", " + kRequest + ") -> Tensor[] grad_primals");
-  // How a pass of a call will run: layer.h's PassPlan.
-  define("_plan" + plain + ", Tensor? packed, bool extended, bool backward) -> (str path, str isa, str tile, int " +
-         "threads, str weights, str input_product, str reason)");
+  // How a pass of a call will run: layer.h's PassPlan, in the numbers of pass_words.h.
+  define("_plan" + plain + ", Tensor? packed, bool extended, bool backward) -> (int path, int architecture, int " +
+         "tile_rows, int tile_columns, int threads, int weights, int input_product, int[] reasons)");
   // The recurrent weights and biases of one layer, as `packed` of _plain_infer takes those of all.
   define("_pack(str cell, Tensor[] weights, bool bidirectional) -> Tensor[]");
   define("_random_mask(Tensor seed, Tensor like, SymInt count, float probability, float value) -> Tensor");
@@ -144,14 +144,23 @@ struct Ops {
     return flat;
   }
 
-  static std::tuple<std::string, std::string, std::string, int64_t, std::string, std::string, std::string> plan(
+  static std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, std::vector<int64_t>> plan(
       StringHandle cell, Tensors primals, OptionalTensor batch_sizes, bool bidirectional, bool allow_tf32,
       OptionalTensor packed, bool extended, bool backward) {
     LayerArgs args = plain(take_cell(cell), primals, batch_sizes, bidirectional, allow_tf32);
     args.frozen = packed;
     if (extended) args.extras.emplace();
     const PassPlan plan = Layer::plan(args, backward);
-    return {plan.path, plan.isa, plan.tile, plan.threads, plan.weights, plan.input_product, plan.reason};
+    std::vector<int64_t> reasons;
+    for (Reason reason : plan.reasons) reasons.push_back(static_cast<int64_t>(reason));
+    return {static_cast<int64_t>(plan.path),
+            plan.architecture,
+            plan.tile_rows,
+            plan.tile_columns,
+            plan.threads,
+            plan.weights,
+            plan.input_product,
+            reasons};
   }
 
  private:

@@ -108,7 +108,7 @@ class CudaLoops {
         cell_(args.cell),
         shape_(shape),
         plan_(plan_pass<T>(args, shape, device.queue().allow_tf32, backward).plan) {
-    if (plan_.path != cuda::Path::kStreamed) upload_sizes();
+    if (plan_.path != Path::kStreamed) upload_sizes();
   }
 
   AtOnce at_once() const { return shape_.directions > 1 ? AtOnce{1, plan_.at_once()} : AtOnce{plan_.at_once(), 1}; }
@@ -192,7 +192,7 @@ class CudaLoops {
     return params;
   }
 
-  std::string name(const char* pass) const { return std::string("fastrnn::") + pass + " " + cuda::name_of(plan_.path); }
+  std::string name(const char* pass) const { return std::string("fastrnn::") + pass + " " + name_of(plan_.path); }
 
   // What the host knows of ragged rows, in the GPU's memory: a kernel that runs all steps asks there.
   void upload_sizes() {

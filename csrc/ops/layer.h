@@ -6,6 +6,7 @@
 #include <string>
 
 #include "../params.h"
+#include "../pass_words.h"
 #include "tensor.h"
 
 namespace fastrnn::ops {
@@ -83,12 +84,15 @@ struct LayerInputGrads {
   std::vector<Tensor> weights;               // none unless asked for
 };
 
-// How a pass will run, for those who ask; "" and 0 where there is nothing to say.
+// How a pass will run, for those who ask; see Row in fastrnn/explain.py.
 struct PassPlan {
-  std::string path, isa, tile;
-  int64_t threads;
-  std::string weights, input_product;  // see Row in fastrnn/explain.py
-  std::string reason;
+  Path path;
+  int64_t architecture = 0;  // of a GPU: 90 for sm_90
+  int64_t tile_rows = 0, tile_columns = 0;
+  int64_t threads = 0;
+  int64_t weights = -1;        // a cpu::WeightSource,
+  int64_t input_product = -1;  // an InputProduct, or -1 where there is nothing to say
+  std::vector<Reason> reasons;
 };
 
 // Layers on the CPU: float32 and float64. If nothing is kept, the weights of float32 data may be bfloat16: the kernels
@@ -101,6 +105,11 @@ struct CpuLayer {
   static LayerInputGrads backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
                                   const Tensor& reserve, const GradRequest& request);
   static PassPlan plan(const LayerArgs& args, bool backward);
+};
+
+// Layers of meta tensors: nothing runs.
+struct MetaLayer {
+  static PassPlan plan(const LayerArgs&, bool) { return {.path = Path::kNone, .reasons = {Reason::kMeta}}; }
 };
 
 // Layers on a GPU: float32, float64, float16 and bfloat16.

@@ -76,7 +76,7 @@ cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool
   const int cores = cpu::usable_cores();
   if (choice.plan.threads <= cores) return choice;
   if (cores > 1) return choose(cores);
-  return {choose(1).plan, "this process may run on one core alone"};
+  return {choose(1).plan, Reason::kOneCore};
 }
 
 Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional) {
@@ -142,16 +142,14 @@ PassPlan CpuLayer::plan(const LayerArgs& args, bool backward) {
     const int64_t columns = int64_t{vectors} * cpu::kernels().vector_bytes / static_cast<int64_t>(sizeof(T));
     const cpu::Split split = choice.plan.split;
     const bool runs_apart = split == cpu::Split::kDirections || split == cpu::Split::kLayers;
-    constexpr const char* weights[] = {"in place", "packed", "packed ahead"};  // in the order of WeightSource
-    return PassPlan{.path = "fused",
-                    .isa = cpu::kernels().isa,
-                    .tile = std::to_string(rows) + "x" + std::to_string(columns),
+    const InputProduct input_product = choice.plan.input_steps > 0 ? InputProduct::kInLoop : InputProduct::kAhead;
+    return PassPlan{.path = Path::kFused,
+                    .tile_rows = rows,
+                    .tile_columns = columns,
                     .threads = runs_apart ? 1 : choice.plan.threads,
-                    .weights = weights[static_cast<int>(choice.plan.weights)],
-                    .input_product = backward                      ? ""
-                                     : choice.plan.input_steps > 0 ? "in the loop"
-                                                                   : "ahead",
-                    .reason = choice.reason};
+                    .weights = static_cast<int64_t>(choice.plan.weights),
+                    .input_product = backward ? -1 : static_cast<int64_t>(input_product),
+                    .reasons = {choice.reason}};
   };
   const bool bf16_weights = has_bf16_weights(args);
   const auto pass = [&](const CpuDevice&, const LayerShape& shape, auto type) {

@@ -26,12 +26,12 @@ auto on_gpu(const LayerArgs& args, const Pass& pass) {
 }
 
 // Of the current device.
-std::string architecture() {
+int64_t architecture() {
   int device = 0, major = 0, minor = 0;
   cuda::check(cudaGetDevice(&device));
   cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  return "sm_" + std::to_string(major) + std::to_string(minor);
+  return 10 * major + minor;
 }
 
 }  // namespace
@@ -53,15 +53,14 @@ LayerInputGrads CudaLayer::backward(const LayerArgs& args, const LayerGrads& gra
 
 PassPlan CudaLayer::plan(const LayerArgs& args, bool backward) {
   return on_gpu(args, [&](const CudaDevice&, const LayerShape& shape, auto type) {
-    const auto [plan, reason] = plan_pass<decltype(type)>(args, shape, args.allow_tf32, backward);
+    const auto [plan, reasons] = plan_pass<decltype(type)>(args, shape, args.allow_tf32, backward);
     const int64_t units = plan.units(shape.dims);
-    return PassPlan{.path = cuda::name_of(plan.path),
-                    .isa = architecture(),
-                    .tile = units ? std::to_string(cuda::kBatchRowsPerTile) + "x" + std::to_string(units) : "",
+    return PassPlan{.path = plan.path,
+                    .architecture = architecture(),
+                    .tile_rows = units ? cuda::kBatchRowsPerTile : 0,
+                    .tile_columns = units,
                     .threads = cuda::kThreadsPerBlock,
-                    .weights = "",
-                    .input_product = "",
-                    .reason = reason};
+                    .reasons = reasons};
   });
 }
 

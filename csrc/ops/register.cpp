@@ -33,4 +33,6 @@ STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   m.impl("_pack", TORCH_BOX(&pack));
 }
 
+STABLE_TORCH_LIBRARY_IMPL(fastrnn, Meta, m) { m.impl("_plan", TORCH_BOX(&Ops<MetaLayer>::plan)); }
+
 }  // namespace fastrnn::ops

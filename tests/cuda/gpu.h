@@ -76,11 +76,11 @@ class Gpu {
   using Plan = GpuPlan;
   static constexpr bool kHyHoldsHx = true;
 
-  explicit Gpu(cuda::Path path, cuda::MathMode math = cuda::MathMode::kTensorCores)
-      : path_(path), math_(math), streamed_(path == cuda::Path::kStreamed) {}
+  explicit Gpu(Path path, cuda::MathMode math = cuda::MathMode::kTensorCores)
+      : path_(path), math_(math), streamed_(path == Path::kStreamed) {}
 
   std::string name() const {
-    return type_name<T>() + (math_ == cuda::MathMode::kExact ? " exact " : " ") + cuda::name_of(path_);
+    return type_name<T>() + (math_ == cuda::MathMode::kExact ? " exact " : " ") + name_of(path_);
   }
   std::string describe(const GpuPlan& plan) const {
     const auto& [blocks, groups, calls, split] = plan.plan.grid;
@@ -141,7 +141,7 @@ class Gpu {
     run(&params);
   }
 
-  const cuda::Path path_;
+  const Path path_;
   const cuda::MathMode math_;
   const bool streamed_;
 };

@@ -112,7 +112,7 @@ class ExtendedGpu : public Gpu<T> {
   using A = cuda::Accumulator<T>;
 
  public:
-  ExtendedGpu() : Gpu<T>(cuda::Path::kStreamed) {}
+  ExtendedGpu() : Gpu<T>(Path::kStreamed) {}
 
   std::string name() const { return Gpu<T>::name() + " extended"; }
 

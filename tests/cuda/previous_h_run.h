@@ -22,7 +22,7 @@ template <class T>
 struct PreviousHGpu : Gpu<T> {
   bool extended;
 
-  explicit PreviousHGpu(bool extended) : Gpu<T>(cuda::Path::kStreamed), extended(extended) {}
+  explicit PreviousHGpu(bool extended) : Gpu<T>(Path::kStreamed), extended(extended) {}
 
   std::string name() const { return type_name<T>() + " previous_h" + (extended ? " extended" : ""); }
   std::string describe(const GpuPlan& plan) const { return "order=" + std::to_string(plan.seed); }

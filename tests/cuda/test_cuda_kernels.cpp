@@ -74,9 +74,10 @@ std::vector<GpuPlan> stationary_plans(const char* path, cuda::MathMode math, con
   const bool allow_tf32 = math == cuda::MathMode::kTensorCores;
   const cuda::Workload work{2, {drawn.batch, drawn.hidden, drawn.hidden, false}, 1, 1, true, allow_tf32, false};
   setenv("FASTRNN_CUDA_PATH", path, 1);
-  const auto [chosen, reason] = cuda::choose_plan<T>(drawn.cell, work, backward);
+  const auto [chosen, reasons] = cuda::choose_plan<T>(drawn.cell, work, backward);
   unsetenv("FASTRNN_CUDA_PATH");
-  if (cuda::name_of(chosen.path) != std::string_view(path)) throw std::runtime_error(std::string("no plan: ") + reason);
+  if (name_of(chosen.path) != std::string_view(path))
+    throw std::runtime_error(std::string("no plan: ") + words_of(reasons[0]));
   cuda::Plan one_group = chosen, two_groups = chosen;
   one_group.grid.batch_groups = 1;
   two_groups.grid.batch_groups = std::min<int64_t>(chosen.grid.batch_groups, 2);
@@ -151,7 +152,7 @@ void test_streamed(const Options& options, Report& report) {
   Options fewer = options;
   fewer.every *= 2;
   const std::vector<Case> extended_cases = some_cases(kStreamedCoverage, fewer);
-  test_passes(Gpu<T>(cuda::Path::kStreamed), cases, report);
+  test_passes(Gpu<T>(Path::kStreamed), cases, report);
   test_passes(ExtendedGpu<T>(), extended_cases, report);
   for (bool extended : {false, true}) {
     const PreviousHGpu<T> gather(extended);
@@ -172,16 +173,16 @@ std::vector<Case> some_and_large_cases(const Coverage& coverage, const Coverage&
 }
 
 template <class T>
-void test_stationary(cuda::Path path, cuda::MathMode math, const Coverage& large_coverage, const Options& options,
+void test_stationary(Path path, cuda::MathMode math, const Coverage& large_coverage, const Options& options,
                      Report& report) {
-  const char* const name = cuda::name_of(path);
+  const char* const name = name_of(path);
   if (!options.wants<T>(name)) return;
   const std::vector<Case> cases = some_and_large_cases(kStationaryCoverage, large_coverage, options);
   const Gpu<T> gpu(path, math);
   test_cases(gpu.name(), cases, report, [&](const Case& drawn, Report& of_gpu) {
     ForwardRun(gpu, drawn, of_gpu).run(stationary_plans<T>(name, math, drawn, false));
     BackwardRun(gpu, drawn, of_gpu).run(stationary_plans<T>(name, math, drawn, true));
-    if (path != cuda::Path::kCluster) return;
+    if (path != Path::kCluster) return;
     ForwardRun(gpu, drawn, of_gpu).run(large_block_plans<T>(math, drawn, false));
     BackwardRun(gpu, drawn, of_gpu).run(large_block_plans<T>(math, drawn, true));
   });
@@ -192,15 +193,15 @@ void test_split(const Options& options, Report& report) {
   if (!options.wants<T>("persistent")) return;
   std::vector<Case> cases = some_and_large_cases(kSplitCoverage, kLargeSplitCoverage<T>, options);
   std::erase_if(cases, [](const Case& drawn) { return cell_facts(drawn.cell).gates == 1; });
-  const Gpu<T> gpu(cuda::Path::kPersistent);
+  const Gpu<T> gpu(Path::kPersistent);
   test_cases(gpu.name() + " split", cases, report,
              [&](const Case& drawn, Report& of_gpu) { BackwardRun(gpu, drawn, of_gpu).run(split_plans<T>(drawn)); });
 }
 
 template <class T>
 void test_stationary(cuda::MathMode math, const Options& options, Report& report) {
-  test_stationary<T>(cuda::Path::kPersistent, math, kLargeCoverage<T>, options, report);
-  test_stationary<T>(cuda::Path::kCluster, math, kLargeClusterCoverage<T>, options, report);
+  test_stationary<T>(Path::kPersistent, math, kLargeCoverage<T>, options, report);
+  test_stationary<T>(Path::kCluster, math, kLargeClusterCoverage<T>, options, report);
 }
 
 Options parse(int count, char** words) {
