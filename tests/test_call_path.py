@@ -60,6 +60,16 @@ def test_an_unknown_cell_is_named():
         schema.plain_infer("gur", [value, hx, value, hx], None, False, False, None)
 
 
+def test_another_version_of_a_cell_is_refused():
+    """A graph holds a user's cell as name@hash: exported with one text of it, it must not run with another."""
+    value, hx, w = torch.zeros(1, 1, 3), torch.zeros(1, 1, 4), torch.zeros(12, 3)
+    for op in (schema.forward, schema.infer):
+        for device in ("cpu", "meta"):
+            tensors = value.to(device), [hx.to(device)], [w.to(device), w.to(device)]
+            with pytest.raises(RuntimeError, match=r"another version of 'gru', gru@0123: export or compile it again"):
+                op("gru@0123", *tensors, None, False, False, *[None] * 5, False, None)
+
+
 def test_a_cells_name_leaves_no_memory_behind():
     """torch's own conversion to std::string leaks one a call."""
     primals = [torch.zeros(1, 1, 3), torch.zeros(1, 1, 4), torch.zeros(4, 3), torch.zeros(4, 4)]

@@ -68,13 +68,25 @@ constexpr FactsTable kCellFacts = make_facts(PlainCells{}, ExtendedCells{});
 constexpr const CellFacts& cell_facts(CellKind cell) { return kCellFacts.facts[static_cast<int>(cell)]; }
 constexpr const char* cell_name(CellKind cell) { return cell_facts(cell).name.text; }
 
-// None if there is no cell of that name.
+// What graphs, caches and exported programs hold of a cell is its name, and of one that is not part of the package,
+// whose version would tell, `name@hash` with a hash of its text.
+constexpr std::string_view without_hash(std::string_view name) { return name.substr(0, name.find('@')); }
+
+// None if there is no cell of that name, hash included.
 constexpr std::optional<CellKind> find_cell(std::string_view name) {
   for (int place = 0; const CellFacts& facts : kCellFacts.facts) {
     if (name == facts.name.text) return static_cast<CellKind>(place);
     ++place;
   }
   return {};
+}
+
+// Whether one differs from it in the hash alone.
+constexpr bool is_another_version(std::string_view name) {
+  for (const CellFacts& facts : kCellFacts.facts) {
+    if (without_hash(facts.name.text) == without_hash(name)) return name != facts.name.text;
+  }
+  return false;
 }
 
 template <class Cell, class... Others>

@@ -70,6 +70,9 @@ inline CellKind take_cell(StringHandle handle) {
   const std::optional<CellKind> cell = find_cell({text, length});
   const std::string unknown = cell ? "" : std::string(text, length);
   TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+  STD_TORCH_CHECK(cell || !is_another_version(unknown),
+                  "fastrnn: this was exported or compiled with another version of '", without_hash(unknown), "', ",
+                  unknown, ": export or compile it again");
   STD_TORCH_CHECK(cell, "fastrnn: unknown cell '", unknown, "'");
   return *cell;
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..reference import ACTIVATIONS, Extras
 from . import flat, schema
-from .cells import CELLS
+from .cells import CELLS, facts_of
 from .schema import Request
 
 MaybeTensors = Sequence[Tensor | None]
@@ -130,14 +130,10 @@ class Call:
         """The call and its primals from the arguments of the public forward op."""
         cell, input, states, weights, batch_sizes, bidirectional, allow_tf32, *others = arguments
         cuts, h_mask, kept, shares, clip, return_cells, activations = others
-        resets = len(states) > CELLS[cell].states
+        facts = facts_of(cell)
+        resets = len(states) > facts.states
         extras = None
-        if (
-            resets
-            or return_cells
-            or not CELLS[cell].plain
-            or any(o is not None for o in (cuts, h_mask, kept, shares, clip))
-        ):
+        if resets or return_cells or not facts.plain or any(o is not None for o in (cuts, h_mask, kept, shares, clip)):
             names = tuple(_ACTIVATIONS[activation] for activation in activations or ())
             masks = tuple(None if mask.dim() == 1 else mask for mask in kept or ())
             extras = Extras(cuts, h_mask, masks, tuple(shares or ()), clip, return_cells, names)

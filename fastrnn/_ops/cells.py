@@ -21,3 +21,18 @@ class CellFacts(NamedTuple):
 
 
 CELLS = {name: CellFacts(**facts) for name, facts in _native.cells.items()}
+
+
+def facts_of(cell: str) -> CellFacts:
+    """The facts of a cell as a graph names it, which may have been exported before the cell became another.
+
+    Raises:
+        RuntimeError: if there is none of that name, or of a cell with a hash (`name@hash`) none of that hash.
+    """
+    if cell in CELLS:
+        return CELLS[cell]
+    name = cell.partition("@")[0]
+    if any(known.partition("@")[0] == name for known in CELLS):
+        made_with = f"another version of '{name}', {cell}"
+        raise RuntimeError(f"fastrnn: this was exported or compiled with {made_with}: export or compile it again")
+    raise RuntimeError(f"fastrnn: unknown cell '{cell}'")

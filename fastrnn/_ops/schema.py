@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .cells import CELLS
+from .cells import facts_of
 
 _LIBRARY = torch.ops.fastrnn
 
@@ -53,7 +53,7 @@ def _fake_reserve(
 ) -> Tensor:
     hx, last = states[0], 2 if bidirectional else 1
     rows = input.shape[0] * (input.shape[1] if input.dim() == 3 else 1)
-    hidden_size = weights[0].shape[0] // CELLS[cell].gates
+    hidden_size = weights[0].shape[0] // facts_of(cell).gates
     lower = (hx.shape[0] if hx.dim() == 3 else 1) - last  # directions of layers below the last
 
     def values(handed_on: int) -> int:
@@ -78,7 +78,7 @@ def _fake_infer(
     return_cells: bool,
     activations: list[int] | None,
 ) -> tuple[Any, ...]:
-    facts = CELLS[cell]
+    facts = facts_of(cell)
     features = (facts.states - 1) * (2 if bidirectional else 1) * (weights[0].shape[0] // facts.gates)
     cells = input.new_empty((*input.shape[:-1], features) if return_cells else (0,))
     return *_fake_results(input, states[: facts.states], bidirectional), cells
@@ -127,7 +127,7 @@ def _fake_grads(
 
 
 def _split(cell: str, primals: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    states = CELLS[cell].states
+    states = facts_of(cell).states
     return primals[0], primals[1 : 1 + states], primals[1 + states :]
 
 
