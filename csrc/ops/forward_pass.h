@@ -13,6 +13,7 @@ class ForwardPass {
   using Call = ForwardCall<T, A, W>;
 
  public:
+  // keep: what backward reads, which includes every step's cell states, if these are wanted.
   ForwardPass(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep)
       : device_(device),
         shape_(shape),
@@ -20,8 +21,9 @@ class ForwardPass {
         layout_(reserve_layout<T, Device>(args, shape)),
         hidden_(shape.dims.hidden_size),
         recurrent_(shape.dims.recurrent_size),
-        keep_(keep),
-        keep_saved_(keep && facts_.reads_saved),
+        wants_cells_(args.extras && args.extras->cells),
+        keep_(keep || wants_cells_),
+        keep_saved_(keep_ && facts_.reads_saved),
         gate_columns_(facts_.gates * hidden_),
         saved_columns_(keep_saved_ ? facts_.saved_values * hidden_ : gate_columns_),
         input_(device.dense(args.input)),
@@ -40,7 +42,7 @@ class ForwardPass {
     for (size_t s = 1; s < args.states.size(); ++s) {
       cells_.push_back(copy_or_zeros<T, A>(device, args.states[s], shape.state_sizes(hidden_)));
     }
-    if (keep) {
+    if (keep_) {
       reserve_ = device.empty({layout_.size()}, shape.dtype);
     } else {
       lower_outputs_.emplace(device, shape, at_once_.layers);
@@ -55,21 +57,7 @@ class ForwardPass {
     }
     LayerOutputs out{output_, {hy_}, reserve_};
     for (const Tensor& cell : cells_) out.states.push_back(converted(cell, shape_.dtype));
-    return out;
-  }
-
-  // See LayerOutputs, of a single layer, if it was kept; zero where no row ran.
-  Tensor every_cell() const {
-    const int64_t columns = facts_.cell_states * shape_.directions * hidden_;
-    const Tensor out = device_.empty(sizes_like(input_, columns), shape_.dtype);
-    T* to = data<T>(out);
-    for (int k = 0; k < facts_.cell_states; ++k) {
-      for (int64_t d = 0; d < shape_.directions; ++d, to += hidden_) {
-        Tensor view = as_tensor(Matrix<T>{to, shape_.rows, hidden_, columns}, Place(out));
-        const Matrix<const A> from{kept_cells(d, k), shape_.rows, hidden_, hidden_};
-        torch::stable::copy_(view, as_tensor(from, Place(out)));
-      }
-    }
+    if (wants_cells_) out.cells = every_cell();
     return out;
   }
 
@@ -129,6 +117,21 @@ class ForwardPass {
     return params;
   }
 
+  // See LayerOutputs, of a single layer; zero where no row ran.
+  Tensor every_cell() const {
+    const int64_t columns = facts_.cell_states * shape_.directions * hidden_;
+    const Tensor out = device_.empty(sizes_like(input_, columns), shape_.dtype);
+    T* to = data<T>(out);
+    for (int k = 0; k < facts_.cell_states; ++k) {
+      for (int64_t d = 0; d < shape_.directions; ++d, to += hidden_) {
+        Tensor view = as_tensor(Matrix<T>{to, shape_.rows, hidden_, columns}, Place(out));
+        const Matrix<const A> from{kept_cells(d, k), shape_.rows, hidden_, hidden_};
+        torch::stable::copy_(view, as_tensor(from, Place(out)));
+      }
+    }
+    return out;
+  }
+
   // Only if something is kept.
   T* kept_saved(int64_t index) const { return data<T>(*reserve_) + layout_.saved_of(index); }
   A* kept_cells(int64_t index, int state) const {
@@ -146,7 +149,7 @@ class ForwardPass {
   const CellFacts& facts_;
   const ReserveLayout layout_;
   const int64_t hidden_, recurrent_;
-  const bool keep_, keep_saved_;
+  const bool wants_cells_, keep_, keep_saved_;
   const int64_t gate_columns_, saved_columns_;
   const Tensor input_, hx_;
   const std::vector<Tensor> weights_;
@@ -162,16 +165,5 @@ class ForwardPass {
   std::optional<Tensor> reserve_;
   std::optional<BetweenLayers<T, Device>> lower_outputs_;  // where no reserve takes them
 };
-
-// The forward pass, where the weights are of the data's type. Every step's cell states, if wanted, come from the
-// reserve.
-template <class T, class Device, template <class, class> class Loops>
-LayerOutputs run_forward(const Device& device, const LayerArgs& args, const LayerShape& shape, bool keep) {
-  const bool wants_cells = args.extras && args.extras->cells;
-  ForwardPass<T, T, Device, Loops> pass(device, args, shape, keep || wants_cells);
-  LayerOutputs out = pass.run();
-  if (wants_cells) out.cells = pass.every_cell();
-  return out;
-}
 
 }  // namespace fastrnn::ops

@@ -122,7 +122,7 @@ LayerOutputs CpuLayer::forward(const LayerArgs& args, bool keep) {
   if (!keep && has_bf16_weights(args)) return forward_with_bf16_weights(args);
   return on_cpu(args, [&](const CpuDevice& device, const LayerShape& shape, auto type) {
     using T = decltype(type);
-    return run_forward<T, CpuDevice, CpuLoops>(device, args, shape, keep);
+    return ForwardPass<T, T, CpuDevice, CpuLoops>(device, args, shape, keep).run();
   });
 }
 

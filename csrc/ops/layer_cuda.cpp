@@ -39,7 +39,7 @@ int64_t architecture() {
 LayerOutputs CudaLayer::forward(const LayerArgs& args, bool keep) {
   return on_gpu(args, [&](const CudaDevice& device, const LayerShape& shape, auto type) {
     using T = decltype(type);
-    return run_forward<T, CudaDevice, CudaLoops>(device, args, shape, keep);
+    return ForwardPass<T, T, CudaDevice, CudaLoops>(device, args, shape, keep).run();
   });
 }
 
