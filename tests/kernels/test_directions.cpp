@@ -5,6 +5,7 @@
 
 #include "cells/facts.h"
 #include "cpu/loop/loops.h"
+#include "reference.h"
 
 namespace fastrnn::test {
 
