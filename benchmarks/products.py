@@ -1,7 +1,7 @@
 """The large GEMMs of a layer by each code that could compute them: torch.mm, oneDNN, our panels.
 
-For the thresholds in csrc/cpu/tuning.h, and for the floor of roofline.py. float32, results overwritten; of oneDNN, which
-allocates its result, the copy into place is part of the time.
+For the thresholds in csrc/cpu/tuning.h, and for the floor of roofline.py. float32, results overwritten; oneDNN
+allocates its result, so the copy into place is part of its time.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 A layer must do the input's product and, step after step, the recurrent product, which reads all of W_hh; backward has
 each of these again, and the products for the weights' gradients. A product of a kind and width cannot run faster than
-the fastest code for it, with many rows (products.py), W_hh cannot be read faster than a plain loop reads as many bytes over and over, and threads that divide the
-hidden units must meet at every step. All three are measured here. What is left out (activations, the input, output and
-reserve in memory, the call itself) makes a floor too low, never too high.
+the fastest code for it does with many rows (products.py), W_hh cannot be read faster than a plain loop reads as many
+bytes over and over, and threads that divide the hidden units must meet at every step. All three are measured here. What
+is left out (activations, the input, output and reserve in memory, the call itself) makes a floor too low, never too
+high.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ inline constexpr const char* kWeightWords[] = {"in place", "packed", "packed ahe
 enum class InputProduct { kAhead, kInLoop };
 inline constexpr const char* kInputProductWords[] = {"ahead", "in the loop"};
 
+// In the order of cpu::GemmCode. What is computed as its transpose is so by panels, or too small to matter.
+inline constexpr const char* kGemmWords[] = {"plain loop", "panels", "rows", "panels", "torch.mm"};
+
 // Of the CPU, then of a GPU.
 enum class Reason {
   kOneThread,

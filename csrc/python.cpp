@@ -63,6 +63,7 @@ py::dict plan_words() {
   words["path"] = list(kPathWords);
   words["weights"] = list(kWeightWords);
   words["input_product"] = list(kInputProductWords);
+  words["gemm"] = list(kGemmWords);
   words["reason"] = list(kReasonWords);
   return words;
 }

@@ -37,6 +37,7 @@ class Row:
     tile: str
     weights: str  # how the CPU reads the recurrent ones: "packed" first, "in place", "packed ahead" by pack_weights()
     input_product: str  # when the CPU multiplies a layer's input by w_ih: "ahead" of the time loop, or "in the loop"
+    gemms: str  # what multiplies large matrices on the CPU: our "panels" (or "rows", "plain loop"), or "torch.mm"
     threads: int  # of the CPU that run this direction, or of each block on a GPU
     precision: str
     reserve_bytes: int  # kept from forward for backward, by this direction; 0 if no gradient is recorded
@@ -179,7 +180,7 @@ def _formula_rows(module: nn.Module, given: Tensor) -> Iterator[Row]:
         if backward and not (records or given.requires_grad):
             path, threads, reason = "none", 0, _NO_GRADIENT
         where = layer, direction, "backward" if backward else "forward", str(given.device)
-        yield Row(*where, path, "", "", "", "", threads, numbers, 0, reason)
+        yield Row(*where, path, "", "", "", "", "", threads, numbers, 0, reason)
 
 
 _NO_GRADIENT = "no gradient: grad mode is off or nothing requires grad"
@@ -208,7 +209,7 @@ def _row(
     where = first + layer, direction, "backward" if backward else "forward", str(input.device)
     numbers = _precision_of(op, given)
     if backward and not (op.records or input.is_meta):
-        return Row(*where, "none", "", "", "", "", 0, numbers, 0, _NO_GRADIENT)
+        return Row(*where, "none", "", "", "", "", "", 0, numbers, 0, _NO_GRADIENT)
     plan = _plan(op, backward)
     reason = plan.reason
     if plan.weights and not op.records and why_not_packed:
@@ -216,9 +217,8 @@ def _row(
     runs = plan.path != "none"
     path = plan.path + " with extras" * (runs and op.extended)
     reserve = _reserve_bytes(op, layer) if op.keeps and runs else 0
-    return Row(
-        *where, path, plan.isa, plan.tile, plan.weights, plan.input_product, plan.threads, numbers, reserve, reason
-    )
+    how = plan.isa, plan.tile, plan.weights, plan.input_product, plan.gemm, plan.threads
+    return Row(*where, path, *how, numbers, reserve, reason)
 
 
 class _Plan(NamedTuple):
@@ -230,12 +230,13 @@ class _Plan(NamedTuple):
     threads: int
     weights: str
     input_product: str
+    gemm: str
     reason: str
 
 
 def _plan(op: _Op, backward: bool) -> _Plan:
     settings = op.batch_sizes, op.bidirectional, op.allow_tf32
-    path, architecture, rows, columns, threads, weights, input_product, reasons = schema.plan(
+    path, architecture, rows, columns, threads, weights, input_product, gemm, reasons = schema.plan(
         op.cell, op.primals, *settings, op.packed, op.extended, backward
     )
     words = _native.plan_words
@@ -250,6 +251,7 @@ def _plan(op: _Op, backward: bool) -> _Plan:
         threads=threads,
         weights=word("weights", weights),
         input_product=word("input_product", input_product),
+        gemm=word("gemm", gemm),
         reason="; ".join(word("reason", reason) for reason in reasons),
     )
 

@@ -142,6 +142,14 @@ def test_input_product(kernel, input_steps):
 OWN_DIRECTION = "each direction runs on a thread of its own"
 
 
+def test_large_gemms(large_gemms):
+    """Whose code multiplies the input by w_ih, and what the gradient of w_hh is made of."""
+    layer, input = fastrnn.LSTM(1500, 100), torch.randn(60, 30, 1500)
+    name = "panels" if large_gemms else "torch.mm"
+    rows = fastrnn.explain(layer, input).rows
+    assert [row.gemms for row in rows] == [name, name]
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_directions_on_their_own_threads(kernel):
     """Where a second thread has no rows of its own, it has the other direction, whose weights must fit its cache."""

@@ -222,7 +222,7 @@ class TestLengths:
 
 REASON = "the recurrent weights stay on the chip for the whole sequence"
 WORDS = _native.plan_words
-PLAN = WORDS["path"].index("persistent"), 90, 16, 16, 256, -1, -1, [WORDS["reason"].index(REASON)]
+PLAN = WORDS["path"].index("persistent"), 90, 16, 16, 256, -1, -1, -1, [WORDS["reason"].index(REASON)]
 
 
 class TestExplain:

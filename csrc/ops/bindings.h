@@ -55,7 +55,7 @@ inline void define_ops(torch::stable::detail::StableLibrary& library) {
   define("_plain_backward" + plain + ", Tensor?[] grads, " + kSaved + ", " + kRequest + ") -> Tensor[] grad_primals");
   // How a pass of a call will run: layer.h's PassPlan, in the numbers of pass_words.h.
   define("_plan" + plain + ", Tensor? packed, bool extended, bool backward) -> (int path, int architecture, int " +
-         "tile_rows, int tile_columns, int threads, int weights, int input_product, int[] reasons)");
+         "tile_rows, int tile_columns, int threads, int weights, int input_product, int gemm, int[] reasons)");
   // The recurrent weights and biases of one layer, as `packed` of _plain_infer takes those of all.
   define("_pack(str cell, Tensor[] weights, bool bidirectional) -> Tensor[]");
   define("_random_mask(Tensor seed, Tensor like, SymInt count, float probability, float value) -> Tensor");
@@ -147,7 +147,7 @@ struct Ops {
     return flat;
   }
 
-  static std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, std::vector<int64_t>> plan(
+  static std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, std::vector<int64_t>> plan(
       StringHandle cell, Tensors primals, OptionalTensor batch_sizes, bool bidirectional, bool allow_tf32,
       OptionalTensor packed, bool extended, bool backward) {
     LayerArgs args = plain(take_cell(cell), primals, batch_sizes, bidirectional, allow_tf32);
@@ -163,6 +163,7 @@ struct Ops {
             plan.threads,
             plan.weights,
             plan.input_product,
+            plan.gemm,
             reasons};
   }
 

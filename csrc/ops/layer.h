@@ -91,7 +91,8 @@ struct PassPlan {
   int64_t tile_rows = 0, tile_columns = 0;
   int64_t threads = 0;
   int64_t weights = -1;        // a cpu::WeightSource,
-  int64_t input_product = -1;  // an InputProduct, or -1 where there is nothing to say
+  int64_t input_product = -1;  // an InputProduct,
+  int64_t gemm = -1;           // a cpu::GemmCode; each -1 where there is nothing to say
   std::vector<Reason> reasons;
 };
 

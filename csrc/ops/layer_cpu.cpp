@@ -133,9 +133,28 @@ LayerInputGrads CpuLayer::backward(const LayerArgs& args, const LayerGrads& grad
   });
 }
 
+namespace {
+
+// Of a pass over all steps at once: the gates' with w_ih, or the gradient of w_hh.
+template <class T, class W>
+cpu::GemmShape large_gemm(const LayerShape& shape, int gates, bool backward) {
+  const int64_t columns = gates * shape.dims.hidden_size, input_size = shape.largest_input_size();
+  return {.rows = backward ? columns : shape.rows,
+          .columns = backward ? shape.dims.recurrent_size : columns,
+          .depth = backward ? shape.rows : input_size,
+          .by_columns = backward,
+          .weight_bytes = backward ? 0 : columns * input_size * static_cast<int64_t>(sizeof(W)),
+          .reads_rows = !backward,
+          .element_size = sizeof(T),
+          .narrow_weights = !std::is_same_v<T, W>};
+}
+
+}  // namespace
+
 PassPlan CpuLayer::plan(const LayerArgs& args, bool backward) {
   const auto plan = [&]<class T, class W>(const LayerShape& shape, T, W) {
-    const cpu::Choice choice = plan_pass(shape, cell_facts(args.cell).gates, sizeof(T), backward, sizeof(W));
+    const int gates = cell_facts(args.cell).gates;
+    const cpu::Choice choice = plan_pass(shape, gates, sizeof(T), backward, sizeof(W));
     // The tile does not depend on how weights are stored.
     const auto& kernels = cpu::cell_kernels<T>(cpu::kernels(), args.cell);
     const auto [rows, vectors] = backward ? kernels.backward_tile : kernels.forward_tile;
@@ -143,12 +162,15 @@ PassPlan CpuLayer::plan(const LayerArgs& args, bool backward) {
     const cpu::Split split = choice.plan.split;
     const bool runs_apart = split == cpu::Split::kDirections || split == cpu::Split::kLayers;
     const InputProduct input_product = choice.plan.input_steps > 0 ? InputProduct::kInLoop : InputProduct::kAhead;
+    const bool none_ahead = !backward && input_product == InputProduct::kInLoop;
+    const cpu::GemmShape gemm = large_gemm<T, W>(shape, gates, backward);
     return PassPlan{.path = Path::kFused,
                     .tile_rows = rows,
                     .tile_columns = columns,
                     .threads = runs_apart ? 1 : choice.plan.threads,
                     .weights = static_cast<int64_t>(choice.plan.weights),
                     .input_product = backward ? -1 : static_cast<int64_t>(input_product),
+                    .gemm = none_ahead ? -1 : static_cast<int64_t>(cpu::choose_gemm_plan(gemm).code),
                     .reasons = {choice.reason}};
   };
   const bool bf16_weights = has_bf16_weights(args);

@@ -1,8 +1,8 @@
 """The public ops with a fixed number of tensors as results, for Inductor's C++ wrapper
 (``torch._inductor.config.cpp_wrapper``): it calls no op that returns lists.
 
-States' and weights' gradients are one flat tensor each, which costs a copy; so graphs have these ops only where the
-wrapper is asked for.
+Final states, and the gradients of states and of weights, are one flat tensor each, which costs a copy; so graphs have
+these ops only where the wrapper is asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import schema
-from .cells import CELLS
+from .cells import facts_of
 
 _LIBRARY = torch.library.Library("fastrnn_flat", "DEF")
 
@@ -40,22 +40,23 @@ def _define(like: Any, results: str, run: Callable[..., Any], fake: Callable[...
     return getattr(torch.ops.fastrnn_flat, name).default
 
 
-def _flat_outputs(output: Tensor, finals: Sequence[Tensor], cells: Tensor, reserve: Tensor) -> tuple[Tensor, ...]:
-    h, *c = finals
-    return output, h, *(c or [output.new_empty(0)]), cells, reserve
-
-
-def _joined(grad_input: Tensor, *lists: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return grad_input, *[
-        torch.cat([grad.flatten() for grad in grads]) if grads else grad_input.new_empty(0) for grads in lists
+def _joined(tensor: Tensor, *others: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...]:
+    """Each list as one tensor."""
+    return tensor, *[
+        other
+        if isinstance(other, Tensor)
+        else torch.cat([part.flatten() for part in other])
+        if other
+        else tensor.new_empty(0)
+        for other in others
     ]
 
 
 _forward = _define(
     schema.forward,
-    "Tensor output, Tensor h, Tensor c, Tensor cells, Tensor reserve",
-    lambda *arguments: _flat_outputs(*schema.raw_forward(*arguments)),
-    lambda *arguments: _flat_outputs(*schema.FAKES[schema.forward](*arguments)),
+    "Tensor output, Tensor finals, Tensor cells, Tensor reserve",
+    lambda *arguments: _joined(*schema.raw_forward(*arguments)),
+    lambda *arguments: _joined(*schema.FAKES[schema.forward](*arguments)),
 )
 _backward = _define(
     schema.backward,
@@ -65,13 +66,8 @@ _backward = _define(
 )
 
 
-def finals_of(cell: str, h: Any, c: Any) -> list[Any]:
-    """The final states, or their gradients, among a forward op's results."""
-    return [h, c][: CELLS[cell].states]
-
-
 def split(flat: Tensor, like: Sequence[Tensor], groups: int = 0) -> list[Tensor]:
-    """Gradients of `like`, from the one tensor they were joined to."""
+    """Tensors of the shapes of `like`, or the gradients of those, from the one tensor they were joined to."""
     leading = (groups,) if groups else ()
     parts = flat.split([math.prod(leading) * tensor.numel() for tensor in like])
     return [part.view(*leading, *tensor.shape) for part, tensor in zip(parts, like, strict=True)]
@@ -79,8 +75,9 @@ def split(flat: Tensor, like: Sequence[Tensor], groups: int = 0) -> list[Tensor]
 
 def forward(cell: str, *arguments: Any) -> tuple[Any, ...]:
     """As ``schema.forward``."""
-    output, h, c, cells, reserve = _forward(cell, *arguments)
-    return output, finals_of(cell, h, c), cells, reserve
+    output, finals, cells, reserve = _forward(cell, *arguments)
+    states = arguments[1][: facts_of(cell).states]
+    return output, split(finals, states), cells, reserve
 
 
 def backward(*arguments: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:

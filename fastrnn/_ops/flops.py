@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import flat  # noqa: F401  (defines some of the ops)
-from .cells import CELLS
+from .cells import facts_of
 
 
 def _products(
@@ -27,7 +27,7 @@ def _products(
     rows = math.prod(input.shape[:-1])
     lines = directions * (hx.shape[0] // directions if hx.dim() == 3 else 1)  # one direction of one layer each
     per_line = len(weights) // lines
-    facts = CELLS[cell]
+    facts = facts_of(cell)
     own: list[Sequence[Tensor]] = [weights[first : first + per_line] for first in range(0, len(weights), per_line)]
     if facts.peepholes or facts.norm_weights:  # the last one is of single units
         own = [line[:-1] for line in own]
@@ -63,7 +63,7 @@ def _plain_backward(*arguments: Any, **result: Any) -> int:
 
 
 def _split(cell: str, primals: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
-    behind = 1 + CELLS[cell].states
+    behind = 1 + facts_of(cell).states
     return primals[0], primals[1:behind], primals[behind:]
 
 

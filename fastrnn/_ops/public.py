@@ -59,10 +59,11 @@ torch.library.register_autograd("fastrnn::forward", _forward_backward, setup_con
 torch.library.register_autograd("fastrnn::backward", _backward_backward, setup_context=_backward_context)
 
 
-def _flat_forward_backward(
-    ctx: Any, of_output: Any, of_h: Any, of_c: Any, of_cells: Any, of_reserve: Any
-) -> tuple[Any, ...]:
-    return _forward_backward(ctx, of_output, flat.finals_of(ctx.call.cell, of_h, of_c), of_cells, of_reserve)
+def _flat_forward_backward(ctx: Any, of_output: Any, of_finals: Any, of_cells: Any, of_reserve: Any) -> tuple[Any, ...]:
+    call, (_output, _reserve, *primals) = _saved(ctx)
+    _, states, _, _ = call.split(primals)
+    finals = [None] * len(states) if of_finals is None else flat.split(of_finals, states)
+    return _forward_backward(ctx, of_output, finals, of_cells, of_reserve)
 
 
 def _flat_backward_backward(ctx: Any, of_input: Any, of_states: Any, of_weights: Any) -> tuple[Any, ...]:
