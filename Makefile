@@ -60,7 +60,7 @@ help:
 test: venv
 	$(PY) -m pytest --quick $(PYTEST_ARGS)
 
-test-all: venv
+test-all: $(VENV)/.tools
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 # How often tests fail by chance: on one thread and on two, each as many times.
@@ -196,6 +196,10 @@ $(VENV)/.requirements: requirements-dev.txt $(VENV)/.torch
 
 $(VENV)/.peers: requirements-bench.txt $(VENV)/.package
 	$(PIP) install --quiet --requirement requirements-bench.txt
+	@touch $@
+
+$(VENV)/.tools: requirements-tools.txt $(VENV)/.package
+	$(PIP) install --quiet --requirement requirements-tools.txt
 	@touch $@
 
 $(VENV)/.docs: requirements-docs.txt $(VENV)/.package
