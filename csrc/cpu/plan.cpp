@@ -65,7 +65,7 @@ GemmPlan choose_gemm_plan(const GemmShape& shape) {
   if (!is_multiplied_by_panels(shape, macs)) return {GemmCode::kTorch, 0, false};
   const bool within_a_team = omp_in_parallel();
   if (within_a_team || macs <= kSmallGemm) return {GemmCode::kPanels, 1, false};
-  return divide_gemm(shape, smaller(omp_get_max_threads(), usable_cores()));
+  return divide_gemm(shape, smaller(shape.threads, usable_cores()));
 }
 
 namespace {

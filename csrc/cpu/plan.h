@@ -55,6 +55,7 @@ inline int64_t forced_input_steps = -1;
 
 // A GEMM before or after the time loop: out (rows, columns) = a (rows, depth) b (depth, columns), or added to out.
 struct GemmShape {
+  int threads;  // allowed by torch
   int64_t rows, columns, depth;
   bool by_columns;       // the columns of a are contiguous, not its rows
   int64_t weight_bytes;  // of b, if it is the transpose of weights as they lie, else 0

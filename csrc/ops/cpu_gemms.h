@@ -73,7 +73,8 @@ class CpuGemms : public CpuMemory {
   static cpu::GemmShape shape_of(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const W>& b,
                                  bool accumulate) {
     const bool by_weights = b.row_stride == 1 && b.column_stride == b.rows;
-    return {.rows = out.rows,
+    return {.threads = static_cast<int>(torch::stable::get_num_threads()),
+            .rows = out.rows,
             .columns = out.columns,
             .depth = a.columns,
             .by_columns = a.column_stride != 1,

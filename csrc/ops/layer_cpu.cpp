@@ -139,7 +139,8 @@ namespace {
 template <class T, class W>
 cpu::GemmShape large_gemm(const LayerShape& shape, int gates, bool backward) {
   const int64_t columns = gates * shape.dims.hidden_size, input_size = shape.largest_input_size();
-  return {.rows = backward ? columns : shape.rows,
+  return {.threads = static_cast<int>(torch::stable::get_num_threads()),
+          .rows = backward ? columns : shape.rows,
           .columns = backward ? shape.dims.recurrent_size : columns,
           .depth = backward ? shape.rows : input_size,
           .by_columns = backward,

@@ -122,7 +122,6 @@ def is_transformed(*tensors: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active()
         or _is_tracing()
         or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
-        or any(map(_is_legacy_batched, tensors))
     )
 
 
@@ -246,7 +245,7 @@ def pull_back(
         return (None,) * len(primals)
     data = call.data
     request = Request(input=needs[0], weights=any(needs[data:]))
-    if forward_ad._current_level >= 0 or any(map(_is_legacy_batched, grads)):
+    if forward_ad._current_level >= 0 or any(map(is_legacy_batched, grads)):
         results = derivatives.backward(call, request, grads, primals)
     elif torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         results = LayerGradFunction.apply(call, request, *grads, *primals, output, reserve)
@@ -300,7 +299,7 @@ class LayerGradFunction(torch.autograd.Function):
         return tuple(outs), (0,) * len(outs)
 
 
-def _is_legacy_batched(tensor: Tensor | None) -> bool:
+def is_legacy_batched(tensor: Tensor | None) -> bool:
     """Whether torch.autograd's own vmap (`is_grads_batched=True`) made the tensor; torch.func does not know it."""
     return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
 

@@ -44,9 +44,10 @@ class StepFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         call, needs, (*primals, output, reserve) = ctx.call, ctx.needs_input_grad[1:], ctx.saved_tensors
-        if all(grad is None for grad in grads):
+        given = [grad for grad in grads if grad is not None]
+        if not given:
             return (None,) * (1 + len(primals))
-        if torch.is_grad_enabled() or autograd.is_transformed(*[grad for grad in grads if grad is not None]):
+        if torch.is_grad_enabled() or autograd.is_transformed(*given) or any(map(autograd.is_legacy_batched, given)):
             return None, *_pull_back_as_layer(call, needs, grads, primals)
         request = Request(input=needs[0], weights=any(needs[call.data :]))
         results = autograd.on_kernels(call.backward, request, (None, *grads), primals, output, reserve, True)
