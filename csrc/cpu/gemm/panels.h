@@ -109,8 +109,8 @@ struct PanelGrid {
   }
 };
 
-// An epilogue that stores the sums of single-gate panels as a matrix, or adds them to it. Tiles of whole vectors store
-// there directly, and start from what is there.
+// An epilogue that stores the sums of single-gate panels as a matrix, or adds them to it. Tiles of whole vectors do so
+// directly.
 template <class Isa, class T, bool kAdd = false>
 struct StoreSums {
   using S = Simd<Isa, T>;
@@ -154,10 +154,7 @@ FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, cons
       if (whole) {
         tile.sums = epilogue.place(first, grid.first_unit(panels.begin));
         tile.stride = epilogue.stride;
-        if constexpr (Epilogue::kAdds) {
-          tile.init_stride = epilogue.stride;
-          for (int p = 0; p < kPanelsOfARow; ++p) tile.panels[p].init = tile.sums + p * grid.kWidth;
-        }
+        tile.add = Epilogue::kAdds;
         multiply(tile);
         continue;
       }
@@ -174,11 +171,7 @@ FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, cons
 template <class W, class Isa, class T, int kGates, class View, class Epilogue>
 FASTRNN_INLINE void multiply_views(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
                                    const Operand<T>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
-  int64_t step = grid.at_once(panels, end - begin);
-  // Whether a sum starts from what is there, or is added to it, must not depend on the panel beside it.
-  if constexpr (requires { Epilogue::kAdds; }) {
-    if (grid.units_in(panels) % grid.kLanes != 0) step = 1;
-  }
+  const int64_t step = grid.at_once(panels, end - begin);
   for (int64_t i = panels.begin; i < panels.end; i += step) {
     multiply_at_once<W>(grid, {i, i + step}, view, a, begin, end, epilogue);
   }

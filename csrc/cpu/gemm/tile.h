@@ -55,9 +55,9 @@ struct Tile {
   const T* first_row;
   const Operand<T>* a;
   PanelView<T, W> panels[kPanelsOfARow];
-  T* sums;                  // (panels, rows, vectors)
-  int64_t stride;           // of its rows
-  int64_t init_stride = 0;  // of the rows' initial sums: 0 where all rows start from the same
+  T* sums;           // (panels, rows, vectors)
+  int64_t stride;    // of its rows
+  bool add = false;  // to what `sums` holds, once the sums are complete: fewer roundings than going on from it
 };
 
 // sums[row][v] = init[v] + sum over k of a[row][k] * panel[k][v], with k in order and each row by itself: the bits do
@@ -81,8 +81,7 @@ void multiply_tile(const Tile<T, W>& tile) {
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v)
-        acc[p][row][v] = S::load(tile.panels[p].init + row * tile.init_stride + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) acc[p][row][v] = S::load(tile.panels[p].init + v * kLanes);
     }
   }
   for (int run = 0; run < tile.a->count; ++run) {
@@ -119,7 +118,10 @@ void multiply_tile(const Tile<T, W>& tile) {
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) S::store(sums + (p * kVectors + v) * kLanes, acc[p][row][v]);
+      for (int v = 0; v < kVectors; ++v) {
+        T* to = sums + (p * kVectors + v) * kLanes;
+        S::store(to, tile.add ? S::load(to) + acc[p][row][v] : acc[p][row][v]);
+      }
     }
   }
 }
