@@ -217,8 +217,8 @@ def _row(
     runs = plan.path != "none"
     path = plan.path + " with extras" * (runs and op.extended)
     reserve = _reserve_bytes(op, layer) if op.keeps and runs else 0
-    how = plan.isa, plan.tile, plan.weights, plan.input_product, plan.gemm, plan.threads
-    return Row(*where, path, *how, numbers, reserve, reason)
+    how = plan.isa, plan.tile, plan.weights, plan.input_product, plan.gemm
+    return Row(*where, path, *how, plan.threads, numbers, reserve, reason)
 
 
 class _Plan(NamedTuple):

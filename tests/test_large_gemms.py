@@ -47,7 +47,7 @@ def test_our_own_give_the_same_bits_on_any_number_of_threads(name):
 
 @pytest.mark.parametrize("features", (1, 5, 64))
 def test_long_sums_are_as_exact_as_torchs(features, large_gemms):
-    """Weight gradients over 6,400 rows: RMS error against float64, over torch.nn's. Sums in order have 5 times as much."""
+    """Weight gradients over 6,400 rows: RMS error against float64. Sums in order have 5 times torch.nn's."""
     layers = [module(features, 64) for module in (fastrnn.RNN, nn.RNN)]
     exact = nn.RNN(features, 64, dtype=torch.float64)
     input = torch.randn(1, 6400, features)
