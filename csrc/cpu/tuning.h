@@ -45,9 +45,10 @@ constexpr int64_t kNarrowGemm = 32;         // a result of fewer columns, or row
 constexpr int64_t kFewGemmRows = 2;         // rows up to which the weights' rows are read as they lie
 constexpr int64_t kPanelGemmWeightBytes = 2 << 20;  // weights from which a GEMM goes panel by panel
 constexpr int64_t kPanelGemmRows = 512;             // most rows of such a GEMM, but for AVX2 and AMD
-constexpr int64_t kPanelsAtOnce = 8;                // panels packed at a time
+constexpr int64_t kPanelsAtOnce = 4;                // panels packed at a time
 constexpr int64_t kGemmRows = 96;                   // rows of the left operand multiplied by these at a time
-constexpr int64_t kGemmDepth = 128;                 // terms of a sum at a time
+constexpr int64_t kGemmDepth = 384;                 // how deep a panel is packed
+constexpr int64_t kSumDepth = 128;                  // terms of a sum at a time; divides kGemmDepth
 constexpr int64_t kSumAlone = 512 * 1024;           // most values whose columns are summed on the calling thread
 
 // What stays in, or is kept out of, a core's caches (gemm/panels.h, loop/work_slice.h, ops/cpu_memory.h).

@@ -1,8 +1,9 @@
 // The large GEMMs before and after the time loop, of operands that lie in memory as they like: blocks of both are
 // packed and multiplied by the time loop's register tile.
 //
-// The depth is cut into blocks, and each block's sums are added to those of the blocks before. So a sum of thousands of
-// terms loses little to rounding, and its bits depend neither on the number of threads nor on the plan.
+// The depth is packed in blocks, and these are summed in parts, each part's sums added to those of the parts before. So
+// a sum of thousands of terms loses little to rounding, and its bits depend neither on the number of threads nor on the
+// plan.
 #pragma once
 
 #include "../../matrix.h"
@@ -77,25 +78,43 @@ class PanelGemmShare {
         grid.pack_columns(i, b.data, b.row_stride, packed(i - panels.begin));
       }
     }
-    alignas(64) static constexpr T kZeros[Packed::kWidth] = {};
-    const auto view = [&](int64_t i) FASTRNN_INLINE_LAMBDA -> PanelView<T, T> {
-      if constexpr (std::is_same_v<T, W>) {
-        if (is_read_in_place(grid, i)) return {kZeros, b.data + grid.first_unit(i), b.row_stride};
-      }
-      return {kZeros, packed(i - panels.begin), grid.view_stride(i)};
-    };
-    const bool add = gemm_.accumulate || depth.begin > 0;
     for (int64_t first = row_range_.begin; first < row_range_.end; first += kGemmRows) {
       const int64_t rows = smaller(kGemmRows, row_range_.end - first);
       const Operand<T> a = rows_of_a(first, rows, depth);
-      const Matrix<T> out = gemm_.out.row_range(first, first + rows);
-      const auto multiply = [&](const auto& epilogue) { multiply_views<T>(grid, panels, view, a, 0, rows, epilogue); };
-      if (out.column_stride == 1) {
-        add ? multiply(StoreSums<Isa, T, true>{out.data, out.row_stride})
-            : multiply(StoreSums<Isa, T>{out.data, out.row_stride});
-      } else {
-        add ? multiply(ScatterSums<T, true>{out}) : multiply(ScatterSums<T, false>{out});
+      int64_t begin = 0;
+      do {
+        const Range part{begin, smaller(begin + kSumDepth, a.length)};
+        add_part(grid, panels, depth.begin, part, a, gemm_.out.row_range(first, first + rows));
+        begin += kSumDepth;
+      } while (begin < a.length);
+    }
+  }
+
+  // The sums over a part of the packed depth, which begins at `depth`: `out` is still in the cache from the part
+  // before.
+  void add_part(const Packed& grid, const Range& panels, int64_t depth, const Range& part, const Operand<T>& rows_of_a,
+                const Matrix<T>& out) const {
+    alignas(64) static constexpr T kZeros[Packed::kWidth] = {};
+    const auto view = [&](int64_t i) FASTRNN_INLINE_LAMBDA -> PanelView<T, T> {
+      if constexpr (std::is_same_v<T, W>) {
+        if (is_read_in_place(grid, i)) {
+          const T* first = gemm_.b.data + (depth + part.begin) * gemm_.b.row_stride;
+          return {kZeros, first + grid.first_unit(i), gemm_.b.row_stride};
+        }
       }
+      const int64_t stride = grid.view_stride(i);
+      return {kZeros, packed(i - panels.begin) + part.begin * stride, stride};
+    };
+    const Operand<T> a{rows_of_a.data + part.begin, rows_of_a.stride, part.end - part.begin, 1, {0}};
+    const auto multiply = [&](const auto& epilogue) {
+      multiply_views<T>(grid, panels, view, a, 0, out.rows, epilogue);
+    };
+    const bool add = gemm_.accumulate || depth + part.begin > 0;
+    if (out.column_stride == 1) {
+      add ? multiply(StoreSums<Isa, T, true>{out.data, out.row_stride})
+          : multiply(StoreSums<Isa, T>{out.data, out.row_stride});
+    } else {
+      add ? multiply(ScatterSums<T, true>{out}) : multiply(ScatterSums<T, false>{out});
     }
   }
 
