@@ -151,7 +151,7 @@ bench-quick: venv
 
 # Those of the README, of two threads.
 plots: venv
-	for machine in xeon epyc; do $(PY) benchmarks/suite_report.py benchmarks/results/suite_$$machine.csv --threads 2 --plot benchmarks/results/suite_$${machine}_2.png || exit; done
+	for machine in xeon epyc epyc_avx512; do $(PY) benchmarks/suite_report.py benchmarks/results/suite_$$machine.csv --threads 2 --plot benchmarks/results/suite_$${machine}_2.png || exit; done
 
 lint: venv
 	$(PY) -m ruff check

@@ -123,6 +123,11 @@ measures anew, and so do the programs named below. Each table names its commit: 
 
 Times as fast, geometric mean over eleven shapes; in brackets the slowest one. {{doc}}`shapes` has each of them.
 
+{epyc_avx512}
+![Times as fast as each peer, for every shape](../../benchmarks/results/suite_epyc_avx512_2.png)
+
+### An Intel processor
+
 {suite}
 ![Times as fast as each peer, for every shape](../../benchmarks/results/suite_xeon_2.png)
 
@@ -165,7 +170,10 @@ SHAPES = """\
 Times as fast as each peer, medians and quartiles, and how near the least time that the machine allows: what
 `.venv/bin/python benchmarks/suite.py` prints.
 
-## AVX-512
+## AVX-512, AMD
+
+{epyc_avx512}
+## AVX-512, Intel
 
 {xeon}
 ## AVX-512, both sides held to AVX2
@@ -179,6 +187,7 @@ Times as fast as each peer, medians and quartiles, and how near the least time t
 def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     page = PAGE.format(
+        epyc_avx512=suite("suite_epyc_avx512"),
         suite=suite("suite_xeon"),
         one_thread=suite("suite_xeon", threads=1),
         avx2=suite("suite_xeon_avx2"),
@@ -189,5 +198,10 @@ def write(folder: Path) -> None:
         memory=memory(),
     )
     (folder / "performance.md").write_text(page)
-    page = SHAPES.format(xeon=shapes("suite_xeon"), avx2=shapes("suite_xeon_avx2"), epyc=shapes("suite_epyc"))
+    page = SHAPES.format(
+        epyc_avx512=shapes("suite_epyc_avx512"),
+        xeon=shapes("suite_xeon"),
+        avx2=shapes("suite_xeon_avx2"),
+        epyc=shapes("suite_epyc"),
+    )
     (folder / "shapes.md").write_text(page)
