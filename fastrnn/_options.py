@@ -184,3 +184,15 @@ def _check_count(name: str, value: object) -> None:
 
 
 DEFAULTS = Options()
+
+
+def random_options(layer: Any) -> list[str]:
+    """What draws random numbers at a layer's calls in training mode, by name."""
+    options = layer.options or DEFAULTS
+    random = {
+        "dropout": layer.dropout > 0 and layer.num_layers > 1,
+        "zoneout": any(options.zoneouts),
+        "weight_dropout": options.weight_dropout > 0,
+        "variational_dropout": options.variational_dropout > 0,
+    }
+    return [name for name, is_set in random.items() if is_set]

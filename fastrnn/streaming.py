@@ -14,7 +14,7 @@ from . import adopted
 from ._call import checks, precision
 from ._ops.cells import CELLS
 from ._ops.step import run_step
-from ._options import DEFAULTS
+from ._options import random_options
 from .modules import GRU, LSTM, RNN
 from .modules.base import Layer
 from .modules.weights import current_weights
@@ -145,14 +145,7 @@ class Stream:
         layer = self.layer
         if self._warned or not layer.training:
             return
-        options = layer.options or DEFAULTS
-        random = {
-            "dropout": layer.num_layers > 1 and layer.dropout > 0,
-            "zoneout": any(options.zoneouts),
-            "weight_dropout": options.weight_dropout > 0,
-            "variational_dropout": options.variational_dropout > 0,
-        }
-        names = [name for name, is_set in random.items() if is_set]
+        names = random_options(layer)
         if names:
             self._warned = True
             warnings.warn(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .._call.run import run_cell, run_stack
-from .._options import DEFAULTS
+from .._options import random_options
 
 if TYPE_CHECKING:
     from .base import Cell, Layer
@@ -128,14 +128,7 @@ def _hx(data: Sequence[Tensor]) -> Any:
 def why_not_sampled(layer: Layer) -> str:
     """What keeps a layer in training mode from telling samples apart, "" if nothing does: backward runs forward again,
     sample by sample, and would draw other masks."""
-    options = layer.options or DEFAULTS
-    random = {
-        "dropout": layer.dropout > 0 and layer.num_layers > 1,
-        "zoneout": any(options.zoneouts),
-        "weight_dropout": options.weight_dropout > 0,
-        "variational_dropout": options.variational_dropout > 0,
-    }
-    names = [name for name, is_set in random.items() if is_set]
+    names = random_options(layer)
     if not (layer.training and names):
         return ""
     return f"no gradients of each sample with {', '.join(names)} in training mode: make the layer without"
