@@ -1,4 +1,5 @@
 // fastrnn._C: what Python asks about the build and the cells. Tensors go through torch.ops.fastrnn.
+#include <dlfcn.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -9,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/own_cell.h"
 #include "cpu/team/cores.h"
 #include "ops/cpu_device.h"
 
@@ -40,7 +42,7 @@ py::object take_interruption() {
   return py::reinterpret_steal<py::object>(std::exchange(interruption, nullptr));
 }
 
-// What Python knows of every cell, by name and in the order of the list.
+// What Python knows of every cell of the list, by name and in its order.
 py::dict describe_cells() {
   py::dict cells;
   for (const CellFacts& facts : kCellFacts.facts) {
@@ -54,6 +56,53 @@ py::dict describe_cells() {
     cells[facts.name.text] = cell;
   }
   return cells;
+}
+
+// Adds a cell that a user wrote to the registry; see CellFacts.
+void add_cell(const std::string& name, int gates, int saved_values, int cell_states, int per_unit_weights,
+              bool multiplies_h, bool reads_input, const std::vector<int>& recurrent_slots) {
+  if (find_cell(name)) throw std::invalid_argument("there is a cell '" + name + "'");
+  if (name.size() >= sizeof(CellName::text) || gates > kMaxGates || cell_states > kMaxCellStates) {
+    throw std::invalid_argument("cell '" + name + "' has too long a name, or too many gates or states");
+  }
+  CellFacts facts{.name = name.c_str(),
+                  .inner_name = name.c_str(),
+                  .gates = gates,
+                  .saved_values = saved_values,
+                  .second_pass_gates = 0,
+                  .per_unit_weights = per_unit_weights,
+                  .inner_per_unit_weights = per_unit_weights,
+                  .plain = true,
+                  .cell_states = cell_states,
+                  .reads_saved = true,
+                  .projects = false,
+                  .activates_output = false,
+                  .multiplies_h = multiplies_h,
+                  .reads_input = reads_input,
+                  .recurrent_slot = {},
+                  .bias_slot = 0,
+                  .recurrent_bias_slot = {}};
+  for (size_t gate = 0; gate < recurrent_slots.size() && gate < kMaxGates; ++gate) {
+    facts.recurrent_slot[gate] = facts.recurrent_bias_slot[gate] = recurrent_slots[gate];
+  }
+  own_cells.add(facts);
+}
+
+// Takes a cell's kernels for float or double from the library that they were compiled to.
+void load_cell(const std::string& name, const std::string& path, bool is_double) {
+  static constexpr cpu::TeamFunctions team{[](cpu::Worker& worker) { worker.barrier(); },
+                                           [](cpu::Worker& worker, int64_t step) { worker.poll(step); },
+                                           [](const cpu::Worker& worker, int64_t step) {
+                                             return worker.stopped_at(step);
+                                           }};
+  const std::optional<CellKind> cell = find_cell(name);
+  OwnCell* own = cell ? own_cell(*cell) : nullptr;
+  if (!own) throw std::invalid_argument("no user's cell is called '" + name + "'");
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);  // for as long as the process lives
+  void* function = library ? dlsym(library, "fastrnn_own_cell") : nullptr;
+  if (!function) throw std::runtime_error(dlerror());
+  const void* kernels = reinterpret_cast<cpu::OwnCellFunction>(function)(&team);
+  (is_double ? own->cpu_f64 : own->cpu_f32).store(kernels, std::memory_order_release);
 }
 
 // The words for each of the numbers that the op _plan returns.
@@ -99,6 +148,11 @@ PYBIND11_MODULE(_C, m) {
         panels ? std::optional(*panels ? cpu::GemmCode::kPanels : cpu::GemmCode::kTorch) : std::nullopt;
   });
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("half") = false);
+  m.def("add_cell", &add_cell, py::kw_only(), py::arg("name"), py::arg("gates"), py::arg("saved_values"),
+        py::arg("cell_states"), py::arg("per_unit_weights"), py::arg("multiplies_h"), py::arg("reads_input"),
+        py::arg("recurrent_slots"));
+  m.def("load_cell", &load_cell, py::kw_only(), py::arg("name"), py::arg("path"), py::arg("is_double"));
+  m.attr("most_gates") = kMaxGates - 1;
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;
   m.attr("cuda_architectures") = FASTRNN_CUDA_ARCHITECTURES;

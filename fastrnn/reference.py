@@ -39,7 +39,7 @@ class Weights(NamedTuple):
     """The weights of one direction of a layer."""
 
     w_ih: Tensor
-    w_hh: Tensor
+    w_hh: Tensor | None
     b_ih: Tensor | None
     b_hh: Tensor | None
     w_hr: Tensor | None
@@ -467,7 +467,7 @@ def _direction(
 ) -> tuple[Tensor, States, States]:
     """One direction: output (T, B, H) or (N, H), the final states, each (B, H), and every step's cell states."""
     named = name_weights(cell, weights)
-    x_gates = product(input, named.w_ih, named.b_ih, named.norm and named.norm.input)
+    x_gates = _input_gates(cell, input, named)
     packed = input.dim() == 2
     by_step = x_gates.split(rows) if packed and rows is not None else x_gates.unbind(0)
     batch = states[0].shape[0]
@@ -491,15 +491,28 @@ def _direction(
     return output, states, tuple(cells)
 
 
+def _input_gates(cell: str, input: Tensor, weights: Weights) -> Tensor:
+    """What the input brings to every step: W_ih x + b_ih, and behind that x itself if the cell reads it."""
+    bias, facts = weights.b_ih, CELLS[cell]
+    if not facts.reads_input:
+        return product(input, weights.w_ih, bias, weights.norm and weights.norm.input)
+    if weights.w_ih.shape[0] == facts.gates * facts.hidden_size(weights.w_ih):  # projected, without a bias
+        return product(input, weights.w_ih, None if bias is None else F.pad(bias, (0, bias.shape[0] // facts.product_gates)), None)
+    return torch.cat([product(input, weights.w_ih, bias, None), input], dim=-1)
+
+
 def name_weights(cell: str, weights: Sequence[Tensor]) -> Weights:
     """The weights of one direction by name, None for those it lacks; their number tells which are there.
 
     2: no bias; 3: no bias, a projection; 4: biases; 5: biases and a projection; 6: biases and a projection with a bias.
-    Behind them stand the unit weights of a cell that has some.
+    A cell that multiplies no h has only w_ih and perhaps b_ih. Behind them stand the unit weights of a cell that has some.
     """
-    _, gates, _, _, peepholes, norms = CELLS[cell]
+    _, gates, _, _, peepholes, norms, multiplies_h, *_ = CELLS[cell]
     matrices = weights[:-1] if peepholes + norms else weights
     count = len(matrices)
+    units = weights[-1][:peepholes] if peepholes else None
+    if not multiplies_h:
+        return Weights(weights[0], None, weights[1] if count == 2 else None, None, None, None, units, None)
     b_ih, b_hh = (weights[2], weights[3]) if count >= 4 else (None, None)
     w_hr, b_hr = (*matrices[4 if count >= 4 else 2 :], None, None)[:2]
     norm = None
@@ -507,4 +520,4 @@ def name_weights(cell: str, weights: Sequence[Tensor]) -> Weights:
         of_input, of_product, *of_cell = weights[-1][peepholes:].split((gates, gates, *[1] * (norms - 2 * gates)))
         gain_and_bias = (of_cell[0].flatten(), of_cell[1].flatten()) if of_cell else None
         norm = Norm(of_input.flatten(), of_product.flatten(), gain_and_bias)
-    return Weights(weights[0], weights[1], b_ih, b_hh, w_hr, b_hr, weights[-1][:peepholes] if peepholes else None, norm)
+    return Weights(weights[0], weights[1], b_ih, b_hh, w_hr, b_hr, units, norm)

@@ -1,16 +1,12 @@
-// The constants of every cell as a table, for code that learns only at run time which cell it runs.
+// The constants of every cell of the list as a table, for code that learns only at run time which cell it runs.
 #pragma once
 
-#include <optional>
-#include <string_view>
 #include <type_traits>
 
 #include "../params.h"
 #include "list.h"
 
 namespace fastrnn {
-
-constexpr int kMaxGates = 8;
 
 // See cell.h.
 struct CellFacts {
@@ -20,11 +16,15 @@ struct CellFacts {
   bool plain;                                    // one of PlainCells
   int cell_states;                               // beside h
   bool reads_saved, projects, activates_output;
+  bool multiplies_h, reads_input;
   int recurrent_slot[kMaxGates];
   // Slots of the bias gradients: the first one of b_ih's, and for each gate that of b_hh's.
   int bias_slot, recurrent_bias_slot[kMaxGates];
 
   constexpr int states() const { return 1 + cell_states; }
+  constexpr int input_gates() const { return reads_input ? 1 : 0; }
+  // Gates with biases, and row blocks in w_hh.
+  constexpr int product_gates() const { return gates - input_gates(); }
 };
 
 template <class Cell>
@@ -41,6 +41,8 @@ constexpr CellFacts facts_of(bool plain) {
                   .reads_saved = Cell::kReadsSaved,
                   .projects = Cell::kProjects,
                   .activates_output = Cell::kActivatesOutput,
+                  .multiplies_h = Cell::kMultipliesH,
+                  .reads_input = Cell::kReadsInput,
                   .recurrent_slot = {},
                   .bias_slot = kInnerSlot<Cell>,
                   .recurrent_bias_slot = {}};
@@ -64,30 +66,6 @@ constexpr FactsTable make_facts(CellList<Plain...>, CellList<Extended...>) {
 }
 
 constexpr FactsTable kCellFacts = make_facts(PlainCells{}, ExtendedCells{});
-
-constexpr const CellFacts& cell_facts(CellKind cell) { return kCellFacts.facts[static_cast<int>(cell)]; }
-constexpr const char* cell_name(CellKind cell) { return cell_facts(cell).name.text; }
-
-// What graphs, caches and exported programs hold of a cell is its name, and of one that is not part of the package,
-// whose version would tell, `name@hash` with a hash of its text.
-constexpr std::string_view without_hash(std::string_view name) { return name.substr(0, name.find('@')); }
-
-// None if there is no cell of that name, hash included.
-constexpr std::optional<CellKind> find_cell(std::string_view name) {
-  for (int place = 0; const CellFacts& facts : kCellFacts.facts) {
-    if (name == facts.name.text) return static_cast<CellKind>(place);
-    ++place;
-  }
-  return {};
-}
-
-// Whether one differs from it in the hash alone.
-constexpr bool is_another_version(std::string_view name) {
-  for (const CellFacts& facts : kCellFacts.facts) {
-    if (without_hash(facts.name.text) == without_hash(name)) return name != facts.name.text;
-  }
-  return false;
-}
 
 template <class Cell, class... Others>
 constexpr int place_in(CellList<Others...>) {

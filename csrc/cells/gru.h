@@ -16,7 +16,7 @@ struct Gru : CellDefaults {
   static constexpr int kNewRecurrent = 3;
   static constexpr int kGates = 3;
   static constexpr int kSavedValues = 4;
-  static constexpr int kSeparateBias = kNew;
+  static constexpr unsigned kSeparateBiases = 1u << kNew;
   static constexpr bool kReadsPreviousH = true;
   static constexpr bool kCarriesH = true;
   static constexpr FASTRNN_INLINE int recurrent_slot(int gate) { return gate == kNew ? kNewRecurrent : gate; }

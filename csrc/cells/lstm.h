@@ -41,14 +41,14 @@ struct LstmCell : CellDefaults {
   }
 
   template <class V>
-  static FASTRNN_INLINE void backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
+  static FASTRNN_INLINE void backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues, kPerUnitWeights>& grad) {
     grad.cell[kC] += hidden_backward(step.saved[kOutput], step.cell[kC], grad.h, grad.saved[kOutput]);
     cell_backward(step, grad);
   }
 
   // The rest of backward, once the gradients of c_t and the output gate are known.
   template <class V>
-  static FASTRNN_INLINE void cell_backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
+  static FASTRNN_INLINE void cell_backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues, kPerUnitWeights>& grad) {
     const V(&gate)[kSavedValues] = step.saved;
     const V c_prev = step.cell_prev[kC];
     V dc = grad.cell[kC];
@@ -63,17 +63,14 @@ struct LstmCell : CellDefaults {
     dc = dc * forget(step);
     if constexpr (kPeepholes) {
       dc += grad.saved[kInput] * step.per_unit_weights[kInputPeephole];
-      if constexpr (!kCoupled) dc += grad.saved[kForget] * step.per_unit_weights[kForgetPeephole];
+      grad.per_unit_weights[kInputPeephole] = grad.saved[kInput] * c_prev;
+      if constexpr (!kCoupled) {
+        dc += grad.saved[kForget] * step.per_unit_weights[kForgetPeephole];
+        grad.per_unit_weights[kForgetPeephole] = grad.saved[kForget] * c_prev;
+      }
+      grad.per_unit_weights[kOutputPeephole] = grad.saved[kOutput] * step.cell[kC];
     }
     grad.cell[kC] = dc;
-  }
-
-  // The step's contribution to the gradient of its per_unit_weights.
-  template <class V>
-  static FASTRNN_INLINE V per_unit_weight_grad(int weight, const Step<V, kSavedValues>& step,
-                                               const StepGrad<V, kSavedValues>& grad) {
-    if (weight == kOutputPeephole) return grad.saved[kOutput] * step.cell[kC];
-    return grad.saved[weight] * step.cell_prev[kC];
   }
 
   template <class V>

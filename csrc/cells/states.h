@@ -5,7 +5,7 @@
 
 namespace fastrnn {
 
-constexpr int kMaxCellStates = 3;
+constexpr int kMaxCellStates = 4;
 
 // A value for each cell state; null or 0 for those that a cell lacks.
 template <class V>

@@ -31,7 +31,8 @@ Choice choose_plan(const Workload& work) {
   };
   if (threads == 1) return choice(1, Split::kNone, Reason::kOneThread);
   const int64_t macs = work.steps * work.step_macs;
-  const bool worth_a_team = macs >= kWorthATeam, worth_dividing = work.step_macs >= kWorthSplittingUnits;
+  const bool worth_a_team = macs >= kWorthATeam;
+  const bool worth_dividing = work.step_macs >= kWorthSplittingUnits || !work.waits;
   if (worth_a_team && work.batch / kRowsPerThread >= threads && work.weight_bytes <= shared_weight_bytes()) {
     return choice(threads, Split::kBatch, Reason::kOwnRows);
   }
@@ -88,7 +89,7 @@ WeightSource choose_weights(const Workload& work) {
 }
 
 int64_t choose_input_steps(const Workload& work, const Plan& plan) {
-  if (work.backward || plan.weights == WeightSource::kInPlace) return 0;
+  if (work.backward || !work.input_in_loop || plan.weights == WeightSource::kInPlace) return 0;
   if (forced_input_steps >= 0) return forced_input_steps;
   const int64_t alone = work.batch < kRowsPerThread ? kAloneInputWeightBytes : kAloneInputWeightBytesOfRows;
   if (work.input_bytes > (plan.threads > 1 ? kTeamInputWeightBytes : alone)) return 0;

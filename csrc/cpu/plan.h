@@ -41,6 +41,8 @@ struct Workload {
   int64_t gate_bytes;    // gates of one row
   bool backward;
   bool frozen;  // the recurrent weights were packed by an earlier call
+  bool waits;   // units of one step need all units of the step before
+  bool input_in_loop;  // the time loop is able to multiply the input
 };
 
 struct Choice {

@@ -15,6 +15,7 @@ constexpr int64_t kLightWeightBytes = 128 * 1024;    // most recurrent weights f
 constexpr int64_t kOwnWeightBytes = 3 << 19;         // most recurrent weights of a direction that has one thread
 constexpr int64_t kWorthAWavefront = 1 << 20;        // multiply-adds of a layer from which layers are a wavefront
 constexpr int64_t kMostInputToStep = 2;              // in a wavefront: multiply-adds of a step's input over the step's
+constexpr int64_t kGateMacs = 16;                    // multiply-adds that take as long as a gate without w_hh
 constexpr int64_t kPackingRows = 16;                 // rows of a GEMM that take as long as packing its columns
 
 // Which recurrent weights are read in place, unpacked (plan.cpp).

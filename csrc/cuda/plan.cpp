@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "../cells/facts.h"
+#include "../cells/registry.h"
 #include "common/launch.h"
 #include "tuning.h"
 

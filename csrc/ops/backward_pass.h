@@ -152,10 +152,13 @@ class BackwardPass {
       accumulate = written == recurrence.layer;
       written = recurrence.layer;
     }
-    device_.multiply(Matrix<T>{out + call.chunk.first_row * size, rows, size, size},
-                     Matrix<const T>{call.params.grad_saved, rows, gate_columns_, saved_columns_},
-                     Matrix<const T>{Weights<T>(weights_, shape_, recurrence.index).w_ih, gate_columns_, size, size},
+    const int64_t products = shape_.copies_input(size) ? facts_.product_gates() * hidden_ : gate_columns_;
+    const Matrix<T> grad{out + call.chunk.first_row * size, rows, size, size};
+    const Matrix<const T> gates{call.params.grad_saved, rows, gate_columns_, saved_columns_};
+    device_.multiply(grad, gates.column_range(0, products),
+                     Matrix<const T>{Weights<T>(weights_, shape_, recurrence.index).w_ih, products, size, size},
                      accumulate);
+    if (products < gate_columns_) device_.add_rows(grad, gates.column_range(products, gate_columns_));
   }
 
   BackwardParams<T, A> time_loop(const Recurrence& recurrence, int64_t slot) {

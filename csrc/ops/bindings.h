@@ -15,7 +15,7 @@
 #include <tuple>
 #include <utility>
 
-#include "../cells/facts.h"
+#include "../cells/registry.h"
 #include "layer.h"
 
 namespace fastrnn::ops {

@@ -11,7 +11,8 @@ namespace fastrnn::ops {
 
 // If not 0, the rows of a chunk: tests want several in a short call.
 inline int64_t forced_chunk_rows = 0;
-cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool backward, int weight_size);
+cpu::Choice plan_pass(const LayerShape& shape, const CellFacts& facts, int element_size, bool backward,
+                      int weight_size);
 
 class CpuDevice : public CpuGemms {
  public:
@@ -38,14 +39,26 @@ class CpuDevice : public CpuGemms {
     }
   }
 
- private:
   template <class T>
   void copy_rows(const Matrix<T>& to, const Matrix<const T>& from) const {
-    if (from.row_stride == from.columns) return copy(to.data, from.data, to.rows * to.columns);
+    if (from.row_stride == from.columns && to.row_stride == to.columns) {
+      return copy(to.data, from.data, to.rows * to.columns);
+    }
     for (int64_t row = 0; row < to.rows; ++row) {
       copy(to.data + row * to.row_stride, from.data + row * from.row_stride, to.columns);
     }
   }
+
+  template <class T>
+  void add_rows(const Matrix<T>& to, const Matrix<const T>& what) const {
+    for (int64_t row = 0; row < to.rows; ++row) {
+      T* out = to.data + row * to.row_stride;
+      const T* in = what.data + row * what.row_stride;
+      for (int64_t column = 0; column < to.columns; ++column) out[column] += in[column];
+    }
+  }
+
+ private:
 
   // Resets and masks of the rows (rows, size) of one step, whose cuts are those of the first `cut` rows.
   template <class T>
@@ -64,10 +77,10 @@ class CpuLoops {
  public:
   CpuLoops(const CpuDevice& device, const LayerArgs& args, const LayerShape& shape, bool backward)
       : device_(device),
-        kernels_(cpu::cell_kernels<T, W>(cpu::kernels(), args.cell)),
+        kernels_(cpu::kernels_of<T, W>(args.cell)),
         layers_(shape.layers),
         dims_(shape.dims),
-        plan_(plan_pass(shape, cell_facts(args.cell).gates, sizeof(T), backward, sizeof(W)).plan) {}
+        plan_(plan_pass(shape, cell_facts(args.cell), sizeof(T), backward, sizeof(W)).plan) {}
 
   // The recurrences that run one after the other share what the caller makes for one.
   AtOnce at_once() const {

@@ -77,6 +77,16 @@ class CudaDevice {
     copy(out, data<const T>(sums), matrix.columns);
   }
 
+  // Of cells that read the input as it is, which have no kernels on a GPU.
+  template <class T>
+  void copy_rows(const Matrix<T>&, const Matrix<const T>&) const {
+    refuse_input_gate();
+  }
+  template <class T>
+  void add_rows(const Matrix<T>&, const Matrix<const T>&) const {
+    refuse_input_gate();
+  }
+
   // out (N, K): h_{t-1} of every row as w_hh multiplies it. Rows that do not run are left alone.
   template <class T>
   void gather_previous_h(T* out, const Steps& steps, const Matrix<const T>& output, const T* hx,
@@ -85,6 +95,8 @@ class CudaDevice {
   }
 
  private:
+  static void refuse_input_gate() { STD_TORCH_CHECK(false, "fastrnn: the cell has no kernels on a GPU"); }
+
   Place place_;
   CudaContext context_;
 };

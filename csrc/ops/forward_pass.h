@@ -83,9 +83,12 @@ class ForwardPass {
   void multiply_input(const Call& call) const {
     const auto& [params, chunk] = call;
     const int64_t first = chunk.first_row, rows = chunk.end_row - first, size = params.dims.input_size;
-    device_.multiply(Matrix<T>{params.saved, rows, gate_columns_, saved_columns_},
-                     Matrix<const T>{params.input + first * size, rows, size, size},
-                     Matrix<const W>{params.w_ih, gate_columns_, size, size}.transposed());
+    const Matrix<T> gates{params.saved, rows, gate_columns_, saved_columns_};
+    const Matrix<const T> input{params.input + first * size, rows, size, size};
+    const int64_t products = shape_.copies_input(size) ? facts_.product_gates() * hidden_ : gate_columns_;
+    device_.multiply(gates.column_range(0, products), input,
+                     Matrix<const W>{params.w_ih, products, size, size}.transposed());
+    if (products < gate_columns_) device_.copy_rows(gates.column_range(products, gate_columns_), input);
   }
 
   ForwardParams<T, A, W> time_loop(const Recurrence& recurrence) const {

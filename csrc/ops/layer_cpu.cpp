@@ -9,7 +9,7 @@ namespace {
 
 template <class T, class W = T>
 int64_t frozen_size(CellKind cell, const LayerShape& shape) {
-  return shape.recurrences() * cpu::cell_kernels<T, W>(cpu::kernels(), cell).frozen_size(shape.dims);
+  return shape.recurrences() * cpu::kernels_of<T, W>(cell).frozen_size(shape.dims);
 }
 
 void check_frozen(const LayerArgs& args, const LayerShape& shape, bool bf16_weights) {
@@ -57,18 +57,35 @@ LayerOutputs forward_with_bf16_weights(LayerArgs args) {
 
 }  // namespace
 
-cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool backward, int weight_size) {
+cpu::Choice plan_pass(const LayerShape& shape, const CellFacts& facts, int element_size, bool backward,
+                      int weight_size) {
   const Dims& dims = shape.dims;
-  const int64_t weights = dims.hidden_size * dims.recurrent_size * (gates + (dims.projected ? 1 : 0));
+  const int64_t hidden = dims.hidden_size, units = backward ? dims.recurrent_size : hidden;
+  const int64_t products = facts.multiplies_h ? facts.product_gates() + (dims.projected ? 1 : 0) : 0;
+  const int64_t weights = products * hidden * dims.recurrent_size;
   const int64_t lanes = cpu::kernels().vector_bytes / element_size;
-  const int64_t panel_vectors = backward ? cpu::kMaxPanelVectors : cpu::kMaxPanelVectors / gates;
-  const int64_t panels = cpu::ceil_div(backward ? dims.recurrent_size : dims.hidden_size, panel_vectors * lanes);
+  const int gates = facts.product_gates();
+  const int64_t unit_vectors = backward ? cpu::kMaxPanelVectors : cpu::panel_vectors(gates) / gates;
+  const int64_t panels = cpu::ceil_div(units, facts.multiplies_h ? unit_vectors * lanes : lanes);
   const int64_t rows_a_step = shape.steps > 0 ? cpu::ceil_div(shape.rows, shape.steps) : 0;
+  const int64_t step_macs = rows_a_step * (facts.multiplies_h ? weights : facts.gates * hidden * cpu::kGateMacs);
+  const bool input_in_loop = facts.multiplies_h && !facts.reads_input;
   const auto choose = [&](int threads) {
-    return cpu::choose_plan({threads, shape.layers, shape.directions, shape.steps, shape.batch, rows_a_step * weights,
-                             rows_a_step * gates * dims.hidden_size * shape.first_input_size, weights * weight_size,
-                             panels, gates * dims.hidden_size * shape.largest_input_size() * weight_size,
-                             gates * dims.hidden_size * element_size, backward, shape.frozen});
+    return cpu::choose_plan({.threads = threads,
+                             .layers = shape.layers,
+                             .directions = shape.directions,
+                             .steps = shape.steps,
+                             .batch = shape.batch,
+                             .step_macs = step_macs,
+                             .input_macs = rows_a_step * facts.gates * hidden * shape.first_input_size,
+                             .weight_bytes = weights * weight_size,
+                             .panels = panels,
+                             .input_bytes = facts.gates * hidden * shape.largest_input_size() * weight_size,
+                             .gate_bytes = facts.gates * hidden * element_size,
+                             .backward = backward,
+                             .frozen = shape.frozen,
+                             .waits = facts.multiplies_h,
+                             .input_in_loop = input_in_loop});
   };
   // torch's count, not OpenMP's: in a new Python thread OpenMP does not know of torch.set_num_threads yet.
   const cpu::Choice choice = choose(static_cast<int>(torch::stable::get_num_threads()));
@@ -80,6 +97,8 @@ cpu::Choice plan_pass(const LayerShape& shape, int gates, int element_size, bool
 }
 
 Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional) {
+  const CellFacts& facts = cell_facts(cell);
+  STD_TORCH_CHECK(facts.multiplies_h, "fastrnn: the cell has no recurrent weights to pack");
   STD_TORCH_CHECK(weights.size() >= 2 && weights[0].dim() == 2 && weights[1].dim() == 2,
                   "fastrnn: weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr] for each direction");
   const bool bf16_weights = weights[0].scalar_type() == ScalarType::BFloat16;
@@ -87,7 +106,6 @@ Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool 
   const Place place(weights[0]);
   const int64_t directions = bidirectional ? 2 : 1;
   // A call with a batch of no rows has all shapes that decide how weights are packed.
-  const CellFacts& facts = cell_facts(cell);
   LayerArgs args{.cell = cell,
                  .input = empty({1, 0, weights[0].size(1)}, dtype, place),
                  .states = {empty({directions, 0, weights[1].size(1)}, dtype, place)},
@@ -96,7 +114,7 @@ Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool 
                  .bidirectional = bidirectional,
                  .allow_tf32 = false};
   for (int k = 0; k < facts.cell_states; ++k) {
-    args.states.push_back(empty({directions, 0, weights[1].size(0) / facts.gates}, dtype, place));
+    args.states.push_back(empty({directions, 0, weights[1].size(0) / facts.product_gates()}, dtype, place));
   }
   const auto freeze = [&]<class T, class W>(const CpuDevice& device, const LayerShape& shape, T, W) {
     const int64_t size = frozen_size<T, W>(cell, shape) / shape.directions;
@@ -107,7 +125,7 @@ Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool 
       ForwardParams<T, T, W> params{};
       params.dims = shape.dims;
       Weights<T, W>(dense, shape, d).set(params);
-      cpu::cell_kernels<T, W>(cpu::kernels(), cell).freeze(params, data<T>(frozen) + d * size);
+      cpu::kernels_of<T, W>(cell).freeze(params, data<T>(frozen) + d * size);
     }
     return frozen;
   };
@@ -154,17 +172,17 @@ cpu::GemmShape large_gemm(const LayerShape& shape, int gates, bool backward) {
 
 PassPlan CpuLayer::plan(const LayerArgs& args, bool backward) {
   const auto plan = [&]<class T, class W>(const LayerShape& shape, T, W) {
-    const int gates = cell_facts(args.cell).gates;
-    const cpu::Choice choice = plan_pass(shape, gates, sizeof(T), backward, sizeof(W));
+    const CellFacts& facts = cell_facts(args.cell);
+    const cpu::Choice choice = plan_pass(shape, facts, sizeof(T), backward, sizeof(W));
     // The tile does not depend on how weights are stored.
-    const auto& kernels = cpu::cell_kernels<T>(cpu::kernels(), args.cell);
+    const auto& kernels = cpu::kernels_of<T>(args.cell);
     const auto [rows, vectors] = backward ? kernels.backward_tile : kernels.forward_tile;
     const int64_t columns = int64_t{vectors} * cpu::kernels().vector_bytes / static_cast<int64_t>(sizeof(T));
     const cpu::Split split = choice.plan.split;
     const bool runs_apart = split == cpu::Split::kDirections || split == cpu::Split::kLayers;
     const InputProduct input_product = choice.plan.input_steps > 0 ? InputProduct::kInLoop : InputProduct::kAhead;
     const bool none_ahead = !backward && input_product == InputProduct::kInLoop;
-    const cpu::GemmShape gemm = large_gemm<T, W>(shape, gates, backward);
+    const cpu::GemmShape gemm = large_gemm<T, W>(shape, facts.gates, backward);
     return PassPlan{.path = Path::kFused,
                     .tile_rows = rows,
                     .tile_columns = columns,

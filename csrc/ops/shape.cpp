@@ -93,6 +93,44 @@ void check_extras(const LayerExtras& extras, const Kind& kind, const LayerShape&
         "cuts must be uint8, (directions, rows)");
 }
 
+// Of weights with a w_hh, `count` for each recurrence.
+void read_recurrent_sizes(const LayerArgs& args, int64_t count, const CellFacts& facts, LayerShape& shape) {
+  const int64_t matrices = count - (facts.per_unit_weights > 0 ? 1 : 0);  // and biases
+  const bool fits = matrices >= 2 && (facts.activates_output ? matrices <= 6 && matrices != 5 : matrices <= 5);
+  check(fits, "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], [unit weights] for each direction");
+  shape.biases = matrices >= 4;
+  shape.projection_bias = matrices == 6;
+  const bool projected = matrices % 2 == 1 || shape.projection_bias;
+  check(!projected || facts.projects, "the cell has no projection");
+  check(args.weights[1].dim() == 2, "w_hh must be (gates * hidden_size, size)");
+  const int64_t hidden = args.weights[1].size(0) / facts.product_gates(), recurrent = args.weights[1].size(1);
+  check(projected || recurrent == hidden, "w_hh must be (gates * hidden_size, hidden_size)");
+  shape.dims = {shape.batch, hidden, recurrent, projected};
+}
+
+void check_weights(const LayerArgs& args, int64_t count, const Kind& kind, const CellFacts& facts,
+                   const LayerShape& shape) {
+  const int64_t hidden = shape.dims.hidden_size, recurrent = shape.dims.recurrent_size;
+  const int64_t columns = facts.product_gates() * hidden;
+  for (int64_t index = 0; index < shape.recurrences(); ++index) {
+    const auto first = args.weights.begin() + index * count, end = first + count;
+    auto weight = first;
+    const auto next = [&](std::initializer_list<int64_t> sizes, const char* what) {
+      check(weight != end, "there are too few weights");
+      check_tensor(*weight++, kind, sizes, what);
+    };
+    const int64_t input_size = shape.input_size(index / shape.directions);
+    next({shape.copies_input(input_size) ? columns : facts.gates * hidden, input_size},
+         "w_ih does not fit the input, or the layer below");
+    if (facts.multiplies_h) next({columns, recurrent}, "w_hh has the wrong shape");
+    for (int b = 0; shape.biases && b < (facts.multiplies_h ? 2 : 1); ++b) next({columns}, "a bias has the wrong shape");
+    if (shape.dims.projected) next({recurrent, hidden}, "w_hr has the wrong shape");
+    if (shape.projection_bias) next({recurrent}, "the projection's bias has the wrong shape");
+    if (facts.per_unit_weights) next({facts.per_unit_weights, hidden}, "the unit weights have the wrong shape");
+    check(weight == end, "there are too many weights");
+  }
+}
+
 }  // namespace
 
 LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16_weights) {
@@ -124,37 +162,19 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
   shape.frozen = args.frozen.has_value();
 
   shape.per_unit_weights = facts.per_unit_weights;
+  shape.multiplies_h = facts.multiplies_h;
+  shape.reads_input = facts.reads_input;
   const int64_t count = static_cast<int64_t>(args.weights.size()) / shape.recurrences();
-  const int64_t matrices = count - (facts.per_unit_weights > 0 ? 1 : 0);  // and biases
-  const bool fits = matrices >= 2 && (facts.activates_output ? matrices <= 6 && matrices != 5 : matrices <= 5);
-  check(count * shape.recurrences() == static_cast<int64_t>(args.weights.size()) && fits,
-        "weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr], [b_hr], [unit weights] for each direction of each layer");
-  shape.biases = matrices >= 4;
-  shape.projection_bias = matrices == 6;
-  const bool projected = matrices % 2 == 1 || shape.projection_bias;
-  check(!projected || facts.projects, "the cell has no projection");
-  check(args.weights[1].dim() == 2, "w_hh must be (gates * hidden_size, size)");
-  const int64_t gates = facts.gates;
-  const int64_t hidden = args.weights[1].size(0) / gates, recurrent = args.weights[1].size(1);
-  check(projected || recurrent == hidden, "w_hh must be (gates * hidden_size, hidden_size)");
-  shape.dims = {shape.batch, hidden, recurrent, projected};
-  for (int64_t index = 0; index < shape.recurrences(); ++index) {
-    size_t i = static_cast<size_t>(index * count);
-    check_tensor(args.weights[i++], weight_kind, {gates * hidden, shape.input_size(index / shape.directions)},
-                 "w_ih does not fit the input, or the layer below");
-    check_tensor(args.weights[i++], weight_kind, {gates * hidden, recurrent}, "w_hh has the wrong shape");
-    for (int b = 0; shape.biases && b < 2; ++b) {
-      check_tensor(args.weights[i++], weight_kind, {gates * hidden}, "a bias has the wrong shape");
-    }
-    if (projected) check_tensor(args.weights[i++], weight_kind, {recurrent, hidden}, "w_hr has the wrong shape");
-    if (shape.projection_bias) {
-      check_tensor(args.weights[i++], weight_kind, {recurrent}, "the projection's bias has the wrong shape");
-    }
-    if (facts.per_unit_weights) {
-      check_tensor(args.weights[i], weight_kind, {facts.per_unit_weights, hidden},
-                   "the unit weights have the wrong shape");
-    }
+  check(count * shape.recurrences() == static_cast<int64_t>(args.weights.size()),
+        "weights must be as many for each direction of each layer");
+  if (facts.multiplies_h) {
+    read_recurrent_sizes(args, count, facts, shape);
+  } else {
+    shape.biases = count - (facts.per_unit_weights > 0 ? 1 : 0) == 2;
+    const int64_t size = args.hx().size(args.hx().dim() - 1);
+    shape.dims = {shape.batch, size, size, false};
   }
+  check_weights(args, count, weight_kind, facts, shape);
   for (size_t s = 0; s < args.states.size(); ++s) {
     check_tensor(args.states[s], kind, shape.state_sizes(shape.state_size(s)),
                  s == 0 ? "hx has the wrong shape" : "cx has the wrong shape");

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "../cells/facts.h"
+#include "../cells/registry.h"
 #include "layer.h"
 
 namespace fastrnn::ops {
@@ -32,6 +32,8 @@ struct LayerShape {
   int64_t layers, directions;  // L, D
   bool biases;
   bool projection_bias;
+  bool multiplies_h;                      // there is a w_hh, and with it a b_hh
+  bool reads_input;                       // see CellDefaults::kReadsInput
   int64_t per_unit_weights;               // of each unit
   bool single_step;                       // (B, I), and states without a dimension for directions
   bool frozen;                            // LayerArgs::frozen holds the recurrent weights, packed
@@ -49,6 +51,8 @@ struct LayerShape {
   int64_t output_columns() const { return directions * dims.recurrent_size; }
   int64_t input_size(int64_t layer) const { return layer == 0 ? first_input_size : output_columns(); }
   int64_t largest_input_size() const { return std::max(first_input_size, layers > 1 ? output_columns() : 0); }
+  // Whether an input of so many features is a gate as it is, for which w_ih has no rows.
+  bool copies_input(int64_t size) const { return reads_input && size == dims.hidden_size; }
   // Features of the state that stands at this place of LayerArgs::states.
   int64_t state_size(size_t place) const { return place == 0 ? dims.recurrent_size : dims.hidden_size; }
   // Of hx and its kin.
@@ -70,17 +74,15 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
 // Where the tensors of one recurrence lie in LayerArgs::weights; W is the matrices' type.
 template <class T, class W = T>
 struct Weights {
-  const W *w_ih, *w_hh, *w_hr = nullptr;
+  const W *w_ih, *w_hh = nullptr, *w_hr = nullptr;
   const T *b_ih = nullptr, *b_hh = nullptr, *b_hr = nullptr, *per_unit_weights = nullptr;
 
   Weights(const std::vector<Tensor>& dense, const LayerShape& shape, int64_t index) {
     size_t i = dense.size() / static_cast<size_t>(shape.recurrences()) * static_cast<size_t>(index);
     w_ih = data<W>(dense[i++]);
-    w_hh = data<W>(dense[i++]);
-    if (shape.biases) {
-      b_ih = data<T>(dense[i++]);
-      b_hh = data<T>(dense[i++]);
-    }
+    if (shape.multiplies_h) w_hh = data<W>(dense[i++]);
+    if (shape.biases) b_ih = data<T>(dense[i++]);
+    if (shape.biases && shape.multiplies_h) b_hh = data<T>(dense[i++]);
     if (shape.dims.projected) w_hr = data<W>(dense[i++]);
     if (shape.projection_bias) b_hr = data<T>(dense[i++]);
     if (shape.per_unit_weights) per_unit_weights = data<T>(dense[i]);

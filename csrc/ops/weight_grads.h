@@ -39,9 +39,11 @@ class WeightGrads {
         chunks_(chunks) {
     if (!wanted_) return;
     STD_TORCH_CHECK(shape.batch % groups_ == 0, "fastrnn: the batch must be a multiple of groups");
-    if (!shape.dense() || shape.rows == 0 || record.extras) gather_previous_h();
-    w_ih_ = make({gate_columns(), record.input_size});
-    w_hh_ = make({gate_columns(), recurrent_size()});
+    w_ih_ = make({input_columns(), record.input_size});
+    if (shape.multiplies_h) {
+      if (!shape.dense() || shape.rows == 0 || record.extras) gather_previous_h();
+      w_hh_ = make({product_columns(), recurrent_size()});
+    }
     if (shape.dims.projected) w_hr_ = make({recurrent_size(), hidden()});
     if (shape.biases) sums_ = device.empty({groups_, chunk_count(), saved_columns()}, shape.dtype);
   }
@@ -54,10 +56,10 @@ class WeightGrads {
     const View input{record_.input, shape_.rows, record_.input_size, record_.input_size};
     const View in_chunk = input.row_range(chunk.first_row, chunk.end_row);
     for_each_group(w_ih_, record_.input_size, [&](const Matrix<T>& out, int64_t group) {
-      device_.multiply(out, slots(grads, 0, facts_.gates).every(group, groups_).transposed(),
+      device_.multiply(out, grads.column_range(0, input_columns()).every(group, groups_).transposed(),
                        in_chunk.every(group, groups_), added_);
     });
-    add_recurrent(chunk, grads);
+    if (shape_.multiplies_h) add_recurrent(chunk, grads);
     if (shape_.dims.projected) add_projection(chunk);
     for (int64_t group = 0; shape_.biases && group < groups_; ++group) {
       T* sums = data<T>(sums_) + (group * chunk_count() + static_cast<int64_t>(i)) * saved_columns();
@@ -71,7 +73,7 @@ class WeightGrads {
     std::vector<Tensor> grads;
     if (!wanted_) return grads;
     grads.push_back(w_ih_);
-    grads.push_back(w_hh_);
+    if (shape_.multiplies_h) grads.push_back(w_hh_);
     if (shape_.biases) append_biases(grads);
     if (shape_.dims.projected) grads.push_back(w_hr_);
     if (shape_.projection_bias) grads.push_back(projection_bias());
@@ -82,7 +84,11 @@ class WeightGrads {
  private:
   int64_t hidden() const { return shape_.dims.hidden_size; }
   int64_t recurrent_size() const { return shape_.dims.recurrent_size; }
-  int64_t gate_columns() const { return facts_.gates * hidden(); }
+  // Gates with biases and rows in w_hh, and with rows in w_ih.
+  int64_t product_columns() const { return facts_.product_gates() * hidden(); }
+  int64_t input_columns() const { 
+    return shape_.copies_input(record_.input_size) ? product_columns() : facts_.gates * hidden();
+  }
   int64_t saved_columns() const { return facts_.saved_values * hidden(); }
   int64_t chunk_count() const { return static_cast<int64_t>(chunks_.size()); }
 
@@ -108,7 +114,7 @@ class WeightGrads {
   }
 
   void add_recurrent(const Chunk& chunk, const View& grads) {
-    const int first_pass = facts_.gates - facts_.second_pass_gates;
+    const int first_pass = facts_.product_gates() - facts_.second_pass_gates;
     for_each_group(w_hh_, recurrent_size(), [&](const Matrix<T>& out, int64_t group) {
       // Neighbouring gates whose gradients lie side by side share a product.
       for (int gate = 0, end; gate < first_pass; gate = end) {
@@ -117,7 +123,7 @@ class WeightGrads {
         add_by_previous_h(out.row_range(gate * hidden(), end * hidden()), chunk, slots(grads, slot, end - gate), group);
       }
       if (facts_.second_pass_gates == 0) return;
-      device_.multiply(out.row_range(first_pass * hidden(), facts_.gates * hidden()),
+      device_.multiply(out.row_range(first_pass * hidden(), product_columns()),
                        slots(grads, first_pass, facts_.second_pass_gates).every(group, groups_).transposed(),
                        operand().row_range(chunk.first_row, chunk.end_row).every(group, groups_), added_);
     });
@@ -161,8 +167,8 @@ class WeightGrads {
   }
 
   void append_biases(std::vector<Tensor>& grads) const {
-    const Tensor b_ih = make({gate_columns()}), b_hh = make({gate_columns()});
-    const Tensor total = device_.empty({saved_columns()}, shape_.dtype);
+    const Tensor b_ih = make({product_columns()}), total = device_.empty({saved_columns()}, shape_.dtype);
+    const Tensor b_hh = shape_.multiplies_h ? make({product_columns()}) : b_ih;
     for (int64_t group = 0; group < groups_; ++group) {
       const T* parts = data<const T>(sums_) + group * chunk_count() * saved_columns();
       const T* sums = parts;
@@ -170,14 +176,15 @@ class WeightGrads {
         device_.sum_rows(data<T>(total), View{parts, chunk_count(), saved_columns(), saved_columns()});
         sums = data<const T>(total);
       }
-      device_.copy(data<T>(b_ih) + group * gate_columns(), sums + facts_.bias_slot * hidden(), gate_columns());
-      for (int gate = 0; gate < facts_.gates; ++gate) {
-        device_.copy(data<T>(b_hh) + group * gate_columns() + gate * hidden(),
-                     sums + facts_.recurrent_bias_slot[gate] * hidden(), hidden());
+      const int64_t first = group * product_columns();
+      device_.copy(data<T>(b_ih) + first, sums + facts_.bias_slot * hidden(), product_columns());
+      for (int gate = 0; shape_.multiplies_h && gate < facts_.product_gates(); ++gate) {
+        device_.copy(data<T>(b_hh) + first + gate * hidden(), sums + facts_.recurrent_bias_slot[gate] * hidden(),
+                     hidden());
       }
     }
     grads.push_back(b_ih);
-    grads.push_back(b_hh);
+    if (shape_.multiplies_h) grads.push_back(b_hh);
   }
 
   Tensor projection_bias() const {

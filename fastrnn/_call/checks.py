@@ -242,5 +242,5 @@ def check_nonlinearity(nonlinearity: str) -> str:
 
 
 def hidden_size_of(cell: str, weights: Sequence[Tensor]) -> int:
-    """H, read from w_hh of shape (gates * H, H or P)."""
-    return weights[1].shape[0] // CELLS[cell].gates
+    """H, read from w_ih."""
+    return CELLS[cell].hidden_size(weights[0])

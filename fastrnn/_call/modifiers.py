@@ -273,7 +273,7 @@ def _effective_weights(
 
 def per_unit_weights_joined(cell: str, weights: list[Tensor], directions: int) -> list[Tensor]:
     """The weights with those of layer normalisation, and peepholes, in the one tensor that the kernels take."""
-    _, gates, states, _, peepholes, _ = CELLS[cell]
+    _, gates, states, _, peepholes, *_ = CELLS[cell]
     count = NORM_PARAMETERS[states] + (1 if peepholes else 0)
     each = len(weights) // directions
     joined = []

@@ -1,8 +1,12 @@
-"""The cells there are, as the kernels' own list says (csrc/cells/list.h)."""
+"""The cells there are: those of the kernels' own list (csrc/cells/list.h), and those that users add (fastrnn.cell)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from .. import _native
 
@@ -18,6 +22,31 @@ class CellFacts(NamedTuple):
     # layer normalisation, which are the gates' gains for W_ih x and for W_hh h, in the LSTM gain and bias of c.
     peepholes: int
     norm_weights: int
+    multiplies_h: bool = True  # there are w_hh and b_hh
+    # The last gate is x_t as it is, or if their sizes differ projected, without a bias; w_hh has no rows for it.
+    reads_input: bool = False
+    # What a layer puts out is not h, but the last state, which is not fed back.
+    separate_output: bool = False
+    # Of a cell that a user wrote, what finds or makes its kernels: why there are none for this type of device and
+    # dtype, "" if there are.
+    load: Callable[[str, torch.dtype], str] | None = None
+
+    @property
+    def product_gates(self) -> int:
+        """Gates with biases and rows in w_hh."""
+        return self.gates - self.reads_input
+
+    @property
+    def given_states(self) -> int:
+        """States that hx and hy hold."""
+        return self.states - self.separate_output
+
+    def hidden_size(self, w_ih: Tensor) -> int:
+        """H, read from w_ih of any shape that it may have."""
+        rows, input_size = w_ih.shape
+        if self.reads_input and rows == self.product_gates * input_size:
+            return input_size
+        return rows // self.gates
 
 
 CELLS = {name: CellFacts(**facts) for name, facts in _native.cells.items()}
@@ -36,3 +65,16 @@ def facts_of(cell: str) -> CellFacts:
         made_with = f"another version of '{name}', {cell}"
         raise RuntimeError(f"fastrnn: this was exported or compiled with {made_with}: export or compile it again")
     raise RuntimeError(f"fastrnn: unknown cell '{cell}'")
+
+
+def missing_kernels(cell: str, device: str, dtype: torch.dtype) -> str:
+    """Why a call of the cell must do with torch ops, "" if there are kernels for it.
+
+    The first call of a cell that a user wrote compiles them.
+    """
+    load = CELLS[cell].load
+    return load(device, dtype) if load is not None else ""
+
+
+# Dynamo need not look inside: all arguments are constants of a graph.
+missing_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]

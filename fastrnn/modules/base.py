@@ -142,7 +142,7 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
     def _fit_weights(self, options: Options) -> None:
         """The weights that the options ask for, not yet drawn."""
         cell, units = options.cell(self.mode), self.hidden_size
-        _, gates, states, _, peepholes, _ = CELLS[cell]
+        _, gates, states, _, peepholes, *_ = CELLS[cell]
         for name in self._flat_weights_names:
             weight = getattr(self, name)
             rows = weight.shape[0] if name.startswith("weight_hr") else gates * units

@@ -85,14 +85,14 @@ struct RowsInPlace : PanelGrid<Isa, T, kGates> {
   const W* weight;
   const T* bias_a;
   const T* bias_b;
-  int separate_bias;
+  unsigned separate_biases;
 
   // As multiply_views, for an operand with a single run.
   template <class Epilogue>
   FASTRNN_INLINE void multiply(int64_t i, const Operand<T>& a, int64_t begin, int64_t end,
                                const Epilogue& epilogue) const {
     constexpr int kRows = 2;
-    alignas(64) T sums[kRows * kMaxPanelVectors * kLanes] = {};  // lanes past the last unit stay 0
+    alignas(64) T sums[kRows * Grid::kWidth] = {};  // lanes past the last unit stay 0
     for (int64_t row = begin; row < end; row += kRows) {
       const int64_t rows = smaller(kRows, end - row);
       sum(i, a.data + row * a.stride, a.stride, rows, sums);
@@ -111,7 +111,7 @@ struct RowsInPlace : PanelGrid<Isa, T, kGates> {
       multiply_rows<Isa, T, W>(out, stride, a, a_stride, rows, weight + first * depth, valid, depth);
       for (int64_t row = 0; row < rows; ++row) {
         for (int64_t lane = 0; lane < valid; ++lane) {
-          if (bias_a && gate != separate_bias) out[row * stride + lane] += bias_a[first + lane];
+          if (bias_a && !(separate_biases >> gate & 1)) out[row * stride + lane] += bias_a[first + lane];
           if (bias_b) out[row * stride + lane] += bias_b[first + lane];
         }
       }

@@ -25,7 +25,7 @@ class InputGemm {
     chunk_ = call.chunk;
     slice_ = &slice;
     rows_ = slice.rows(p_->dims.batch);
-    weights_.set(p_->w_ih, nullptr, nullptr, -1);
+    weights_.set(p_->w_ih, nullptr, nullptr, 0);
     if (is_mine()) gates_ += steps_ * rows_.begin * columns_ + slice.row_padding_before<T>();
   }
 

@@ -1,6 +1,6 @@
 // Weights packed into panels: what one tile reads, in the order in which it reads it.
 //
-// A panel covers up to kMaxPanelVectors vectors: kGates vectors for each vector of units. A packed panel is a matrix
+// A panel covers panel_vectors() vectors: kGates vectors for each vector of units. A packed panel is a matrix
 // [depth][vectors][lanes], whose sums start from [vectors][lanes] (the biases). Lanes past the last unit are zero.
 #pragma once
 
@@ -48,8 +48,8 @@ FASTRNN_INLINE void prefetch_values(const T* data, int64_t stride, const Range& 
 template <class Isa, class T, int kGates>
 struct PanelGrid {
   static constexpr int kLanes = Simd<Isa, T>::kLanes;
-  static_assert(kGates <= kMaxPanelVectors, "a register tile has no room for a unit of a cell with so many gates");
-  static constexpr int64_t kUnits = kMaxPanelVectors / kGates * kLanes;  // of a whole panel
+  static constexpr int kVectors = panel_vectors(kGates);  // of a whole panel
+  static constexpr int64_t kUnits = kVectors / kGates * kLanes;
   static constexpr int64_t kWidth = kUnits * kGates;
 
   int64_t units;  // columns of the result, per gate
@@ -136,7 +136,7 @@ struct StoreSums {
 template <class W, class Isa, class T, int kGates, class View, class Epilogue>
 FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
                                      const Operand<T>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
-  alignas(64) T sums[kMaxTileRows * kMaxPanelVectors * grid.kLanes];
+  alignas(64) T sums[kMaxTileRows * grid.kWidth];
   const int vectors = grid.vectors_in(panels.begin);
   const int64_t most = tile_rows<Isa>(vectors);
   constexpr bool kPlaces = requires { epilogue.place(begin, begin); };
@@ -146,8 +146,8 @@ FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, cons
     rows = static_cast<int>(next_tile_rows(end - first, most));
     if (epilogue.prefetches()) grid.prefetch_rows(panels, first, rows, epilogue);
     const bool one_panel = panels.end - panels.begin == 1;
-    const auto multiply = one_panel ? choose_tile<Isa, T, W>(rows, vectors)
-                                    : &multiply_tile<Isa, T, W, 1, grid.kWidth / grid.kLanes, kPanelsOfARow>;
+    const auto multiply = one_panel ? choose_tile<Isa, T, W, grid.kVectors>(rows, vectors)
+                                    : &multiply_tile<Isa, T, W, 1, grid.kVectors, kPanelsOfARow>;
     Tile<T, W> tile{
         a.data + first * a.stride, &a, {view(panels.begin), view(panels.end - 1)}, sums, vectors * grid.kLanes};
     if constexpr (kPlaces) {
@@ -193,8 +193,8 @@ struct Panels : PanelGrid<Isa, T, kGates> {
   FASTRNN_INLINE int64_t view_stride(int64_t i) const { return int64_t{vectors_in(i)} * kLanes; }
 
   // weight (kGates * units, depth), multiplied along its rows, as in forward. The sums start from bias_a + bias_b
-  // (kGates * units each, or null), without bias_a for gate `separate_bias`.
-  void pack_rows(int64_t i, const W* weight, const T* bias_a, const T* bias_b, int separate_bias) const {
+  // (kGates * units each, or null), without bias_a for the gates whose bits are set.
+  void pack_rows(int64_t i, const W* weight, const T* bias_a, const T* bias_b, unsigned separate_biases) const {
     const int vectors = vectors_in(i);
     for (int v = 0; v < vectors; ++v) {
       const int gate = v % kGates;
@@ -203,7 +203,7 @@ struct Panels : PanelGrid<Isa, T, kGates> {
       T* start = init(i) + v * kLanes;
       for (int64_t lane = 0; lane < kLanes; ++lane) {
         start[lane] = 0;
-        if (lane < valid && bias_a && gate != separate_bias) start[lane] += bias_a[first + lane];
+        if (lane < valid && bias_a && !(separate_biases >> gate & 1)) start[lane] += bias_a[first + lane];
         if (lane < valid && bias_b) start[lane] += bias_b[first + lane];
       }
     }

@@ -4,18 +4,23 @@
 
 #include <cstdint>
 
+#include "../../cells/cell.h"
 #include "../isa/vector.h"
 
 namespace fastrnn::cpu {
 
 constexpr int kMaxTileRows = 8;
-constexpr int kMaxPanelVectors = 4;
+constexpr int kMaxPanelVectors = 4;  // but for cells with more gates, whose panels are a vector of units wide
 // Panels that a single row is multiplied by at the same time. One panel has fewer sums than it takes to hide the
 // latency of a core's additions: two panels were worth 1.07-1.26 for GRU, whose panels have three vectors, 0.95-1.05
 // for LSTM, with four, and 1.02-1.30 for RNN, but for 0.93 where it has one panel and a half (H = 32 to 512, AVX2, the
 // time loop alone, 2026-11-25). Beyond that the L2 cache, where the weights come from, is the limit: four panels were
 // level with two.
 constexpr int kPanelsOfARow = 2;
+
+constexpr int panel_vectors(int gates) {
+  return gates > kMaxPanelVectors ? gates : kMaxPanelVectors / gates * gates;
+}
 
 // Rows of a tile whose panel is `vectors` wide: as many as keep every sum in a register.
 template <class Isa>
@@ -38,7 +43,7 @@ struct Operand {
   int64_t stride;
   int64_t length;
   int count;
-  int64_t starts[kMaxPanelVectors];
+  int64_t starts[kMaxGates];
 };
 
 // The right operand: one panel, as deep as the left one, its rows `stride` values apart. W is its storage type: T, or a
@@ -147,8 +152,13 @@ struct TileColumn {
       tile_if_it_fits<Isa, T, W, 7, kVectors>(), tile_if_it_fits<Isa, T, W, 8, kVectors>()};
 };
 
-template <class Isa, class T, class W>
+// kVectors: of a whole panel
+template <class Isa, class T, class W, int kVectors>
 FASTRNN_INLINE MultiplyTile<T, W> choose_tile(int rows, int vectors) {
+  if constexpr (kVectors > kMaxPanelVectors) {
+    static constexpr TileColumn<Isa, T, W, kVectors> whole;
+    return whole.rows[rows - 1];
+  }
   static constexpr TileColumn<Isa, T, W, 1> one;
   static constexpr TileColumn<Isa, T, W, 2> two;
   static constexpr TileColumn<Isa, T, W, 3> three;

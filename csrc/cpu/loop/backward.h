@@ -29,7 +29,7 @@ class BackwardLoop {
  private:
   // Gates whose gradients the first GEMM of a step takes; the second GEMM takes the second-pass gate's gradient, or
   // goes through the projection.
-  static constexpr int kFirstPassGates = Cell::kGates - Cell::kSecondPassGates;
+  static constexpr int kFirstPassGates = kRecurrentGates<Cell>;
 
   static FASTRNN_INLINE bool has_second(const Dims& dims) {
     return kMayHaveSecond<Cell> && (Cell::kSecondPassGates > 0 || dims.projected);
@@ -37,7 +37,7 @@ class BackwardLoop {
 
   BackwardLoop(const Dims& dims, const Plan& plan, Arena<T>& scratch)
       : dims_(dims),
-        first_({dims.recurrent_size, kFirstPassGates * dims.hidden_size}, plan.weights, scratch),
+        first_({Cell::kMultipliesH ? dims.recurrent_size : 0, kFirstPassGates * dims.hidden_size}, plan.weights, scratch),
         second_({has_second(dims) ? dims.hidden_size : 0, dims.recurrent_size}, plan.weights, scratch) {
     if (kNormalizes<Cell>) grad_hidden_ = scratch.take(dims.batch * dims.hidden_size);
     if (kNormalizesCell<Cell>) dc_ = scratch.take(dims.batch * dims.hidden_size);
@@ -71,7 +71,7 @@ class BackwardLoop {
         slice_->sync();
         run_rows(s);
       }
-      if (!slice_->end_step(p_->steps.steps - 1 - s)) return;
+      if (!slice_->template end_step<Cell::kMultipliesH>(p_->steps.steps - 1 - s)) return;
     }
   }
 
@@ -141,6 +141,7 @@ class BackwardLoop {
   void run_recurrent(int64_t s) {
     const StepContext ctx = step_context(s);
     if (prefetches_step() && slice_->has_whole_rows() && s > chunk_.begin) prefetch_step(s - 1);
+    if constexpr (!Cell::kMultipliesH) return run_units(s, ctx);
     const T* after = s + 1 == chunk_.end ? after_ : grad_saved_of(s + 1);
     Operand<T> grads{after, Cell::kSavedValues * ctx.hidden, ctx.hidden, kFirstPassGates, {}};
     for (int gate = 0; gate < kFirstPassGates; ++gate) grads.starts[gate] = Cell::recurrent_slot(gate) * ctx.hidden;
@@ -157,6 +158,16 @@ class BackwardLoop {
         multiply_with_epilogue<kOutOfLineEpilogue<Cell>>(first_, panels, nothing, ends_here.begin, ends_here.end,
                                                          epilogue);
       }
+    });
+  }
+
+  // Of a cell without w_hh: every row that runs at the step, or ran at the one after.
+  FASTRNN_INLINE void run_units(int64_t s, const StepContext& ctx) {
+    alignas(64) static constexpr T kNothing[Simd<Isa, T>::kLanes] = {};
+    const Range rows{rows_.begin, larger(rows_of(s).end, rows_of(s + 1).end)};
+    const typename Cells::RecurrentEpilogue epilogue{ctx};
+    for_each_unit<Isa, T>(*slice_, rows, ctx.hidden, [&](int64_t row, int64_t unit, int lanes) FASTRNN_INLINE_LAMBDA {
+      epilogue(row, unit, lanes, kNothing);
     });
   }
 

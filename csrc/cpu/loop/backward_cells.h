@@ -15,7 +15,7 @@ struct BackwardCells {
   using V = typename S::V;
   using Inner = InnerCell<Cell>;
   using CellStep = Step<V, Inner::kSavedValues>;
-  using CellGrad = StepGrad<V, Inner::kSavedValues>;
+  using CellGrad = StepGrad<V, Inner::kSavedValues, Inner::kPerUnitWeights>;
   struct NoExtras {};
   using MaybeExtras = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
 
@@ -203,9 +203,9 @@ struct BackwardCells {
         if (ctx.extras.cut_before(row) == kCutState) cell_prev = ctx.extras.extras.reset_cell[k] + row * hidden;
       }
       step.cell_prev[k] = S::load(cell_prev + unit, lanes);
-      step.cell[k] = S::load(p.cells[k] + at * hidden + unit, lanes);
+      if constexpr (Cell::kReadsCells) step.cell[k] = S::load(p.cells[k] + at * hidden + unit, lanes);
     }
-    if constexpr (kExtended && Cell::kCellStates > 0) {
+    if constexpr (kExtended && Cell::kReadsCells && Cell::kCellStates > 0) {
       if (ctx.extras.extras.zones_any_cell(Cell::kCellStates)) Inner::candidates(step);
     }
     return step;
@@ -254,7 +254,7 @@ struct BackwardCells {
     if constexpr (Inner::kPerUnitWeights > 0) {
       T* sums = p.grad_per_unit_weights + row * Cell::kPerUnitWeights * hidden + unit;
       for (int w = 0; w < Inner::kPerUnitWeights; ++w, sums += hidden) {
-        S::store(sums, S::load(sums, lanes) + Inner::per_unit_weight_grad(w, step, grad), lanes);
+        S::store(sums, S::load(sums, lanes) + grad.per_unit_weights[w], lanes);
       }
     }
     if constexpr (kExtended) {

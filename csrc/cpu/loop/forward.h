@@ -46,25 +46,25 @@ class ForwardLoop {
   static constexpr int kFirstPassGates = Cells::kFirstPassGates;
 
   struct RecurrentWeights {
-    ForwardWeights<Isa, T, W, kFirstPassGates> first;
+    ForwardWeights<Isa, T, W, Cell::kMultipliesH ? kFirstPassGates : 1> first;
     ForwardWeights<Isa, T, W, 1> second;
 
     RecurrentWeights(const Dims& dims, WeightSource source, Arena<T>& memory)
-        : first({dims.hidden_size, dims.recurrent_size}, source, memory),
+        : first({Cell::kMultipliesH ? dims.hidden_size : 0, dims.recurrent_size}, source, memory),
           second({has_second(dims) ? dims.recurrent_size : 0, dims.hidden_size}, source, memory) {}
 
     void set(const Params& params) {
       if constexpr (kNormalizes<Cell>) {
-        first.set(params.w_hh, nullptr, nullptr, -1);
+        first.set(params.w_hh, nullptr, nullptr, 0);
       } else {
-        first.set(params.w_hh, params.b_ih, params.b_hh, Cell::kSeparateBias);
+        first.set(params.w_hh, params.b_ih, params.b_hh, Cell::kSeparateBiases);
       }
       if constexpr (Cell::kSecondPassGates > 0) {
         const int64_t row = kFirstPassGates * params.dims.hidden_size;
         second.set(params.w_hh + row * params.dims.recurrent_size, params.b_ih ? params.b_ih + row : nullptr,
-                   params.b_hh ? params.b_hh + row : nullptr, -1);
+                   params.b_hh ? params.b_hh + row : nullptr, 0);
       } else {
-        second.set(params.w_hr, params.b_hr, nullptr, -1);
+        second.set(params.w_hr, params.b_hr, nullptr, 0);
       }
     }
     void prepare(const Worker& worker) const {
@@ -115,9 +115,19 @@ class ForwardLoop {
         slice_->sync();
         run_second(s);
       }
-      if (!slice_->end_step(s)) return;
+      if (!slice_->template end_step<Cell::kMultipliesH>(s)) return;
     }
-    for (int k = 0; chunk_.end == p_->steps.steps && k < Cell::kCellStates; ++k) copy_values(p_->cell[k], cell_[k]);
+    for (int k = 0; chunk_.end == p_->steps.steps && k < Cell::kCellStates; ++k) copy_out(p_->cell[k], cell_[k]);
+  }
+
+  // Copies the worker's share of (B, H) values that the last step wrote; for workers that do not wait, only its own.
+  void copy_out(T* to, const T* from) const {
+    if constexpr (Cell::kMultipliesH) return copy_values(to, from);
+    using S = Simd<Isa, T>;
+    for_each_unit<Isa, T>(*slice_, rows_, dims_.hidden_size, [&](int64_t row, int64_t unit, int lanes) {
+      const int64_t at = row * dims_.hidden_size + unit;
+      S::store(to + at, S::load(from + at, lanes), lanes);
+    });
   }
 
   // Copies the worker's share of (B, H) values.
@@ -197,6 +207,14 @@ class ForwardLoop {
   void run_cell(int64_t s) {
     const StepContext ctx = step_context(s);
     if (!input_.is_mine() && prefetches_step() && slice_->has_whole_rows() && s + 1 < chunk_.end) prefetch_step(s + 1);
+    if constexpr (!Cell::kMultipliesH) {
+      const typename Cells::CellEpilogue epilogue{ctx};
+      for_each_unit<Isa, T>(*slice_, ctx.rows, ctx.hidden, [&](int64_t row, int64_t unit, int lanes)
+                                                               FASTRNN_INLINE_LAMBDA {
+        epilogue(row, unit, lanes, nullptr);
+      });
+      return;
+    }
     const Operand<T> h{ctx.h_prev, ctx.recurrent, ctx.recurrent, 1, {0}};
     slice_->for_each_panels(weights_.first.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
       const typename Cells::CellEpilogue epilogue{ctx};

@@ -18,7 +18,7 @@ struct ForwardCells {
   struct NoExtras {};
   using MaybeExtras = std::conditional_t<kExtended, StepExtras<Isa, T>, NoExtras>;
   // Gates of the first GEMM of a step. The second GEMM is the second-pass gate's, or the projection.
-  static constexpr int kFirstPassGates = Cell::kGates - Cell::kSecondPassGates;
+  static constexpr int kFirstPassGates = kRecurrentGates<Cell>;
   static_assert(Cell::kSecondPassGates <= 1);
 
   // Everything the cells of a step read, copied to locals: the compiler must assume that a vector store may alias the
@@ -72,8 +72,8 @@ struct ForwardCells {
         V x[Cell::kGates], r[Cell::kGates];
         for (int gate = 0; gate < Cell::kGates; ++gate) {
           x[gate] = S::load(saved + gate * ctx.hidden, lanes);
-          r[gate] = S::load(sums + gate * S::kLanes);
-          if (gate == Cell::kSeparateBias && p.b_ih) x[gate] += S::load(p.b_ih + gate * ctx.hidden + unit, lanes);
+          r[gate] = gate < kFirstPassGates ? S::load(sums + gate * S::kLanes) : V{};
+          if (has_separate_biases<Cell>(gate) && p.b_ih) x[gate] += S::load(p.b_ih + gate * ctx.hidden + unit, lanes);
         }
         finish_cell(ctx, row, unit, lanes, x, r);
       }

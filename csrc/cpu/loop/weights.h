@@ -18,8 +18,8 @@ class ForwardWeights {
     packed_.data = memory.template take_as<W>(packed_.size());
   }
 
-  void set(const W* weight, const T* bias_a, const T* bias_b, int separate_bias) {
-    in_place_ = {packed_, weight, bias_a, bias_b, separate_bias};
+  void set(const W* weight, const T* bias_a, const T* bias_b, unsigned separate_biases) {
+    in_place_ = {packed_, weight, bias_a, bias_b, separate_biases};
   }
 
   // Packs the worker's share. Not inlined: all cells share it.
@@ -27,7 +27,7 @@ class ForwardWeights {
     if (source_ != WeightSource::kPacked) return;
     const Range mine = share(packed_.count(), worker.index, worker.count);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-      packed_.pack_rows(i, in_place_.weight, in_place_.bias_a, in_place_.bias_b, in_place_.separate_bias);
+      packed_.pack_rows(i, in_place_.weight, in_place_.bias_a, in_place_.bias_b, in_place_.separate_biases);
     }
   }
 

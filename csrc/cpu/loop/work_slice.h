@@ -75,12 +75,31 @@ struct WorkSlice {
   FASTRNN_INLINE void sync() const {
     if (plan.split == Split::kUnits) worker.barrier();
   }
-  // Ends the count-th step of the loop; false if the loop is to be left.
+  // Ends the count-th step of the loop; false if the loop is to be left. Workers of a step whose results nobody else
+  // reads, neither then nor later, do not wait.
+  template <bool kRead>
   FASTRNN_INLINE bool end_step(int64_t count) const {
     if (count % plan.poll_every == 0) worker.poll(count);
-    sync();
+    if constexpr (kRead) sync();
     return !worker.stopped_at(count);
   }
 };
+
+// Calls visit(row, unit, lanes) for the worker's share of these rows' units, a vector at a time: all units of its own
+// rows, or of all rows its own units.
+template <class Isa, class T, class Visit>
+FASTRNN_INLINE void for_each_unit(const WorkSlice& slice, const Range& rows, int64_t hidden, const Visit& visit) {
+  constexpr int kLanes = Simd<Isa, T>::kLanes;
+  Range mine{0, hidden};
+  if (!slice.has_whole_rows()) {
+    const Range vectors = share(ceil_div(hidden, kLanes), slice.worker.index, slice.worker.count);
+    mine = {vectors.begin * kLanes, smaller(vectors.end * kLanes, hidden)};
+  }
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    int64_t unit = mine.begin;
+    for (; unit + kLanes <= mine.end; unit += kLanes) visit(row, unit, kLanes);
+    if (unit < mine.end) visit(row, unit, static_cast<int>(mine.end - unit));
+  }
+}
 
 }  // namespace fastrnn::cpu

@@ -73,7 +73,7 @@ class ForwardCells {
     x_bias_[gate] = r_bias_[gate] = 0;
     if (!p_.b_ih) return;
     const int64_t at = gate * hidden_ + place_.first_unit + place_.unit;
-    (gate == Cell::kSeparateBias ? x_bias_ : r_bias_)[gate] += widen(p_.b_ih[at]);
+    (has_separate_biases<Cell>(gate) ? x_bias_ : r_bias_)[gate] += widen(p_.b_ih[at]);
     r_bias_[gate] += widen(p_.b_hh[at]);
   }
 
@@ -166,7 +166,7 @@ class BackwardCells {
     const int in_tile = static_cast<int>(row % kBatchRowsPerTile) * kUnits + place_.unit;
     if (p_.grad_output) dh += widen(inputs.grad_output[in_tile]);
     Step<A, Cell::kSavedValues> step;
-    StepGrad<A, Cell::kSavedValues> grad;
+    StepGrad<A, Cell::kSavedValues, Cell::kPerUnitWeights> grad;
     grad.h = dh;
     if constexpr (Cell::kReadsSaved) {
 #pragma unroll

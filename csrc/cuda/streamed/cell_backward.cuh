@@ -102,7 +102,7 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   const int64_t state = row * hidden + unit;
   const int64_t first_saved = (row * Cell::kSavedValues + kInnerSlot<Cell>)*hidden + unit;
   auto step = load_step<Cell>(p, row, unit);
-  StepGrad<A, Inner::kSavedValues> grad;
+  StepGrad<A, Inner::kSavedValues, Inner::kPerUnitWeights> grad;
   const PerUnitWeights<Inner, T> per_unit_weights(p.per_unit_weights, hidden, unit);
   step.per_unit_weights = per_unit_weights.values;
   A kept_grad_h{}, kept_grad[kMaxCellStates]{};  // what zoneout passes straight through
@@ -131,7 +131,7 @@ __global__ void cell_backward(const CellBackwardParams<T> p) {
   for (int c = 0; c < Inner::kSavedValues; ++c) p.grad_saved[first_saved + c * hidden] = narrow<T>(grad.saved[c]);
   if constexpr (Inner::kPerUnitWeights > 0) {
     A* sums = p.grad_per_unit_weights + row * Cell::kPerUnitWeights * hidden + unit;
-    for (int w = 0; w < Inner::kPerUnitWeights; ++w) sums[w * hidden] += Inner::per_unit_weight_grad(w, step, grad);
+    for (int w = 0; w < Inner::kPerUnitWeights; ++w) sums[w * hidden] += grad.per_unit_weights[w];
   }
   if (p.grad_h) p.grad_h[state] = (Cell::kCarriesH ? grad.h : A{}) + kept_grad_h;
   for (int k = 0; k < Cell::kCellStates; ++k) p.grad_cell[k][state] = grad.cell[k] + kept_grad[k];

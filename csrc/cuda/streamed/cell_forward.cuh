@@ -74,7 +74,7 @@ __global__ void cell_forward(const CellForwardParams<T> p) {
     x[gate] = kNormalizes<Cell> ? p.input[first + gate * hidden] : widen(saved[gate * hidden]);
     r[gate] = p.product[first + gate * hidden];
     if (p.b_ih) {
-      A& joined = gate == Inner::kSeparateBias ? x[gate] : r[gate];
+      A& joined = has_separate_biases<Inner>(gate) ? x[gate] : r[gate];
       joined += widen(p.b_ih[gate * hidden + unit]);
       r[gate] += widen(p.b_hh[gate * hidden + unit]);
     }
