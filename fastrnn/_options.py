@@ -94,10 +94,10 @@ class Options:
         clip = self.state_grad_clip
         if clip is not None and not (_is_number(clip) and 0 < clip < math.inf):
             raise ValueError(f"state_grad_clip must be a number above 0, got {clip!r}. Leave it out to clip nothing")
-        if isinstance(self.zoneout, tuple) and len(self.zoneout) != 2:
+        if isinstance(self.zoneout, tuple) and len(self.zoneout) < 2:
             raise ValueError(f"zoneout must be a probability or a pair (p_h, p_c), got {self.zoneout!r}")
         for name, value in (
-            *(("zoneout", p) for p in self.zoneouts),
+            *(("zoneout", p) for p in self.zoneouts(2)),
             ("weight_dropout", self.weight_dropout),
             ("variational_dropout", self.variational_dropout),
         ):
@@ -119,13 +119,14 @@ class Options:
                 raise TypeError(f"{layer} got an unexpected keyword argument {name!r}. {hint}")
         return None if options == DEFAULTS else options
 
-    @property
-    def zoneouts(self) -> tuple[float, float]:
-        """The probabilities with which h and c keep their old value."""
-        return self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
+    def zoneouts(self, states: int) -> tuple[float, ...]:
+        """The probabilities with which each of so many states keeps its old value: h, c."""
+        return self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * states
 
     def check_layer(self, layer: str, hidden_size: int, proj_size: int) -> None:
         """Raise ValueError if the options don't fit a layer of this class and these sizes."""
+        if isinstance(self.zoneout, tuple) and len(self.zoneout) != 2:
+            raise ValueError(f"zoneout must be a probability or a pair (p_h, p_c), got {self.zoneout!r}")
         if layer != "LSTM":
             if isinstance(self.zoneout, tuple):
                 raise ValueError(f"{layer}: zoneout must be one probability: only the LSTM has a c beside h")
@@ -141,12 +142,30 @@ class Options:
             )
         if self.recompute and layer == "RNN":
             raise ValueError("RNN: recompute saves the gates' memory, and an RNN keeps none. Leave it out")
-        if self.num_heads == 1:
-            return
-        if proj_size:
+        if self.num_heads > 1 and proj_size:
             raise ValueError(
                 f"{layer}: num_heads divides h as w_hh reads it, which a proj_size changes. Use one of both"
             )
+        self._check_heads(layer, hidden_size)
+
+    def check_own_layer(self, layer: str, states: int, recurrent: str, hidden_size: int) -> None:
+        """The same for a layer of :func:`fastrnn.cell` with so many states."""
+        for name in ("layer_norm", "peephole", "coupled"):
+            if getattr(self, name):
+                raise ValueError(f"{layer}: {name} is not for cells of one's own: write it into the function")
+        if not self.reset_after:
+            raise ValueError(f"{layer}: reset_after is about the reset gate of the GRU. Leave it out")
+        if isinstance(self.zoneout, tuple) and len(self.zoneout) != states:
+            raise ValueError(f"{layer}: zoneout must be a probability, or one for each of {states} states")
+        if recurrent != "dense":
+            for name in ("variational_dropout", "num_heads"):
+                if getattr(self, name) != getattr(DEFAULTS, name):
+                    raise ValueError(f"{layer}: {name} is about w_hh, and recurrent={recurrent!r} has none. Leave it out")
+        if recurrent == "none" and self.weight_dropout > 0:
+            raise ValueError(f"{layer}: weight_dropout is about w_hh, and recurrent='none' has none. Leave it out")
+        self._check_heads(layer, hidden_size)
+
+    def _check_heads(self, layer: str, hidden_size: int) -> None:
         if hidden_size % self.num_heads:
             raise ValueError(f"{layer}: hidden_size {hidden_size} is not a multiple of num_heads {self.num_heads}")
 
@@ -191,7 +210,7 @@ def random_options(layer: Any) -> list[str]:
     options = layer.options or DEFAULTS
     random = {
         "dropout": layer.dropout > 0 and layer.num_layers > 1,
-        "zoneout": any(options.zoneouts),
+        "zoneout": any(options.zoneouts(1)),
         "weight_dropout": options.weight_dropout > 0,
         "variational_dropout": options.variational_dropout > 0,
     }

@@ -135,7 +135,8 @@ def unpack_hx(
 
     ``argument`` and ``pair`` are what the caller knows it by.
     """
-    if CELLS[cell].states == 1:
+    count = CELLS[cell].given_states
+    if count == 1:
         if not isinstance(hx, Tensor):
             hint = f": only LSTM takes {pair}" if isinstance(hx, (tuple, list)) else ""
             raise AttributeError(f"{name}: {argument} must be a Tensor, got {_describe(hx)}{hint}")
@@ -147,14 +148,14 @@ def unpack_hx(
         raise mismatch(f"{name}: {argument} must be a tuple {pair}, got a Tensor. Pass {pair}, e.g. with zeros for c")
     if not isinstance(hx, (tuple, list)):
         _refuse_hx_type(name, hx, argument, pair)
-    if len(hx) != 2:
+    if len(hx) != count:
         # torch.nn.LSTM trips over hx[1].
-        wrong_count = IndexError if len(hx) < 2 and not is_cell else RuntimeError
-        raise wrong_count(f"{name}: {argument} must be two hidden states {pair}, got {len(hx)}")
-    h, c = hx
-    if not isinstance(h, Tensor) or not isinstance(c, Tensor):
+        wrong_count = IndexError if len(hx) < count and not is_cell else RuntimeError
+        what = "two hidden states" if count == 2 else f"{count} states"
+        raise wrong_count(f"{name}: {argument} must be {what} {pair}, got {len(hx)}")
+    if not all(isinstance(state, Tensor) for state in hx):
         _refuse_hx_type(name, hx, argument, pair)
-    return h, c
+    return tuple(hx)
 
 
 def _refuse_hx_type(name: str, hx: object, argument: str, pair: str) -> NoReturn:

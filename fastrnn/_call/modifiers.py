@@ -78,9 +78,10 @@ def in_row_order(
 
     `states_like` are T and B; `input` gives dtype and device; an input that is not `batched` is a single sequence.
     """
-    name = checks.LAYER_NAMES[stack.mode.lower()]
+    cell = stack.mode.lower()
+    name = checks.LAYER_NAMES[cell]
     _, resets, reset_state, return_states, _ = given
-    if return_states and name != "LSTM":
+    if return_states and CELLS[cell].states == 1:
         raise ValueError(
             f"{name}: return_states returns every step's c, and only the LSTM has one. Its output is every h"
         )
@@ -94,7 +95,7 @@ def in_row_order(
         zeros = input.new_zeros(rows, states_like[1], stack.proj_size or stack.hidden_size)
         # Cell states are as large as h but where h is projected; nothing writes to them.
         cell_zeros = zeros if not stack.proj_size else input.new_zeros(*zeros.shape[:2], stack.hidden_size)
-        states: States = (zeros, *[cell_zeros] * (CELLS[stack.mode.lower()].states - 1))
+        states: States = (zeros, *[cell_zeros] * (CELLS[cell].states - 1))
     else:
         states = _reset_states(name, stack, reset_state, states_like[1], input, batched)
     if order is not None:
@@ -141,7 +142,12 @@ def _reset_states(
                 f"{tuple(state.shape)}"
             )
         whole.append((state if state.dim() == 3 else state.unsqueeze(1)).expand(rows, batch, size))
-    return tuple(whole)
+    return with_output_state(stack.mode.lower(), tuple(whole))
+
+
+def with_output_state(cell: str, states: States) -> States:
+    """The states that a caller gave, and behind them what a cell puts out but does not read."""
+    return (*states, torch.zeros_like(states[0])) if CELLS[cell].separate_output else states
 
 
 class LayerModifiers:
@@ -168,7 +174,10 @@ class LayerModifiers:
         own = _effective_weights(self.cell, list(weights), self._directions, options, training)
         if options.layer_norm:
             own = per_unit_weights_joined(self.cell, own, self._directions)
-        extras, return_cells = None, self._given.return_states and index == self._stack.num_layers - 1
+        extras = None
+        return_cells = CELLS[self.cell].separate_output or (
+            self._given.return_states and index == self._stack.num_layers - 1
+        )
         if needs_extras(self.cell, options, training, self._cuts is not None, return_cells):
             extras = _extras(self._given, training, input, states, return_cells, self._cuts)
         return input, own, extras, self._resets[index] if extras is not None else ()
@@ -229,7 +238,7 @@ def _extras(
 ) -> Extras:
     """What the kernels add in one layer."""
     options = given.options
-    zoneouts = options.zoneouts[: len(states)]
+    zoneouts = (*options.zoneouts(len(states)), 0.0)[: len(states)]  # what is not fed back has no old value
     h_mask = None
     kept: tuple[Tensor | None, ...] = ()
     shares = zoneouts if any(zoneouts) else ()
@@ -253,7 +262,7 @@ def needs_extras(cell: str, options: Options, training: bool, cuts: bool, return
         or cuts
         or return_cells
         or (options.state_grad_clip is not None and torch.is_grad_enabled())
-        or any(options.zoneouts)
+        or any(options.zoneouts(1))
         or (training and options.variational_dropout > 0)
     )
 
@@ -262,13 +271,24 @@ def _effective_weights(
     cell: str, weights: list[Tensor], directions: int, options: Options, training: bool
 ) -> list[Tensor]:
     """The weights that a layer's kernels multiply by: w_hh with its heads on the diagonal, and DropConnect's mask."""
+    facts, each = CELLS[cell], len(weights) // directions
+    if not facts.multiplies_h:
+        return weights
     for direction in range(directions):
-        at = direction * (len(weights) // directions) + 1  # w_hh: see reference.name_weights
+        at = direction * each + 1  # w_hh: see reference.name_weights
         if options.num_heads > 1:
-            weights[at] = block_diagonal(weights[at], CELLS[cell].gates, options.num_heads)
-        if training and options.weight_dropout > 0:
-            weights[at] = weights[at] * random.dropout_factors(options.weight_dropout, weights[at].shape, weights[at])
-    return weights
+            weights[at] = block_diagonal(weights[at], facts.product_gates, options.num_heads)
+    return dropped_weights(weights, each, 1, options) if training else weights
+
+
+def dropped_weights(weights: Sequence[Tensor], each: int, place: int, options: Options) -> list[Tensor]:
+    """The weights, `each` for a direction, with DropConnect's mask on those at that place."""
+    dropped = list(weights)
+    for at in range(place, len(dropped), each):
+        if options.weight_dropout > 0:
+            factors = random.dropout_factors(options.weight_dropout, dropped[at].shape, dropped[at])
+            dropped[at] = dropped[at] * factors
+    return dropped
 
 
 def per_unit_weights_joined(cell: str, weights: list[Tensor], directions: int) -> list[Tensor]:

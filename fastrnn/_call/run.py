@@ -22,7 +22,8 @@ from ..reference import States
 from . import checks, precision, ragged
 from .arguments import Arguments, Stack, batch_of, cell_arguments, packed_arguments, padded_arguments
 from .frozen import Frozen
-from .modifiers import LayerModifiers, Modifiers, by_layer, in_row_order
+from .._options import DEFAULTS
+from .modifiers import LayerModifiers, Modifiers, by_layer, in_row_order, with_output_state
 
 
 def run_stack(
@@ -148,6 +149,11 @@ def run_layers(
     if states is None:
         rows, hidden_size = num_layers * 2 if bidirectional else num_layers, stack.hidden_size
         states = _zeros(cell, input, (rows, batch, stack.proj_size or hidden_size), hidden_size)
+    elif len(states) < CELLS[cell].states:
+        states = with_output_state(cell, states)
+    separate_output = CELLS[cell].separate_output
+    if separate_output and modifiers is None:
+        modifiers = Modifiers(DEFAULTS)
     if modifiers is None and runs_as_one(stack, weights):
         packed = frozen.whole if frozen is not None else None
         results = autograd.run(cell, input, states, weights, bidirectional, batch_sizes, packed)
@@ -175,9 +181,19 @@ def run_layers(
             )
             own_finals, cells = added.finals_of_layer(index, tuple(results[1:behind])), results[behind:]
         input = results[0]
+        if separate_output:
+            input, cells = _split_output(results[0], results[behind], modifiers.return_states)
+            own_finals = own_finals[:-1]
         finals.append(own_finals)
     joined = finals[0] if num_layers == 1 else tuple([torch.cat(state) for state in zip(*finals, strict=True)])
     return input, (*joined, *cells)
+
+
+def _split_output(h: Tensor, cells: Tensor, return_states: bool) -> tuple[Tensor, Sequence[Tensor]]:
+    """What a layer puts out, the last of every step's cell states, and, if they are wanted, all states before it."""
+    columns = h.shape[-1]
+    output = cells[..., -columns:]
+    return output, (torch.cat([h, cells[..., :-columns]], dim=-1),) if return_states else ()
 
 
 def _run_in_other_precision(
@@ -187,7 +203,7 @@ def _run_in_other_precision(
     input, states, _, _, _, _, modifiers = arguments
     computed = precision.computed_dtype(input, dtype)
     # The kernels that know extras read weights of their data's type.
-    if modifiers is not None or not autograd.reads_bfloat16(input, states or (), weights):
+    if modifiers is not None or not autograd.reads_bfloat16(stack.mode.lower(), input, states or (), weights):
         weights, frozen = precision.cast(weights, computed), None
     with precision.without_autocast(input.device):
         if states is not None:
@@ -232,13 +248,15 @@ def run_cell(
     if states is None:
         hidden_size = checks.hidden_size_of(cell, weights)
         states = _zeros(cell, step, (batch, hidden_size), hidden_size)
+    elif len(states) < CELLS[cell].states:
+        states = with_output_state(cell, states)
     packed = frozen.whole if frozen is not None else None
     dtype = precision.result_dtype(step)
     if precision.computed_as_is(step, dtype):
         _, *finals = run_step(cell, step, states, weights, packed)
     else:
         computed = precision.computed_dtype(step, dtype)
-        if not autograd.reads_bfloat16(step, states, weights):
+        if not autograd.reads_bfloat16(cell, step, states, weights):
             weights, packed = precision.cast(weights, computed), None
         with precision.without_autocast(step.device):
             states = tuple(precision.cast(states, computed))

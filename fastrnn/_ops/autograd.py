@@ -22,6 +22,7 @@ from .._call import precision
 from ..reference import Extras
 from . import derivatives, flat, onnx, schema
 from .calls import Call, MaybeTensors
+from .cells import CELLS, missing_kernels
 from .schema import Request
 
 
@@ -45,6 +46,9 @@ def run(
     """
     allow_tf32 = precision.allows_tf32(input)
     primals = (input, *states, *reset_states, *weights)
+    if CELLS[cell].load is not None and missing_kernels(cell, input.device.type, input.dtype):
+        call = Call(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states), recompute)
+        return derivatives.forward(call, *primals)
     if extras is None:
         if is_plain_inference(input, states, weights):
             return infer(cell, primals, batch_sizes, bidirectional, allow_tf32, packed)
@@ -94,7 +98,7 @@ def takes_formula() -> bool:
     return forward_ad._current_level >= 0 or (_is_tracing() and torch._C._are_functorch_transforms_active())
 
 
-def reads_bfloat16(input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+def reads_bfloat16(cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
     """Whether the kernels of the CPU read the weights of this call as they are, in bfloat16.
 
     That is inference. Gradients, torch.func transforms and exported programs, which may be trained, need copies in
@@ -103,6 +107,7 @@ def reads_bfloat16(input: Tensor, states: Sequence[Tensor], weights: Sequence[Te
     return (
         input.dtype == torch.bfloat16
         and input.is_cpu
+        and CELLS[cell].load is None
         and not torch._C._is_any_autocast_enabled()
         and _is_plain(input, states, weights)
         and (torch.compiler.is_compiling() or not torch._C._is_tracing())

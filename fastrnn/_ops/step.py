@@ -11,6 +11,7 @@ from torch import Tensor
 from .._call import precision
 from . import autograd, derivatives
 from .calls import Call
+from .cells import CELLS, missing_kernels
 from .schema import Request
 
 
@@ -19,14 +20,22 @@ def run_step(
 ) -> Sequence[Tensor]:
     """One step of one direction: the output and the next states. `packed` is as in :func:`autograd.run`."""
     allow_tf32 = precision.allows_tf32(input)
+    if CELLS[cell].load is not None and missing_kernels(cell, input.device.type, input.dtype):
+        return _run_as_layer(cell, input, states, weights)
     if autograd.is_plain_inference(input, states, weights):
         return autograd.infer(cell, (input, *states, *weights), None, False, allow_tf32, packed)
     if autograd.is_transformed(input, *states, *weights):
-        results = autograd.run(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
-        return [result.squeeze(0) for result in results]
+        return _run_as_layer(cell, input, states, weights)
     call = Call(cell, bidirectional=False, batch_sizes=None, allow_tf32=allow_tf32)
     states = _apply_step(call, input, *states, *weights)
     return states[0], *states
+
+
+def _run_as_layer(
+    cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    results = autograd.run(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
+    return [result.squeeze(0) for result in results]
 
 
 class StepFunction(torch.autograd.Function):

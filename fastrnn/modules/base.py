@@ -264,7 +264,8 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
         if isinstance(input, Proxy) or (hx is not None and is_traced(hx)):
             others = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "return_states": return_states}
             call = traced_call(self, input, hx, **others)
-            states = (call[1],) if self.mode != "LSTM" else (call[1][0], call[1][1])
+            count = CELLS[self.mode.lower()].given_states
+            states = (call[1],) if count == 1 else tuple([call[1][index] for index in range(count)])
             return call[0], (*states, call[2]) if return_states else states
         # Not through the property: nn.Module would blame a missing weight's AttributeError on the property itself.
         weights = (
@@ -272,15 +273,25 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
         )
         modifiers = self._modifiers(resets, reset_state, return_states)
         try:
-            if modifiers is None:
-                return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
-            return run_stack(self, input, hx, weights, lengths, modifiers=modifiers)
+            return self._run_with(weights, input, hx, lengths, modifiers)
         except RuntimeError:  # what torch's ExpandedWeight raises at the first question; asking costs every call
             if not per_sample.are_expanded(weights):
                 raise
         call, data = per_sample.of_layer(self, input, hx, (lengths, resets, reset_state), return_states)
         results = per_sample.run_expanded(type(self).__name__, call, data, weights)
         return results[0], results[1:]
+
+    def _run_with(
+        self,
+        weights: Sequence[Tensor],
+        input: Tensor | PackedSequence,
+        hx: Tensor | Sequence[Tensor] | None,
+        lengths: Lengths | None,
+        modifiers: Modifiers | None,
+    ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
+        if modifiers is None:
+            return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
+        return run_stack(self, input, hx, weights, lengths, modifiers=modifiers)
 
     def _modifiers(
         self, resets: Tensor | None, reset_state: Tensor | Sequence[Tensor] | None, return_states: bool
@@ -323,12 +334,16 @@ class Cell(Refusals, OpacusHooks, Packing, nn.RNNCellBase):
     def _run(self, input: Any, hx: Tensor | Sequence[Tensor] | None) -> States:
         if isinstance(input, Proxy) or (hx is not None and is_traced(hx)):
             call = traced_call(self, input, hx)
-            return (call[0], call[1]) if CELLS[self._cell].states > 1 else (call,)
+            count = CELLS[self._cell].states
+            return tuple([call[index] for index in range(count)]) if count > 1 else (call,)
         weights = self._current_weights()
         try:
-            return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))
+            return self._run_with(weights, input, hx)
         except RuntimeError:  # see Layer._run
             if not per_sample.are_expanded(weights):
                 raise
         call, data = per_sample.of_cell(self, input, hx)
         return per_sample.run_expanded(type(self).__name__, call, data, weights)
+
+    def _run_with(self, weights: Sequence[Tensor], input: Any, hx: Tensor | Sequence[Tensor] | None) -> States:
+        return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))

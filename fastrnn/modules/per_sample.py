@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._call.run import run_cell, run_stack
+from .._ops.cells import CELLS
 from .._options import random_options
 
 if TYPE_CHECKING:
@@ -94,11 +94,11 @@ def of_layer(
     modifiers = layer._modifiers(None, None, return_states)
 
     def run(data: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensors:
-        output, finals = run_stack(layer, data[0], _hx(data), weights, modifiers=modifiers)
+        output, finals = layer._run_with(weights, data[0], _hx(data), None, modifiers)
         return (output, *finals)
 
     data = [input, *_states(hx)]
-    dim, states = 0 if layer.batch_first else 1, 2 if layer.mode == "LSTM" else 1
+    dim, states = 0 if layer.batch_first else 1, CELLS[layer.mode.lower()].given_states
     return SampledCall(run, (dim, *(1,) * (len(data) - 1)), (dim, *(1,) * states, dim)), data
 
 
@@ -109,10 +109,10 @@ def of_cell(cell: Cell, input: Any, hx: Any) -> tuple[SampledCall, list[Tensor]]
         raise ValueError(f"{name}: gradients of each sample need a batch, a 2D input, got {input.dim()}D")
 
     def run(data: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensors:
-        return run_cell(cell._cell, data[0], _hx(data), weights)
+        return cell._run_with(weights, data[0], _hx(data))
 
     data = [input, *_states(hx)]
-    return SampledCall(run, (0,) * len(data), (0, 0)), data
+    return SampledCall(run, (0,) * len(data), (0,) * CELLS[cell._cell].states), data
 
 
 def _states(hx: Any) -> Sequence[Tensor]:
