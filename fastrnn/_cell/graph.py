@@ -27,8 +27,12 @@ class Graph:
     recurrent: str  # "dense", "diagonal" or "none"
     weights: tuple[str, ...]  # the user's
     reads_input: bool
-    has_output: bool  # whether the first result is what the layer outputs, and none of the states
+    output: str | None  # the name of a first result that the layer outputs and that is none of the states
     results: tuple[Node, ...]
+
+    @property
+    def result_names(self) -> tuple[str, ...]:
+        return self.states if self.output is None else (self.output, *self.states)
 
     @property
     def per_unit_weights(self) -> int:
@@ -39,7 +43,7 @@ class Graph:
         order = topological(self.results)
         numbering = {node: f"%{i}" for i, node in enumerate(order)}
         facts = (len(self.gates), len(self.states), self.recurrent, len(self.weights), self.reads_input)
-        lines = [" ".join(map(str, ("cell", *facts, self.has_output)))]
+        lines = [" ".join(map(str, ("cell", *facts, self.output is not None)))]
         for node in order:
             arguments = [numbering[arg] for arg in node.args] + [repr(number) for number in node.numbers]
             lines.append(f"{numbering[node]} = {node.op} {' '.join(arguments)}".rstrip())
@@ -71,8 +75,11 @@ def evaluate(
     Returns:
         ``graph.results``, (B, H) each.
     """
-    leaves = {leaf(kind, k): tensor for kind, values in (("x", x), ("r", r), ("state", states), ("weight", weights))
-              for k, tensor in enumerate(values)}
+    leaves = {
+        leaf(kind, k): tensor
+        for kind, values in (("x", x), ("r", r), ("state", states), ("weight", weights))
+        for k, tensor in enumerate(values)
+    }
     if input is not None:
         leaves[leaf("input")] = input
     return evaluate_nodes(graph.results, leaves, states[0])

@@ -9,16 +9,14 @@ MAX_GATES = 8
 MAX_STATES = 4  # what the layer outputs counts as one where it is none of them
 RECURRENT = ("dense", "diagonal", "none")
 
-_CPP_KEYWORDS = frozenset(
-    """
+_CPP_KEYWORDS = """
     alignas alignof and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class compl
     concept const consteval constexpr constinit const_cast continue co_await co_return co_yield decltype default delete
     do double dynamic_cast else enum explicit export extern false float for friend goto if inline int long mutable
     namespace new noexcept not not_eq nullptr operator or or_eq private protected public register reinterpret_cast
     requires return short signed sizeof static static_assert static_cast struct switch template this thread_local throw
     true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
-    """.split()
-)
+"""
 
 
 def check_name(name: object, what: str) -> str:
@@ -27,7 +25,7 @@ def check_name(name: object, what: str) -> str:
         raise TypeError(f"{what} must be a str, got {type(name).__name__}")
     if not (name.isascii() and name.isidentifier()):
         raise ValueError(f"{what} must be an identifier of ASCII letters, got {name!r}")
-    if keyword.iskeyword(name) or name in _CPP_KEYWORDS:
+    if keyword.iskeyword(name) or name in _CPP_KEYWORDS.split():
         raise ValueError(f"{what} can't be {name!r}, a keyword of {'Python' if keyword.iskeyword(name) else 'C++'}")
     return name
 

@@ -19,7 +19,8 @@ class Node:
     """An operation on other nodes and on numbers, or a leaf.
 
     Equal expressions are one object, so nodes are compared by identity. The operators build expressions for
-    derivatives: they fold constants and drop additions of 0 and multiplications by 1 or 0. ``make`` simplifies nothing.
+    derivatives: they fold constants, drop additions of 0 and multiplications by 1 or 0, and subtract
+    what is negative. ``make`` simplifies nothing.
     """
 
     __slots__ = ("__weakref__", "args", "numbers", "op")
@@ -61,6 +62,8 @@ class Node:
             return constant(self.value + b.value)
         if self.value == 0:
             return b
+        if self.op == "neg" or b.op == "neg":
+            return self - b.args[0] if b.op == "neg" else b - self.args[0]
         return self if b.value == 0 else Node.make("add", self, b)
 
     def __radd__(self, other: Number) -> Node:

@@ -163,12 +163,8 @@ _ACTIVATIONS = {
     ),
     "softplus": Op(F.softplus, _softplus_gradient, lower=_lower_softplus),
     "silu": Op(F.silu, _silu_gradient, lower=lambda x: x * _sigmoid(x)),
-    "gelu": Op(
-        lambda x: F.gelu(x, approximate="tanh"), _gelu_gradient, lower=lambda x: 0.5 * x * (1 + _gelu_tanh(x))
-    ),
-    "logsigmoid": Op(
-        F.logsigmoid, lambda g, y, x: (g * _sigmoid(-x),), lower=lambda x: -call("log1p_exp", -x)
-    ),
+    "gelu": Op(lambda x: F.gelu(x, approximate="tanh"), _gelu_gradient, lower=lambda x: 0.5 * x * (1 + _gelu_tanh(x))),
+    "logsigmoid": Op(F.logsigmoid, lambda g, y, x: (g * _sigmoid(-x),), lower=lambda x: -call("log1p_exp", -x)),
     "hardsigmoid": Op(F.hardsigmoid, _hardsigmoid_gradient, lower=lambda x: call("clamp", x + 3, 0.0, 6.0) / 6),
 }
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import numbers as python_numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from .graph import Graph
-from .names import check_name, check_recurrent, gate_names, state_names, weight_names
-from .nodes import Node, constant, leaf
-from .refuse import definition_line, refusal, user_line
-from .words import find_word, no_product
+from .names import check_recurrent, gate_names, state_names, weight_names
+from .nodes import Node, leaf
+from .refuse import definition_line, refusal
+from .values import Gates, Value
 
 
 def trace(
@@ -60,7 +56,7 @@ def trace(
     result = function(*arguments, *state_values, **keywords)
     names = state_list if output is None else (output, *state_list)
     results = _check_results(result, names, function)
-    return Graph(gate_list, state_list, recurrent, weight_list, reads_input, output is not None, results)
+    return Graph(gate_list, state_list, recurrent, weight_list, reads_input, output, results)
 
 
 def _check_parameters(
@@ -94,7 +90,7 @@ def _check_parameters(
 
 def _check_results(result: Any, names: Sequence[str], function: Callable[..., Any]) -> tuple[Node, ...]:
     line = definition_line(function)
-    expected = f"the cell's function must return {names[0] if len(names) == 1 else f'({", ".join(names)})'}"
+    expected = f"the cell's function must return {names[0] if len(names) == 1 else '(' + ', '.join(names) + ')'}"
     values = tuple(result) if isinstance(result, tuple | list) else (result,)
     for name, value in zip(names, values, strict=False):
         if isinstance(value, Gates):
@@ -102,143 +98,9 @@ def _check_results(result: Any, names: Sequence[str], function: Callable[..., An
         if not isinstance(value, Value):
             raise refusal(TypeError, f"{expected}, but {name} is of type {type(value).__name__}", line)
         if value.node.is_condition:
-            raise refusal(TypeError, f"{expected}, but {name} is a condition: write torch.where(condition, a, b)", value.line)
+            raise refusal(
+                TypeError, f"{expected}, but {name} is a condition: write torch.where(condition, a, b)", value.line
+            )
     if len(values) != len(names):
         raise refusal(ValueError, f"{expected}, got {len(values)} values", line)
     return tuple(value.node for value in values)
-
-
-class Gates:
-    """``x`` or ``r``: a value for each gate, by name or by index."""
-
-    def __init__(self, name: str, gates: Sequence[str], named: bool, values: Sequence[Value]) -> None:
-        self.name, self._gates, self._named, self._values = name, gates, named, values
-
-    def __getattr__(self, gate: str) -> Value:
-        if gate.startswith("__"):
-            raise AttributeError(gate)
-        if self._named and gate in self._gates:
-            return self._values[self._gates.index(gate)]
-        there = ", ".join(f"{self.name}.{g}" if self._named else f"{self.name}[{g}]" for g in self._gates)
-        raise refusal(AttributeError, f"there is no {self.name}.{gate}: the cell has {there}")
-
-    def __getitem__(self, index: int) -> Value:
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise refusal(TypeError, f"{self.name}[{index!r}]: {self.name} takes the number of a gate")
-        if not -len(self._values) <= index < len(self._values):
-            raise refusal(IndexError, f"there is no {self.name}[{index}]: the cell has {len(self._values)} gates")
-        return self._values[index]
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __iter__(self) -> Iterator[Value]:
-        return iter(self._values)
-
-    def _no_arithmetic(self, *_: object) -> Any:
-        raise refusal(TypeError, f"{self.name} is all gates, take one: {self.name}.{self._gates[0]}"
-                      if self._named else f"{self.name} is all gates, take one: {self.name}[0]")
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_arithmetic
-    __matmul__ = __rmatmul__ = __pow__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = _no_arithmetic
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        gates = next(arg for arg in _flat((args, kwargs or {})) if isinstance(arg, Gates))
-        return gates._no_arithmetic()
-
-
-def _flat(arguments: Any) -> Iterator[Any]:
-    if isinstance(arguments, Mapping):
-        arguments = arguments.values()
-    for argument in arguments:
-        if isinstance(argument, tuple | list | Mapping):
-            yield from _flat(argument)
-        else:
-            yield argument
-
-
-def _refuse_outsiders(name: str, arguments: Any) -> None:
-    for argument in _flat(arguments):
-        if isinstance(argument, Tensor) or type(argument).__module__ == "numpy" and hasattr(argument, "__array__") and getattr(argument, "ndim", 0):
-            raise refusal(
-                TypeError,
-                f"{name} takes a tensor from outside the cell's function: pass it as one of weights=, or a number as a "
-                "Python number",
-            )
-
-
-class Value:
-    """A value of the function being traced, in place of a tensor."""
-
-    __slots__ = ("line", "node")
-    __array_ufunc__ = None  # NumPy leaves its arrays' arithmetic with values to the methods below
-    __hash__ = object.__hash__
-
-    def __init__(self, node: Node) -> None:
-        self.node, self.line = node, user_line()
-
-    def __repr__(self) -> str:
-        return f"Value({self.node})"
-
-    def apply(self, op: str, *others: Any, numbers: Sequence[Any] = ()) -> Value:
-        """An operation on this value, others and numbers."""
-        nodes = [_operand(op, value) for value in (self, *others)]
-        return Value(Node.make(op, *nodes, numbers=[_number(op, number) for number in numbers]))
-
-    def apply_reversed(self, op: str, other: Any) -> Value:
-        return Value(Node.make(op, _operand(op, other), _operand(op, self)))
-
-    def choose(self, a: Any, b: Any) -> Value:
-        """``a`` where this condition is true, ``b`` where it isn't."""
-        if not isinstance(self, Value) or not self.node.is_condition:
-            raise refusal(TypeError, "where takes a condition first, for instance torch.where(a > 0, a, b)")
-        return Value(Node.make("where", self.node, _operand("where", a), _operand("where", b)))
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Value:
-        return _call(getattr(func, "__name__", str(func)), args, kwargs or {})
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        find_word(name)
-        if name == "where":
-            return lambda condition, other: condition.choose(self, other)
-        return lambda *args, **kwargs: _call(name, (self, *args), kwargs)
-
-    def __pos__(self) -> Value:
-        return self
-
-    def __rpow__(self, other: Any) -> Value:
-        raise refusal(TypeError, "pow takes a number as its exponent: write torch.exp(a * math.log(base))")
-
-    def _no_branch(self) -> Any:
-        raise refusal(
-            TypeError, "a cell's function can't branch on a value, which differs from unit to unit: use torch.where"
-        )
-
-    __bool__ = _no_branch
-
-    def _no_number(self) -> Any:
-        raise refusal(
-            TypeError,
-            "a value of a cell's function isn't a number while it is traced: use torch's functions, not Python's",
-        )
-
-    __float__ = __int__ = __index__ = __complex__ = __round__ = __trunc__ = __floor__ = __ceil__ = _no_number
-
-    def _no_elements(self, *_: Any) -> Any:
-        raise refusal(TypeError, "a value of a cell's function is that of one unit: it has no elements, length or index")
-
-    __len__ = __iter__ = __getitem__ = __setitem__ = __contains__ = __reversed__ = _no_elements
-
-    def _no_product(self, _: Any) -> Any:
-        raise refusal(TypeError, f"@ has no place in a cell's function: {no_product()}")
-
-    __matmul__ = __rmatmul__ = __imatmul__ = _no_product
-
-    def _no_logic(self, *_: Any) -> Any:
-        raise refusal(TypeError, "& | ^ ~ have no place in a cell's function: combine conditions by nesting torch.where")
-
-    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _no_logic

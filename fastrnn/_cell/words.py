@@ -15,7 +15,7 @@ import torch
 from .refuse import refusal
 
 if TYPE_CHECKING:
-    from .trace import Value
+    from .values import Value
 
 Word = Callable[..., "Value"]
 
@@ -140,8 +140,31 @@ ALLOWED = f"+ - * / ** and comparisons, {', '.join(WORDS)}"
 _PRODUCTS = (
     "matmul", "mm", "bmm", "mv", "dot", "linear", "bilinear", "einsum", "addmm", "inner", "outer", "baddbmm", "conv1d",
 )  # fmt: skip
-_RANDOM = ("dropout", "feature_dropout", "alpha_dropout", "bernoulli", "normal", "rrelu", "gumbel_softmax", "multinomial")
-_SHAPES = ("shape", "size", "dim", "ndim", "numel", "dtype", "device", "to", "float", "double", "half", "item", "requires_grad")
+_RANDOM = (
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "bernoulli",
+    "normal",
+    "rrelu",
+    "gumbel_softmax",
+    "multinomial",
+)
+_SHAPES = (
+    "shape",
+    "size",
+    "dim",
+    "ndim",
+    "numel",
+    "dtype",
+    "device",
+    "to",
+    "float",
+    "double",
+    "half",
+    "item",
+    "requires_grad",
+)
 _FILLED = ("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_tensor")
 _LOGICAL = ("logical_and", "logical_or", "logical_not", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_not")
 
