@@ -5,8 +5,7 @@ from collections import namedtuple
 
 import pytest
 import torch
-import torch.nn.functional as F
-from written_cells import CELLS
+from written_cells import CELLS, FUNCTIONS, MORE_FUNCTIONS
 
 from fastrnn._cell.derive import derive, evaluate_backward
 from fastrnn._cell.emit import header
@@ -17,53 +16,6 @@ from fastrnn._cell.trace import trace
 
 BATCH, HIDDEN = 3, 7
 EXTREMES = (-torch.inf, -200.0, -3.0, -1.0, -0.3, -0.0, 0.0, 1e-3, 0.5, 1.0, 3.0, 25.0, 200.0, torch.inf, torch.nan)
-
-# Of up to three values a, b and c, by operation.
-FUNCTIONS = {
-    "add": lambda a, b, c: a + b,
-    "sub": lambda a, b, c: 1.5 - torch.sub(a, b, alpha=2),
-    "mul": lambda a, b, c: a * b * 3,
-    "div": lambda a, b, c: a / b + 2 / a,
-    "neg": lambda a, b, c: -a,
-    "square": lambda a, b, c: torch.square(a),
-    "reciprocal": lambda a, b, c: a.reciprocal(),
-    "sqrt": lambda a, b, c: torch.sqrt(a),
-    "rsqrt": lambda a, b, c: torch.rsqrt(a),
-    "abs": lambda a, b, c: abs(a),
-    "exp": lambda a, b, c: torch.exp(a),
-    "log": lambda a, b, c: torch.log(a),
-    "pow": lambda a, b, c: a**2,
-    "sigmoid": lambda a, b, c: torch.special.expit(a),
-    "logsigmoid": lambda a, b, c: F.logsigmoid(a),
-    "tanh": lambda a, b, c: F.tanh(a),
-    "relu": lambda a, b, c: F.relu(a),
-    "leaky_relu": lambda a, b, c: F.leaky_relu(a, 0.2),
-    "elu": lambda a, b, c: F.elu(a, alpha=1.5),
-    "softplus": lambda a, b, c: F.softplus(a),
-    "silu": lambda a, b, c: F.silu(a),
-    "gelu": lambda a, b, c: F.gelu(a, approximate="tanh"),
-    "hardsigmoid": lambda a, b, c: F.hardsigmoid(a),
-    "clamp": lambda a, b, c: torch.clamp(a, -1, 3),
-    "minimum": lambda a, b, c: torch.minimum(a, b),
-    "maximum": lambda a, b, c: torch.maximum(a, b),
-    "where": lambda a, b, c: torch.where(a > 0.5, b, c),
-    "lt": lambda a, b, c: torch.where(a < b, a, c),
-    "le": lambda a, b, c: torch.where(a <= 0, 2.0, a),
-    "gt": lambda a, b, c: torch.where(1 > a, a, 0.0),
-    "ge": lambda a, b, c: torch.where(a >= b, a, c),
-    "eq": lambda a, b, c: torch.where(a == b, a, c),
-    "ne": lambda a, b, c: torch.where(a.ne(b), a, c),
-    "detach": lambda a, b, c: a.detach() * a,
-}
-# And with other numbers.
-MORE_FUNCTIONS = {
-    **{f"pow {e}": lambda a, b, c, e=e: torch.pow(a, e) for e in (-2, -1, -0.5, 0, 0.5, 1, 1.7, 3, 4)},
-    "leaky_relu -0.5": lambda a, b, c: F.leaky_relu(a, -0.5),
-    "leaky_relu 0": lambda a, b, c: F.leaky_relu(a, 0.0),
-    "softplus 2 5": lambda a, b, c: F.softplus(a, 2, 5),
-    "clamp min": lambda a, b, c: a.clamp(min=-1),
-    "clamp max": lambda a, b, c: torch.clamp_max(a, 3),
-}
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -88,7 +40,8 @@ def test_backward_equals_autograd(name):
         kept = evaluate_nodes(backward.kept, leaves, states[0])
         actual = evaluate_backward(backward, kept, states, weights, grads)
     for of, one, other in zip(inputs, actual, expected, strict=True):
-        torch.testing.assert_close(one.sum(0) if of.dim() == 1 else one, other, rtol=1e-11, atol=1e-12)
+        tolerance = 4e-8 if name == "six_gates" else 1e-11  # torch's gradient of hardsigmoid
+        torch.testing.assert_close(one.sum(0) if of.dim() == 1 else one, other, rtol=tolerance, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -133,16 +86,17 @@ def test_operation_is_torchs(name):
     backward = derive(graph)
     kept = evaluate_nodes(backward.kept, leaves, h)
     leaves = _leaves((), (), (h,), (), None) | {leaf("kept", k): value for k, value in enumerate(kept)}
+    tolerance = 4e-8 if name == "hardsigmoid" else 1e-12  # torch's 1 / 6 is a float's
     for roots in (backward.x, lowered(backward.x)):
         got = evaluate_nodes(roots, leaves | {leaf("grad", 0): grads}, h)
         for one, other in zip(got, wanted, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=0, equal_nan=True)
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=1e-13, equal_nan=True)
 
 
 def test_hash_depends_on_the_maths_alone():
     def renamed(x, r, state):
-        update, new = torch.sigmoid(x.update + r.update), (x.new + r.new).relu()
-        return update * state + (1.0 - update) * new
+        update, fresh = torch.sigmoid(x.update + r.update), (x.fresh + r.fresh).relu()
+        return update * state + (1.0 - update) * fresh
 
     def other(x, r, h):
         z, a = torch.sigmoid(x.z + r.z), torch.relu(x.a + r.a)
@@ -151,7 +105,7 @@ def test_hash_depends_on_the_maths_alone():
     graph = CELLS["li_gru"].trace()
     assert graph.hash == "83449c3ef9"
     assert graph.hash == CELLS["li_gru"].trace().hash
-    assert graph.hash == trace(renamed, ("update", "new"), states=("state",)).hash
+    assert graph.hash == trace(renamed, ("update", "fresh"), states=("state",)).hash
     assert graph.hash != trace(other, ("z", "a")).hash
     assert len({written.trace().hash for written in CELLS.values()}) == len(CELLS)
 
@@ -174,6 +128,45 @@ def test_header_of_a_cell():
 
 
 LI_GRU = """\
+// Made from the function LiGRU:
+//   v0 = sigmoid(x.z + r.z)
+//   h' = v0 * h + (1 - v0) * relu(x.a + r.a)
+#pragma once
+
+#include "cells/functions.h"
+
+namespace fastrnn {
+
+struct LiGRU : CellDefaults {
+  static constexpr CellName kName{"ligru@83449c3ef9"};
+  static constexpr int kGates = 2, kSavedValues = 2, kCellStates = 0, kPerUnitWeights = 0;
+  static constexpr bool kMultipliesH = true, kReadsInput = false, kReadsPreviousH = true;
+  static constexpr bool kCarriesH = true, kReadsCells = false;
+  static constexpr unsigned kSeparateBiases = 0;
+  static constexpr FASTRNN_INLINE int recurrent_slot(int gate) { return gate; }
+
+  template <class V>
+  static FASTRNN_INLINE void forward(const V (&x)[kGates], const V (&r)[kGates], Step<V, kSavedValues>& step) {
+    const V v0 = sigmoid<V>(x[0] + r[0]);
+    const V v1 = x[1] + r[1];
+    const V v2 = select<V>(v1 < 0, V{}, v1);
+    step.h = v0 * step.h_prev + (1 - v0) * v2;
+    step.saved[0] = v0;
+    step.saved[1] = v2;
+  }
+
+  template <class V>
+  static FASTRNN_INLINE void backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues>& grad) {
+    const V h_grad = grad.h;
+    const V v0 = h_grad * step.h_prev - h_grad * step.saved[1];
+    const V v1 = 1 - step.saved[0];
+    grad.saved[0] = v0 * v1 * step.saved[0];
+    grad.saved[1] = select<V>(step.saved[1] <= 0, V{}, h_grad * v1);
+    grad.h = h_grad * step.saved[0];
+  }
+};
+
+}  // namespace fastrnn
 """
 
 

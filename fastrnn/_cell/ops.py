@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .nodes import COMPARISONS, ZERO, Node, Number, call, compare, where
+from .nodes import COMPARISONS, ZERO, Node, Number, call, compare, constant, topological, where
 
 # How tightly an operation's C++ binds.
 COMPARISON, SUM, PRODUCT, SIGN, CALL = range(5)
@@ -54,7 +54,7 @@ def _power_gradient(g: Node, y: Node, x: Node, exponent: float) -> tuple[Node]:
 def _lower_power(x: Node, exponent: float) -> Node | None:
     # The exponents that torch, too, computes without a power.
     simple: dict[float, Callable[[], Node]] = {
-        0: lambda: Node.make("constant", numbers=(1.0,)),
+        0: lambda: constant(1),
         1: lambda: x,
         2: lambda: x * x,
         3: lambda: x * x * x,
@@ -82,8 +82,8 @@ def _clamp_gradient(g: Node, y: Node, x: Node, low: float, high: float) -> tuple
 
 def _lower_clamp(x: Node, low: float, high: float) -> Node:
     if low > -math.inf:
-        x = Node.make("maximum", x, Node.make("constant", numbers=(low,)))
-    return Node.make("minimum", x, Node.make("constant", numbers=(high,))) if high < math.inf else x
+        x = Node.make("maximum", x, constant(low))
+    return Node.make("minimum", x, constant(high)) if high < math.inf else x
 
 
 def _leaky_gradient(g: Node, y: Node, x: Node, slope: float) -> tuple[Node]:
@@ -91,10 +91,9 @@ def _leaky_gradient(g: Node, y: Node, x: Node, slope: float) -> tuple[Node]:
     return (where(_greater(y if slope >= 0 else x, 0), g, g * slope),)
 
 
-def _expm1_of_negative(x: Node) -> Node:
-    # Without the cancellation of exp(x) - 1.
-    tanh = call("tanh", 0.5 * x)
-    return 2 * tanh / (1 - tanh)
+def _lower_leaky(x: Node, slope: float) -> Node:
+    # With a slope of 0, too, -inf becomes NaN.
+    return where(_greater(x, 0), x, Node.make("mul", x, constant(slope)))
 
 
 def _softplus_gradient(g: Node, y: Node, x: Node, beta: float, threshold: float) -> tuple[Node]:
@@ -124,7 +123,12 @@ def _gelu_gradient(g: Node, y: Node, x: Node) -> tuple[Node]:
 
 
 def _hardsigmoid_gradient(g: Node, y: Node, x: Node) -> tuple[Node]:
+    # Torch's sixth is rounded to float even in double.
     return (where(_greater(x, -3), where(compare("lt", x, 3), g * (1 / 6), ZERO), ZERO),)
+
+
+def _of_tensors(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor | float], Tensor]:
+    return lambda a, b: function(a, b if isinstance(b, Tensor) else a.new_tensor(b))
 
 
 def _logaddexp_zero(x: Tensor) -> Tensor:
@@ -143,6 +147,8 @@ _ARITHMETIC = {
     "rsqrt": Op(torch.rsqrt, lambda g, y, x: (-0.5 * g * (y * y * y),), "rsqrt<V>({0})"),
     "abs": Op(torch.abs, lambda g, y, x: (g * call("sign", x),), "abs<V>({0})"),
     "exp": Op(torch.exp, lambda g, y, x: (g * y,), "exp<V>({0})"),
+    "expm1": Op(torch.expm1, lambda g, y, x: (g * (y + 1),), "expm1<V>({0})"),
+    "log1p": Op(torch.log1p, lambda g, y, x: (g / (x + 1),), "log1p<V>({0})"),
     "log": Op(torch.log, lambda g, y, x: (g / x,), "log<V>({0})"),
     "pow": Op(torch.pow, _power_gradient, "power<V>({0}, {numbers})", lower=_lower_power),
 }
@@ -155,11 +161,11 @@ _ACTIVATIONS = {
         lambda g, y, x: (where(compare("le", y, 0), ZERO, g),),
         lower=lambda x: where(compare("lt", x, 0), ZERO, x),
     ),
-    "leaky_relu": Op(F.leaky_relu, _leaky_gradient, lower=lambda x, slope: where(_greater(x, 0), x, x * slope)),
+    "leaky_relu": Op(F.leaky_relu, _leaky_gradient, lower=_lower_leaky),
     "elu": Op(
         F.elu,
-        lambda g, y, x, alpha: (where(compare("le", x, 0), g * (alpha * call("exp", x)), g),),
-        lower=lambda x, alpha: where(compare("le", x, 0), alpha * _expm1_of_negative(x), x),
+        lambda g, y, x, alpha: (where(_greater(x, 0), g, g * (alpha * call("exp", x))),),
+        lower=lambda x, alpha: where(compare("le", x, 0), alpha * call("expm1", x), x),
     ),
     "softplus": Op(F.softplus, _softplus_gradient, lower=_lower_softplus),
     "silu": Op(F.silu, _silu_gradient, lower=lambda x: x * _sigmoid(x)),
@@ -170,8 +176,8 @@ _ACTIVATIONS = {
 
 _CHOICES = {
     "clamp": Op(torch.clamp, _clamp_gradient, lower=_lower_clamp),
-    "minimum": Op(torch.minimum, _larger_gradients("gt", "lt"), "minimum<V>({0}, {1})"),
-    "maximum": Op(torch.maximum, _larger_gradients("lt", "gt"), "maximum<V>({0}, {1})"),
+    "minimum": Op(_of_tensors(torch.minimum), _larger_gradients("gt", "lt"), "minimum<V>({0}, {1})"),
+    "maximum": Op(_of_tensors(torch.maximum), _larger_gradients("lt", "gt"), "maximum<V>({0}, {1})"),
     "where": Op(
         torch.where,
         lambda g, y, condition, a, b: (ZERO, where(condition, g, ZERO), where(condition, ZERO, g)),
@@ -206,6 +212,7 @@ def lowered(roots: tuple[Node, ...]) -> tuple[Node, ...]:
     made: dict[Node, Node] = {}
 
     def lower(node: Node) -> Node:
+        # What a node was lowered to has few more levels than its arguments, which are lowered already.
         if node not in made:
             plain = Node.make(node.op, *map(lower, node.args), numbers=node.numbers)
             op = OPS.get(node.op)
@@ -213,4 +220,6 @@ def lowered(roots: tuple[Node, ...]) -> tuple[Node, ...]:
             made[node] = plain if other is None or other is plain else lower(other)
         return made[node]
 
-    return tuple(map(lower, roots))
+    for node in topological(roots):
+        lower(node)
+    return tuple(made[root] for root in roots)

@@ -89,6 +89,8 @@ class Value:
         if name.startswith("__"):
             raise AttributeError(name)
         find_word(name)
+        if not hasattr(Tensor, name):
+            raise refusal(AttributeError, f"tensors have no {name}: write torch.nn.functional.{name}(a)")
         if name == "where":
             return lambda condition, other: condition.choose(self, other)
         return lambda *args, **kwargs: _call(name, (self, *args), kwargs)
@@ -201,6 +203,9 @@ class Value:
 def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Value:
     """A function of torch or a method of a tensor."""
     word = find_word(name)
+    for argument in (*args, *kwargs.values()):
+        if isinstance(argument, Tensor):
+            raise _from_outside(name)
     signature = inspect.signature(word)
     try:
         bound = signature.bind(*args, **kwargs)
@@ -215,6 +220,13 @@ def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Value:
     if name in ("add", "sub", "mul", "div") and len(bound.args) == 2:
         return bound.args[1].apply_reversed(name, first)
     raise refusal(TypeError, f"{name} takes a value of the cell's function first, got {first!r}")
+
+
+def _from_outside(op: str) -> Exception:
+    return refusal(
+        TypeError,
+        f"{op} of a tensor from outside the cell's function: pass it as one of weights=, or as a Python number",
+    )
 
 
 def _no_exponent() -> Exception:
@@ -239,8 +251,5 @@ def _number(op: str, value: Any) -> float:
             raise _no_exponent()
         raise refusal(TypeError, f"{op} takes a Python number here, not a value of the cell's function")
     if isinstance(value, Tensor) or hasattr(value, "__array__"):
-        raise refusal(
-            TypeError,
-            f"{op} of a tensor from outside the cell's function: pass it as one of weights=, or as a Python number",
-        )
+        raise _from_outside(op)
     raise refusal(TypeError, f"{op} takes values of the cell's function and numbers, got {type(value).__name__}")

@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .refuse import refusal
 
 if TYPE_CHECKING:
@@ -109,7 +107,7 @@ def _where(condition: Value, input: Any, other: Any) -> Value:
 _ALIASES = {
     "negative": "neg", "multiply": "mul", "subtract": "sub", "true_divide": "div", "divide": "div",
     "absolute": "abs", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne",
-    "special_expit": "sigmoid", "log_sigmoid": "logsigmoid", "special_expm1": "expm1",
+    "special_expit": "sigmoid", "log_sigmoid": "logsigmoid", "special_expm1": "expm1", "special_log1p": "log1p",
 }  # fmt: skip
 
 WORDS: dict[str, Word] = {
@@ -117,7 +115,8 @@ WORDS: dict[str, Word] = {
     "sub": _sum("sub"),
     "mul": _binary("mul"),
     "div": _div,
-    **{op: _unary(op) for op in ("neg", "square", "reciprocal", "sqrt", "rsqrt", "abs", "exp", "log", "sigmoid")},
+    **{op: _unary(op) for op in ("neg", "square", "reciprocal", "sqrt", "rsqrt", "abs", "exp", "log")},
+    **{op: _unary(op) for op in ("expm1", "log1p", "sigmoid")},
     "pow": _pow,
     "logsigmoid": _unary("logsigmoid"),
     "tanh": _unary("tanh"),
@@ -196,8 +195,3 @@ def no_product() -> str:
         "every unit is computed by itself from x, r and the states. The matrix products W_ih x_t and W_hh h_{t-1} are "
         "made before the function is called and can't come after a gate, as in W_hh (r * h)"
     )
-
-
-def methods() -> set[str]:
-    """The words that tensors have as methods."""
-    return {name for name in (*WORDS, *_ALIASES) if hasattr(torch.Tensor, name)}
