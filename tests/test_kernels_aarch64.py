@@ -40,7 +40,7 @@ def test_kernels(build, every):
 
 @pytest.mark.long
 def test_vector_math(build):
-    """exp, tanh and sigmoid as on the other instruction sets; f64's yardstick of 128 bits makes it slow."""
+    """The elementwise functions as on the other instruction sets; f64's yardstick of 128 bits makes it slow."""
     run(EMULATOR, build("test_vector_math"), SESSION_SEED)
 
 

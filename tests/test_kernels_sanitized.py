@@ -51,5 +51,5 @@ def test_teams_under_thread(isa):
 
 @pytest.mark.parametrize("isa", HERE)
 def test_vector_math(isa):
-    """tanh and sigmoid over every exponent, and of the special values; built as the extension is."""
+    """The elementwise functions over every exponent, and of the special values; built as the extension is."""
     run(programs().build(f"vector_math/{isa}"), SESSION_SEED)

@@ -4,45 +4,12 @@
 #pragma once
 
 #include "../../cells/activations.h"
-#include "vector.h"
+#include "vector_exp_log.h"
 
 namespace fastrnn::cpu {
 
-template <class T>
-struct ExpConstants;
-
-// x = k * ln2 + r with |r| <= ln2 / 2. kLn2High has trailing zeros, so that k * kLn2High is exact without FMA too.
-// kRound added to a number leaves its nearest integer in the lowest mantissa bits; the exponent's bias is already in
-// it. kSeries: e^r = 1 + r + kSeries[0] * r^2 + kSeries[1] * r^3 + ..., to less than half an ulp.
-template <>
-struct ExpConstants<float> {
-  static constexpr float kLog2E = 1.44269504088896341f;
-  static constexpr float kLn2High = 0.693359375f;
-  static constexpr float kLn2Low = -2.12194440054690583e-4f;
-  static constexpr int kMantissaBits = 23;
-  static constexpr float kRound = 12582912.0f + 127;  // 1.5 * 2^23
-  static constexpr float kMin = -87.0f;               // e^kMin is a normal number
-  static constexpr float kMax = 88.8f;                // beyond the largest x whose e^x is finite, and k is at most 128
-  static constexpr float kSeries[] = {0.499999934521f, 0.166665206853f, 0.0416683872015f, 0.00836871032702f,
-                                      0.00138146246783f};  // minimax in the relative error
-};
-
-template <>
-struct ExpConstants<double> {
-  static constexpr double kLog2E = 1.44269504088896340736;
-  static constexpr double kLn2High = 6.93147180369123816490e-01;
-  static constexpr double kLn2Low = 1.90821492927058770002e-10;
-  static constexpr int kMantissaBits = 52;
-  static constexpr double kRound = 6755399441055744.0 + 1023;  // 1.5 * 2^52
-  static constexpr double kMin = -708.0;
-  static constexpr double kMax = 709.9;
-  static constexpr double kSeries[] = {1.0 / 2,       1.0 / 6,        1.0 / 24,        1.0 / 120,
-                                       1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
-                                       1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};  // Taylor
-};
-
 template <class Isa, class T>
-struct VectorMath {
+struct VectorMath : VectorExpLog<Isa, T> {
   using S = Simd<Isa, T>;
   using V = typename S::V;
   using I = typename S::I;
