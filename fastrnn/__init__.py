@@ -12,6 +12,7 @@ import torch  # noqa: F401  (first: the extension links against libraries that t
 from . import functional
 from ._ops import flops as _flops  # noqa: F401  (lets torch count what the ops compute)
 from ._ops import public as _public  # noqa: F401  (gives the ops their gradients)
+from ._cell.define import cell
 from ._options import Options
 from .adopt import Patched, Report, convert, patched, to_torch
 from .explain import Explanation, explain
@@ -33,6 +34,7 @@ __all__ = [
     "RNNCell",
     "Report",
     "Stream",
+    "cell",
     "convert",
     "explain",
     "functional",

@@ -42,12 +42,18 @@ isa: str = _C.isa
 cuda_built: bool = _C.cuda_built
 """Whether there are kernels for GPUs."""
 
-
 cells: dict[str, dict[str, Any]] = _C.cells
 """The facts of every cell by name, as csrc/cells/list.h orders them; see fastrnn._ops.cells."""
 
 plan_words: dict[str, list[str]] = _C.plan_words
 """What the numbers mean that the op ``_plan`` returns; see csrc/pass_words.h."""
+
+
+add_cell: Any = _C.add_cell
+"""Makes a cell that a user wrote known to the kernels; see csrc/cells/registry.h."""
+
+load_cell: Any = _C.load_cell
+"""Takes its kernels from a library."""
 
 
 def reserve_values(cell: str, dtype: torch.dtype, rows: int, hidden_size: int, handed_on: int = 0) -> int:

@@ -153,7 +153,7 @@ def run_layers(
         states = with_output_state(cell, states)
     separate_output = CELLS[cell].separate_output
     if separate_output and modifiers is None:
-        modifiers = Modifiers(DEFAULTS)
+        modifiers = Modifiers(DEFAULTS, reset_state=())
     if modifiers is None and runs_as_one(stack, weights):
         packed = frozen.whole if frozen is not None else None
         results = autograd.run(cell, input, states, weights, bidirectional, batch_sizes, packed)

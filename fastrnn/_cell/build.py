@@ -20,7 +20,7 @@ from .. import _native
 from .compiler import ALIGNED_LOOPS, CXX_FLAGS, ISA_FLAGS
 
 _FILE = """\
-{header}
+#include "cell.h"
 #define FASTRNN_CELL {cell}
 #define FASTRNN_TYPE {type}
 #include "cpu/own_cell_end.h"
@@ -38,10 +38,10 @@ def library_of(name: str, header: str, dtype: torch.dtype) -> Path:
     Raises:
         CannotCompileError: if it isn't on disk and cannot be made.
     """
-    text = _FILE.format(header=header, cell=name, type=_TYPES[dtype])
+    text = _FILE.format(cell=name, type=_TYPES[dtype])
     compiler = _compiler()
     flags = [*CXX_FLAGS.split(), *ISA_FLAGS[_native.isa].split(), ALIGNED_LOOPS]
-    parts = (text, _headers_hash(), compiler.version if compiler else "", " ".join(flags))
+    parts = (header, text, _headers_hash(), compiler.version if compiler else "", " ".join(flags))
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
     kept = _cache_folder()
     file = f"{name}-{key}.so"
@@ -51,7 +51,11 @@ def library_of(name: str, header: str, dtype: torch.dtype) -> Path:
         raise CannotCompileError("FASTRNN_COMPILE=0 forbids to compile it")
     if compiler is None:
         raise CannotCompileError("no C++ compiler was found: install g++ 12 or later, or set CXX")
-    return _compile(f"{name} ({_native.isa}, {_TYPES[dtype]})", text, compiler.command, flags, kept or _own_folder(), file)
+    _announce(f"fastrnn: compiling the cell {name} ({_native.isa}, {_TYPES[dtype]}) ... ")
+    start = time.perf_counter()
+    library = _compile({"cell.h": header, "cell.cpp": text}, [*compiler.command, *flags], (kept or _own_folder()) / file)
+    _announce(f"{time.perf_counter() - start:.1f} s\n")
+    return library
 
 
 class _Compiler:
@@ -109,18 +113,22 @@ def _own_folder() -> Path:
 _folders: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def _compile(what: str, text: str, compiler: list[str], flags: list[str], folder: Path, file: str) -> Path:
-    """Written beside its place and renamed, so that another process finds it whole or not at all."""
-    print(f"fastrnn: compiling the cell {what} ...", end=" ", file=sys.stderr, flush=True)
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        source, library = Path(place, "cell.cpp"), Path(place, "cell.so")
-        source.write_text(text)
-        command = [*compiler, *flags, f"-I{_headers()}", "-shared", "-s", str(source), "-o", str(library)]
+def _announce(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
+
+
+def _compile(files: dict[str, str], command: list[str], library: Path) -> Path:
+    """Made beside its place and renamed, so that another process finds it whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=library.parent) as name:
+        folder = Path(name)
+        for file, text in files.items():
+            (folder / file).write_text(text)
+        made = folder / "cell.so"
+        command = [*command, f"-I{folder}", f"-I{_headers()}", "-shared", "-s", str(folder / "cell.cpp"), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            print("failed", file=sys.stderr)
-            raise CannotCompileError(f"the compiler failed: {done.stderr.strip()[:2000]}")
-        os.replace(library, folder / file)
-    print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
-    return folder / file
+            _announce("failed\n")
+            errors = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
+            raise CannotCompileError(f"the compiler failed: {errors[0]}")
+        os.replace(made, library)
+    return library

@@ -39,17 +39,9 @@ struct {name} : CellDefaults {{
   static FASTRNN_INLINE void backward(const Step<V, kSavedValues>&{step},{grad}& grad) {{
 {backward}
   }}
-{weight_grad}}};
+}};
 
 }}  // namespace fastrnn
-"""
-
-_WEIGHT_GRAD = """
-  template <class V>
-  static FASTRNN_INLINE V per_unit_weight_grad(int weight, const Step<V, kSavedValues>&,
-                                               const StepGrad<V, kSavedValues, kPerUnitWeights>& grad) {
-    return grad.per_unit_weights[weight];
-  }
 """
 
 _WEIGHTED_GRAD = "\n" + " " * 38 + "StepGrad<V, kSavedValues, kPerUnitWeights>"
@@ -86,7 +78,6 @@ def header(graph: Graph, backward: Backward, name: str) -> str:
         forward=_indented(_forward_lines(graph, backward, forward_roots)),
         backward=backward_text,
         grad=_WEIGHTED_GRAD if graph.per_unit_weights else " StepGrad<V, kSavedValues>",
-        weight_grad=_WEIGHT_GRAD if graph.per_unit_weights else "",
     )
 
 

@@ -6,7 +6,7 @@ import keyword
 from collections.abc import Mapping, Sequence
 
 MAX_GATES = 8
-MAX_STATES = 4  # what the layer outputs counts as one where it is none of them
+MAX_STATES = 4
 RECURRENT = ("dense", "diagonal", "none")
 
 _CPP_KEYWORDS = """
@@ -55,9 +55,8 @@ def state_names(states: Sequence[str], output: str | None) -> tuple[str, ...]:
     names = _check_names(states, "state")
     if output is not None and check_name(output, "output") in names:
         raise ValueError(f"output={output!r} is a state already: a layer outputs its first state without output=")
-    most = MAX_STATES - (output is not None)
-    if not 1 <= len(names) <= most:
-        raise ValueError(f"a cell has 1 to {most} states{' beside its output' if output else ''}, got {states!r}")
+    if not 1 <= len(names) <= MAX_STATES:
+        raise ValueError(f"a cell has 1 to {MAX_STATES} states, got {states!r}")
     return names
 
 

@@ -14,9 +14,10 @@ namespace fastrnn::cpu {
 
 template <class Isa, class Cell, class T, class W = T, bool kExtended = false>
 constexpr ForwardKernels<T, W> instantiate_forward() {
-  constexpr int vectors = kMaxPanelVectors / Cell::kGates * Cell::kGates;
+  constexpr int vectors = Cell::kMultipliesH ? panel_vectors(kRecurrentGates<Cell>) : 1;
+  constexpr int rows = Cell::kMultipliesH ? tile_rows<Isa>(vectors) : 1;
   using Loop = ForwardLoop<Isa, Cell, T, W, kExtended>;
-  ForwardKernels<T, W> kernels{&Loop::run, &Loop::scratch_size, nullptr, nullptr, {tile_rows<Isa>(vectors), vectors}};
+  ForwardKernels<T, W> kernels{&Loop::run, &Loop::scratch_size, nullptr, nullptr, {rows, vectors}};
   if constexpr (!kExtended) {
     kernels.freeze = &Loop::freeze;
     kernels.frozen_size = &Loop::frozen_size;
@@ -30,7 +31,7 @@ constexpr CellKernels<T> instantiate_loops() {
   return {instantiate_forward<Isa, Cell, T, T, kExtended>(),
           &Loop::run,
           &Loop::scratch_size,
-          {tile_rows<Isa>(kMaxPanelVectors), kMaxPanelVectors},
+          {Cell::kMultipliesH ? tile_rows<Isa>(kMaxPanelVectors) : 1, Cell::kMultipliesH ? kMaxPanelVectors : 1},
           {}};
 }
 
