@@ -69,9 +69,9 @@ std::vector<Function<T>> functions() {
   const W least_sigmoid = std::exp(W(sizeof(T) == 4 ? -87 : -708)), least = std::numeric_limits<T>::min();
   return {{"tanh", BOTH(tanh), [](W x) { return std::tanh(x); }, sizeof(T) == 4 ? 6.0 : 2.75, 0},
           {"sigmoid", BOTH(sigmoid), [](W x) { return 1 / (1 + std::exp(-x)); }, 2.75, least_sigmoid},
-          {"exp", BOTH(exp), [](W x) { return std::exp(x); }, 1, least},
-          {"expm1", BOTH(expm1), [](W x) { return std::expm1(x); }, 2, 0},
-          {"log", BOTH(log), [](W x) { return std::log(x); }, 1, 0},
+          {"exp", BOTH(exp), [](W x) { return std::exp(x); }, 1.25, least},
+          {"expm1", BOTH(expm1), [](W x) { return std::expm1(x); }, 2.25, 0},
+          {"log", BOTH(log), [](W x) { return std::log(x); }, 1.25, 0},
           {"log1p", BOTH(log1p), [](W x) { return std::log1p(x); }, 2, 0},
           {"log1p_exp", BOTH(log1p_exp), exact_log1p_exp<W>, 2, least},
           {"sqrt", BOTH(sqrt), [](W x) { return std::sqrt(x); }, 0.5, 0},
