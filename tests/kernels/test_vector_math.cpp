@@ -216,7 +216,7 @@ struct Power {
 template <class T>
 double power_bound(T exponent, Wide<T> exact) {
   const bool products = std::fabs(exponent) <= T(15.5) && 2 * exponent == std::floor(2 * exponent);
-  return products ? 1 + std::fabs(exponent) : 2 + 2 * std::fabs(static_cast<double>(std::log(std::fabs(exact))));
+  return products ? 1 + std::fabs(exponent) : 2 + 3 * std::fabs(static_cast<double>(std::log(std::fabs(exact))));
 }
 
 template <class T>
