@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import NoReturn
 import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -61,17 +63,10 @@ CUDA_SOURCES = [
     "csrc/cuda/streamed/streamed_f16.cu",
     "csrc/cuda/streamed/streamed_bf16.cu",
 ]
-ISA_FLAGS = {
-    "csrc/cpu/isa/kernels_avx2.cpp": "-mavx2 -mfma",
-    "csrc/cpu/isa/kernels_avx512.cpp": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
-}
-# Of the sources above. A register tile's loop was 1.05 times as fast where it began on such a boundary, which without
-# the option is chance.
-ALIGNED_LOOPS = "-falign-loops=32"
-# The kernels neither read errno nor trap, which lets comparisons and selects become vector code.
-CXX_FLAGS = (
-    "-std=c++20 -O3 -fPIC -fvisibility=hidden -fopenmp -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi"
-)
+# Of the kernels of an instruction set: as cells that users write are compiled, too.
+_COMPILER = runpy.run_path(str(ROOT / "fastrnn" / "_cell" / "compiler.py"))
+CXX_FLAGS, ALIGNED_LOOPS = _COMPILER["CXX_FLAGS"], _COMPILER["ALIGNED_LOOPS"]
+ISA_FLAGS = {f"csrc/cpu/isa/kernels_{isa}.cpp": flags for isa, flags in _COMPILER["ISA_FLAGS"].items() if flags}
 NVCC_FLAGS = "-std=c++20 -O3 -lineinfo -Xfatbin -compress-all -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra"
 # Machine code for a chip also runs on the later ones of its major version; the last one's PTX serves those to come.
 ARCHITECTURES = ["8.0", "8.6", "9.0", "10.0", "12.0"]
@@ -337,9 +332,24 @@ class NinjaBuild(build_ext):
             fail("the compiler reported the errors above.")
 
 
+class BuildWithHeaders(build_py):
+    """setuptools' build_py, and beside the package's modules the headers that cells of one's own are compiled with."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # they are found where they are
+            return
+        for path in sorted((ROOT / "csrc").rglob("*.h")):
+            place = path.relative_to(ROOT / "csrc")
+            if place.parts[0] in ("cells", "cpu") or len(place.parts) == 1:
+                target = Path(self.build_lib, "fastrnn", "_csrc", place)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+
+
 if __name__ == "__main__":
     check_setuptools()
     setup(
         ext_modules=[Extension("fastrnn._C", sources=SOURCES + X86_SOURCES + CUDA_SOURCES)],
-        cmdclass={"build_ext": NinjaBuild},
+        cmdclass={"build_ext": NinjaBuild, "build_py": BuildWithHeaders},
     )

@@ -152,7 +152,6 @@ PYBIND11_MODULE(_C, m) {
         py::arg("cell_states"), py::arg("per_unit_weights"), py::arg("multiplies_h"), py::arg("reads_input"),
         py::arg("recurrent_slots"));
   m.def("load_cell", &load_cell, py::kw_only(), py::arg("name"), py::arg("path"), py::arg("is_double"));
-  m.attr("most_gates") = kMaxGates - 1;
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;
   m.attr("cuda_architectures") = FASTRNN_CUDA_ARCHITECTURES;

@@ -11,5 +11,17 @@ def force_usable_cores(cores: int) -> None: ...  # 0 leaves it to the machine; f
 def force_input_steps(steps: int) -> None: ...  # negative leaves it to the kernels; for tests
 def force_chunk_rows(rows: int) -> None: ...  # 0 leaves it to the kernels; for tests
 def force_panel_gemms(panels: bool | None) -> None: ...  # None leaves it to the kernels; for tests and benchmarks
+def add_cell(
+    *,
+    name: str,
+    gates: int,
+    saved_values: int,
+    cell_states: int,
+    per_unit_weights: int,
+    multiplies_h: bool,
+    reads_input: bool,
+    recurrent_slots: list[int],
+) -> None: ...
+def load_cell(*, name: str, path: str, is_double: bool) -> None: ...
 def reserve_width(cell: str, half: bool) -> int: ...
 def take_interruption() -> BaseException | None: ...

@@ -10,9 +10,9 @@ print(fastrnn.explain(lstm, input))  # which kernel runs, and why
 import torch  # noqa: F401  (first: the extension links against libraries that torch loads)
 
 from . import functional
+from ._cell.define import cell
 from ._ops import flops as _flops  # noqa: F401  (lets torch count what the ops compute)
 from ._ops import public as _public  # noqa: F401  (gives the ops their gradients)
-from ._cell.define import cell
 from ._options import Options
 from .adopt import Patched, Report, convert, patched, to_torch
 from .explain import Explanation, explain

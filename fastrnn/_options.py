@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
-Probabilities = float | tuple[float, float]
+Probabilities = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,11 @@ class Options:
         if recurrent != "dense":
             for name in ("variational_dropout", "num_heads"):
                 if getattr(self, name) != getattr(DEFAULTS, name):
-                    raise ValueError(f"{layer}: {name} is about w_hh, and recurrent={recurrent!r} has none. Leave it out")
+                    raise ValueError(
+                        f"{layer}: {name} is about w_hh, and recurrent={recurrent!r} has none. Leave it out"
+                    )
         if recurrent == "none" and self.weight_dropout > 0:
-            raise ValueError(f"{layer}: weight_dropout is about w_hh, and recurrent='none' has none. Leave it out")
+            raise ValueError(f"{layer}: weight_dropout is about w_hh, which recurrent='none' lacks. Leave it out")
         self._check_heads(layer, hidden_size)
 
     def _check_heads(self, layer: str, hidden_size: int) -> None:

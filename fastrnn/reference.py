@@ -39,7 +39,7 @@ class Weights(NamedTuple):
     """The weights of one direction of a layer."""
 
     w_ih: Tensor
-    w_hh: Tensor | None
+    w_hh: Any  # a Tensor, or None of a cell that multiplies no h
     b_ih: Tensor | None
     b_hh: Tensor | None
     w_hr: Tensor | None
@@ -496,16 +496,19 @@ def _input_gates(cell: str, input: Tensor, weights: Weights) -> Tensor:
     bias, facts = weights.b_ih, CELLS[cell]
     if not facts.reads_input:
         return product(input, weights.w_ih, bias, weights.norm and weights.norm.input)
-    if weights.w_ih.shape[0] == facts.gates * facts.hidden_size(weights.w_ih):  # projected, without a bias
-        return product(input, weights.w_ih, None if bias is None else F.pad(bias, (0, bias.shape[0] // facts.product_gates)), None)
-    return torch.cat([product(input, weights.w_ih, bias, None), input], dim=-1)
+    hidden_size = facts.hidden_size(weights.w_ih)
+    if weights.w_ih.shape[0] == facts.product_gates * hidden_size:
+        return torch.cat([product(input, weights.w_ih, bias, None), input], dim=-1)
+    padded = None if bias is None else F.pad(bias, (0, hidden_size))  # x itself is projected without one
+    return product(input, weights.w_ih, padded, None)
 
 
 def name_weights(cell: str, weights: Sequence[Tensor]) -> Weights:
     """The weights of one direction by name, None for those it lacks; their number tells which are there.
 
     2: no bias; 3: no bias, a projection; 4: biases; 5: biases and a projection; 6: biases and a projection with a bias.
-    A cell that multiplies no h has only w_ih and perhaps b_ih. Behind them stand the unit weights of a cell that has some.
+    A cell that multiplies no h has only w_ih and perhaps b_ih. Behind them stand the unit weights of a cell that has
+    some.
     """
     _, gates, _, _, peepholes, norms, multiplies_h, *_ = CELLS[cell]
     matrices = weights[:-1] if peepholes + norms else weights

@@ -3,9 +3,9 @@
 ninja compiles again only what changed, for this machine or for another one whose compiler is named.
 """
 
-import ast
 import fcntl
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +14,12 @@ from session_seed import SESSION_SEED
 
 ROOT = Path(__file__).parent.parent
 CSRC, SOURCES = ROOT / "csrc", ROOT / "tests" / "kernels"
+COMPILER = runpy.run_path(str(ROOT / "fastrnn" / "_cell" / "compiler.py"))
 
 
 def setting(name):
-    """A constant of setup.py, without what its import brings."""
-    for statement in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == name:
-            return ast.literal_eval(statement.value)
-    raise LookupError(f"setup.py has no constant {name}")
+    """How the extension is compiled."""
+    return COMPILER[name]
 
 
 def kernels_source(name):
@@ -31,7 +29,7 @@ def kernels_source(name):
 
 def isa_flags(source):
     """What the extension compiles a source with beside what all have."""
-    return setting("ISA_FLAGS").get(str(source.relative_to(ROOT)), "")
+    return setting("ISA_FLAGS").get(source.stem.removeprefix("kernels_"), "")
 
 
 def kernel_test(*kernels):

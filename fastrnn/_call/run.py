@@ -18,11 +18,11 @@ from torch.nn.utils.rnn import PackedSequence
 from .._ops import autograd
 from .._ops.cells import CELLS
 from .._ops.step import run_step
+from .._options import DEFAULTS
 from ..reference import States
 from . import checks, precision, ragged
 from .arguments import Arguments, Stack, batch_of, cell_arguments, packed_arguments, padded_arguments
 from .frozen import Frozen
-from .._options import DEFAULTS
 from .modifiers import LayerModifiers, Modifiers, by_layer, in_row_order, with_output_state
 
 

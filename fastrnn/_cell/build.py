@@ -53,7 +53,8 @@ def library_of(name: str, header: str, dtype: torch.dtype) -> Path:
         raise CannotCompileError("no C++ compiler was found: install g++ 12 or later, or set CXX")
     _announce(f"fastrnn: compiling the cell {name} ({_native.isa}, {_TYPES[dtype]}) ... ")
     start = time.perf_counter()
-    library = _compile({"cell.h": header, "cell.cpp": text}, [*compiler.command, *flags], (kept or _own_folder()) / file)
+    files = {"cell.h": header, "cell.cpp": text}
+    library = _compile(files, [*compiler.command, *flags], (kept or _own_folder()) / file)
     _announce(f"{time.perf_counter() - start:.1f} s\n")
     return library
 
@@ -82,7 +83,7 @@ def _headers() -> Path:
 def _headers_hash() -> str:
     found = hashlib.sha256()
     root = _headers()
-    for path in sorted(path for part in ("", "cells", "cpu") for path in (root / part).rglob("*.h") if part or path.parent == root):
+    for path in sorted([*root.glob("*.h"), *(root / "cells").rglob("*.h"), *(root / "cpu").rglob("*.h")]):
         found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()
 
@@ -123,12 +124,13 @@ def _compile(files: dict[str, str], command: list[str], library: Path) -> Path:
         folder = Path(name)
         for file, text in files.items():
             (folder / file).write_text(text)
-        made = folder / "cell.so"
-        command = [*command, f"-I{folder}", f"-I{_headers()}", "-shared", "-s", str(folder / "cell.cpp"), "-o", str(made)]
+        source, made = folder / "cell.cpp", folder / "cell.so"
+        includes = [f"-I{folder}", f"-I{_headers()}"]
+        command = [*command, *includes, "-shared", "-s", str(source), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             _announce("failed\n")
             errors = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
             raise CannotCompileError(f"the compiler failed: {errors[0]}")
-        os.replace(made, library)
+        made.replace(library)
     return library

@@ -31,9 +31,7 @@ def run_step(
     return states[0], *states
 
 
-def _run_as_layer(
-    cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
-) -> Sequence[Tensor]:
+def _run_as_layer(cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
     results = autograd.run(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
     return [result.squeeze(0) for result in results]
 

@@ -158,7 +158,7 @@ class OwnLayer(Layer):
 
     @property
     def options(self) -> Options | None:
-        """What the layer is more than its equations, None if nothing; :class:`fastrnn.Options` tells how to change it."""
+        """What the layer is more than its equations, None if nothing; see :class:`fastrnn.Options` for how to change it."""
         return self._options
 
     @options.setter
@@ -215,9 +215,7 @@ class OwnLayer(Layer):
         each = len(weights) // len(self._all_weights)
         if graph.recurrent == "diagonal" and self._options is not None and self.training:
             weights = dropped_weights(weights, each, each - units, self._options)
-        return run_stack(
-            self, input, hx, _joined(weights, each, units, self.hidden_size), lengths, modifiers=modifiers
-        )
+        return run_stack(self, input, hx, _joined(weights, each, units, self.hidden_size), lengths, modifiers=modifiers)
 
     def forward(
         self,
@@ -231,9 +229,7 @@ class OwnLayer(Layer):
     ) -> Any:
         """Run the sequence; see the class for shapes and errors."""
         facts = CELLS[self.mode]
-        output, results = self._run(
-            input, hx, lengths, resets, reset_state, return_states and (facts.states > 1)
-        )
+        output, results = self._run(input, hx, lengths, resets, reset_state, return_states and (facts.states > 1))
         states = results[: facts.given_states]
         hy = states if len(states) > 1 else states[0]
         if not return_states:
@@ -243,7 +239,7 @@ class OwnLayer(Layer):
 
 
 def _every_state(output: Any, rest: Sequence[Any], count: int, separate_output: bool) -> tuple[Any, ...]:
-    """Each state of every step, from those that the call returned side by side, h not among them if it is the output."""
+    """Each state of every step, from those that the call returned side by side; among them is h if it isn't the output."""
     if not rest:
         return (output,)
     joined = rest[0]
