@@ -28,7 +28,7 @@ struct {name} : CellDefaults {{
   static constexpr bool kMultipliesH = {multiplies}, kReadsInput = {input}, kReadsPreviousH = {reads_h};
   static constexpr bool kCarriesH = {carries}, kReadsCells = false;
   static constexpr unsigned kSeparateBiases = {biases};
-  static constexpr FASTRNN_INLINE int recurrent_slot(int gate) {{ {slot} }}
+  static constexpr FASTRNN_INLINE int recurrent_slot(int gate) {{{slot}}}
 
   template <class V>
   static FASTRNN_INLINE void forward(const V (&{x})[kGates], const V (&{r})[kGates], Step<V, kSavedValues>& step) {{
@@ -138,11 +138,11 @@ def _places(graph: Graph) -> list[str]:
 
 
 def _slot_code(backward: Backward) -> str:
-    code = "return "
-    for gate, slot in enumerate(backward.recurrent_slots):
-        if slot != gate:
-            code += f"gate == {gate} ? {slot} : "
-    return code + "gate;"
+    others = [(gate, slot) for gate, slot in enumerate(backward.recurrent_slots) if slot != gate]
+    if not others:
+        return " return gate; "
+    lines = [f"if (gate == {gate}) return {slot};" for gate, slot in others]
+    return f"\n{_indented([*lines, 'return gate;'])}\n  "
 
 
 def _leaf_code(graph: Graph) -> Callable[[Node], str]:

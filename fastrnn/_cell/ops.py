@@ -54,7 +54,6 @@ def _power_gradient(g: Node, y: Node, x: Node, exponent: float) -> tuple[Node]:
 def _lower_power(x: Node, exponent: float) -> Node | None:
     # The exponents that torch, too, computes without a power.
     simple: dict[float, Callable[[], Node]] = {
-        0: lambda: constant(1),
         1: lambda: x,
         2: lambda: x * x,
         3: lambda: x * x * x,

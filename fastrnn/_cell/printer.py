@@ -77,7 +77,7 @@ class Printer:
         """C++ infers the type of a number only where an operator combines it with a value."""
         if arg.value is None or not self._cpp:
             return self._texts[arg][0]
-        if of_operator and arg.value.is_integer() and abs(arg.value) <= _LARGEST_BARE:
+        if of_operator and _is_small_integer(arg.value):
             return _number(arg.value)
         return "V{}" if arg is ZERO else f"constant<V>({_number(arg.value)})"
 
@@ -87,6 +87,8 @@ def _number(value: float) -> str:
         return "NAN"
     if math.isinf(value):
         return "INFINITY" if value > 0 else "-INFINITY"
-    if value.is_integer() and abs(value) <= _LARGEST_BARE and str(value) != "-0.0":
-        return str(int(value))
-    return repr(float(value))
+    return str(int(value)) if _is_small_integer(value) else repr(float(value))
+
+
+def _is_small_integer(value: float) -> bool:
+    return value.is_integer() and abs(value) <= _LARGEST_BARE and repr(value) != "-0.0"

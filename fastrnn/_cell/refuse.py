@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,10 @@ def user_line() -> tuple[str, int]:
 
 
 def definition_line(function: Any) -> tuple[str, int]:
-    code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
+    function = inspect.unwrap(function)
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     return (code.co_filename, code.co_firstlineno) if code else (repr(function), 0)
 
 
