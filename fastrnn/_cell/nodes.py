@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from threading import Lock
 from weakref import WeakValueDictionary
 
 Number = float | int
@@ -12,6 +13,7 @@ Number = float | int
 LEAVES = ("x", "r", "input", "state", "weight", "grad", "kept", "constant")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
+_interning = Lock()
 _interned: WeakValueDictionary[tuple[object, ...], Node] = WeakValueDictionary()
 
 
@@ -33,12 +35,13 @@ class Node:
     def make(op: str, *args: Node, numbers: Sequence[Number] = ()) -> Node:
         # By repr, numbers are told apart as results may be: 0.0 from -0.0.
         key = (op, args, tuple(map(repr, numbers)))
-        node = _interned.get(key)
-        if node is None:
-            node = object.__new__(Node)
-            for name, value in (("op", op), ("args", args), ("numbers", tuple(numbers))):
-                object.__setattr__(node, name, value)
-            _interned[key] = node
+        with _interning:
+            node = _interned.get(key)
+            if node is None:
+                node = object.__new__(Node)
+                for name, value in (("op", op), ("args", args), ("numbers", tuple(numbers))):
+                    object.__setattr__(node, name, value)
+                _interned[key] = node
         return node
 
     def __setattr__(self, name: str, value: object) -> None:
