@@ -136,9 +136,9 @@ LI_GRU = """\
 #include "cells/cell.h"
 #include "cells/functions.h"
 
-namespace fastrnn {
+namespace fastrnn::own {
 
-struct LiGRU : CellDefaults {
+struct LiGRUCell : CellDefaults {
   static constexpr CellName kName{"ligru@83449c3ef9"};
   static constexpr int kGates = 2, kSavedValues = 2, kCellStates = 0, kPerUnitWeights = 0;
   static constexpr bool kMultipliesH = true, kReadsInput = false, kReadsPreviousH = true;
@@ -167,7 +167,7 @@ struct LiGRU : CellDefaults {
   }
 };
 
-}  // namespace fastrnn
+}  // namespace fastrnn::own
 """
 
 

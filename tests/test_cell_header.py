@@ -25,17 +25,11 @@ DRIVER = """
 #include <utility>
 
 using namespace fastrnn;
+using namespace fastrnn::own;
 
 double take() {
   double value = 0;
   return std::scanf("%lf", &value) == 1 ? value : 0;
-}
-
-template <class Cell, class Gradients>
-void per_unit_weights(const Step<double, Cell::kSavedValues>& step, const Gradients& grad) {
-  if constexpr (Cell::kPerUnitWeights > 0) {
-    for (int k = 0; k < Cell::kPerUnitWeights; ++k) std::printf("%.17g ", Cell::per_unit_weight_grad(k, step, grad));
-  }
 }
 
 template <class Cell>
@@ -64,14 +58,14 @@ void run() {
   for (int gate = 0; gate < Cell::kGates; ++gate) std::printf("%.17g ", grad.saved[Cell::recurrent_slot(gate)]);
   std::printf("%.17g ", Cell::kCarriesH ? grad.h : 0.0);
   for (int k = 0; k < Cell::kCellStates; ++k) std::printf("%.17g ", grad.cell[k]);
-  per_unit_weights<Cell>(step, grad);
+  for (int k = 0; k < Cell::kPerUnitWeights; ++k) std::printf("%.17g ", grad.per_unit_weights[k]);
   std::printf("\\n");
 }
 """
 
 MAIN_CASE = """\
   if (!std::strcmp(arguments[1], "{name}"))
-    for (int k = 0; k < {units}; ++k) run<{name}>();
+    for (int k = 0; k < {units}; ++k) run<{name}Cell>();
 """
 
 
@@ -86,8 +80,6 @@ def _graphs():
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    if not (CSRC / "cells" / "functions.h").exists():
-        pytest.skip("csrc/cells/functions.h is missing")
     folder = tmp_path_factory.mktemp("cells")
     cases = []
     for name, graph in _graphs().items():

@@ -270,7 +270,7 @@ def test_other_parameters_may_have_defaults():
         ({"gates": ("double",)}, ValueError, r"'double', a keyword of C\+\+"),
         ({"states": ()}, ValueError, r"1 to 4 states, got \(\)"),
         ({"states": tuple("abcde")}, ValueError, "1 to 4 states"),
-        ({"states": tuple("abcd"), "output": "y"}, ValueError, "1 to 3 states beside its output"),
+        ({"states": tuple("abcde"), "output": "y"}, ValueError, "1 to 4 states"),
         ({"output": "h"}, ValueError, "output='h' is a state already"),
         ({"weights": ("h",)}, ValueError, "weight 'h' has the name of another parameter"),
         ({"weights": ("r",)}, ValueError, "weight 'r' has the name of another parameter"),

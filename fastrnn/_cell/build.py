@@ -21,7 +21,7 @@ from .compiler import ALIGNED_LOOPS, CXX_FLAGS, ISA_FLAGS
 
 _FILE = """\
 #include "cell.h"
-#define FASTRNN_CELL {cell}
+#define FASTRNN_CELL {cell}Cell
 #define FASTRNN_TYPE {type}
 #include "cpu/own_cell_end.h"
 """
@@ -33,7 +33,7 @@ class CannotCompileError(Exception):
 
 
 def library_of(name: str, header: str, dtype: torch.dtype) -> Path:
-    """The library with the kernels of the cell ``fastrnn::<name>``, for this processor and one dtype.
+    """The library with the kernels of the cell ``fastrnn::own::<name>Cell``, for this processor and one dtype.
 
     Raises:
         CannotCompileError: if it isn't on disk and cannot be made.

@@ -20,9 +20,9 @@ _TEMPLATE = """\
 #include "cells/cell.h"
 #include "cells/functions.h"
 
-namespace fastrnn {{
+namespace fastrnn::own {{
 
-struct {name} : CellDefaults {{
+struct {name}Cell : CellDefaults {{
   static constexpr CellName kName{{"{cell}"}};
   static constexpr int kGates = {gates}, kSavedValues = {saved}, kCellStates = {cells}, kPerUnitWeights = {weights};
   static constexpr bool kMultipliesH = {multiplies}, kReadsInput = {input}, kReadsPreviousH = {reads_h};
@@ -41,7 +41,7 @@ struct {name} : CellDefaults {{
   }}
 }};
 
-}}  // namespace fastrnn
+}}  // namespace fastrnn::own
 """
 
 _WEIGHTED_GRAD = "\n" + " " * 38 + "StepGrad<V, kSavedValues, kPerUnitWeights>"
@@ -53,7 +53,7 @@ def cell_name(graph: Graph, name: str) -> str:
 
 
 def header(graph: Graph, backward: Backward, name: str) -> str:
-    """A struct ``fastrnn::<name>`` that ``csrc/cells/cell.h`` says how to read."""
+    """A struct ``fastrnn::own::<name>Cell`` that ``csrc/cells/cell.h`` says how to read."""
     forward_roots = lowered((*graph.results, *backward.kept))
     backward_roots = lowered((*backward.slots, *backward.weights, *backward.states))
     backward_text = _indented(_backward_lines(graph, backward, backward_roots))
