@@ -158,7 +158,7 @@ class OwnLayer(Layer):
 
     @property
     def options(self) -> Options | None:
-        """What the layer is more than its equations, None if nothing; see :class:`fastrnn.Options` for how to change it."""
+        """What the layer is more than its equations, None if nothing; :class:`fastrnn.Options` says how to change it."""
         return self._options
 
     @options.setter
@@ -239,7 +239,7 @@ class OwnLayer(Layer):
 
 
 def _every_state(output: Any, rest: Sequence[Any], count: int, separate_output: bool) -> tuple[Any, ...]:
-    """Each state of every step, from those that the call returned side by side; among them is h if it isn't the output."""
+    """Each state of every step, from those that the call returned side by side, h among them if it isn't the output."""
     if not rest:
         return (output,)
     joined = rest[0]
