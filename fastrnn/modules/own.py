@@ -158,7 +158,7 @@ class OwnLayer(Layer):
 
     @property
     def options(self) -> Options | None:
-        """What the layer is more than its equations, None if nothing; :class:`fastrnn.Options` says how to change it."""
+        """What the layer has beside its equations, None if nothing; :class:`fastrnn.Options` tells how to change it."""
         return self._options
 
     @options.setter
