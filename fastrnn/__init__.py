@@ -17,6 +17,7 @@ from ._options import Options
 from .adopt import Patched, Report, convert, patched, to_torch
 from .explain import Explanation, explain
 from .modules import GRU, LSTM, RNN, GRUCell, JordanRNN, LSTMCell, RNNCell
+from .papers import SLSTM, SRU, IndRNN, LiGRU, MinGRU, MinLSTM
 from .streaming import Stream
 
 __version__ = "0.1.0"
@@ -25,10 +26,16 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
+    "SRU",
     "Explanation",
     "GRUCell",
+    "IndRNN",
     "JordanRNN",
     "LSTMCell",
+    "LiGRU",
+    "MinGRU",
+    "MinLSTM",
     "Options",
     "Patched",
     "RNNCell",

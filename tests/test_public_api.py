@@ -62,7 +62,11 @@ def of_class(name, kind):
     for base in kind.__mro__:
         if base.__module__.split(".")[0] != "fastrnn":
             continue
-        (node,) = ast.parse(inspect.getsource(base)).body
+        body = ast.parse(inspect.getsource(sys.modules[base.__module__])).body
+        (node,) = (node for node in body if getattr(node, "name", None) == base.__name__)
+        if isinstance(node, ast.FunctionDef):  # what fastrnn.cell made the class of
+            members["cell"] = [f"{name}: {ast.unparse(node.decorator_list[0])}"]
+            continue
         for child in node.body:
             if isinstance(child, ast.FunctionDef) and (child.name in CALLS or child.name[0] != "_"):
                 members.setdefault(child.name, of_method(name, child.name, node.body))
