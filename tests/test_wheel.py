@@ -1,5 +1,6 @@
 """What `make wheel` left in dist/: its size and content, and that it runs in a new environment, outside the tree."""
 
+import os
 import re
 import subprocess
 import sys
@@ -43,7 +44,9 @@ def new_python(tmp_path_factory):
 
 def test_wheel_brings_nothing_of_torch(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    libraries = [name for name in names if ".so" in name]
+    cells = [name for name in names if name.startswith("fastrnn/_cells/")]
+    assert cells, "the cells of fastrnn.papers are not compiled"
+    libraries = [name for name in names if ".so" in name and name not in cells]
     assert len(libraries) == 1, libraries
     assert re.fullmatch(r"fastrnn/_C\..*\.so", libraries[0])
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastrnn"}
@@ -76,6 +79,29 @@ def test_installed_wheel_runs(wheel, new_python, tmp_path):
         [new_python, "-m", "fastrnn", "--seconds", "0.1"], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert "equal torch.nn's" in said.stdout
+
+
+def run_cell(python, folder, definition, **environment):
+    """What an installed fastrnn says on stderr when a cell of that definition runs for the first time."""
+    script = folder / "cell.py"  # a function whose source can be found
+    script.write_text(f"import torch, fastrnn\n{definition}\nprint(Layer(3, 4)(torch.randn(5, 2, 3))[0].shape)\n")
+    found = {**os.environ, "TORCH_EXTENSIONS_DIR": str(folder / "extensions"), **environment}
+    done = subprocess.run([python, script], capture_output=True, text=True, check=True, cwd=folder, env=found)
+    assert "[5, 2, 4]" in done.stdout
+    return done.stderr
+
+
+def test_cells_of_papers_need_no_compiler(wheel, new_python, tmp_path):
+    subprocess.run([new_python, "-m", "pip", "install", "--quiet", wheel], check=True, cwd=tmp_path)
+    for name in ("IndRNN", "LiGRU", "MinGRU", "MinLSTM", "SLSTM", "SRU"):
+        assert run_cell(new_python, tmp_path, f"Layer = fastrnn.{name}", CXX="none") == ""
+
+
+def test_cell_of_ones_own_is_compiled_with_the_wheels_headers(wheel, new_python, tmp_path):
+    subprocess.run([new_python, "-m", "pip", "install", "--quiet", wheel], check=True, cwd=tmp_path)
+    definition = "@fastrnn.cell(gates=1)\ndef Layer(x, r, h):\n    return torch.tanh(x[0] + r[0])"
+    assert re.fullmatch(r"fastrnn: compiling the cell Layer .* s\n", run_cell(new_python, tmp_path, definition))
+    assert run_cell(new_python, tmp_path, definition) == ""  # kept
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -25,7 +26,9 @@ _FILE = """\
 #define FASTRNN_TYPE {type}
 #include "cpu/own_cell_end.h"
 """
-_TYPES = {torch.float32: "float", torch.float64: "double"}
+_PACKAGE = Path(__file__).resolve().parent.parent
+DTYPES = {torch.float32: "float", torch.float64: "double"}
+"""Of kernels, with what C++ calls them."""
 
 
 class CannotCompileError(Exception):
@@ -38,25 +41,80 @@ def library_of(name: str, header: str, dtype: torch.dtype) -> Path:
     Raises:
         CannotCompileError: if it isn't on disk and cannot be made.
     """
-    text = _FILE.format(cell=name, type=_TYPES[dtype])
-    compiler = _compiler()
-    flags = [*CXX_FLAGS.split(), *ISA_FLAGS[_native.isa].split(), ALIGNED_LOOPS]
-    parts = (header, text, _headers_hash(), compiler.version if compiler else "", " ".join(flags))
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-    kept = _cache_folder()
-    file = f"{name}-{key}.so"
-    if kept is not None and (kept / file).exists():
-        return kept / file
+    kernels = _Kernels(name, header, dtype, _native.isa)
+    if kernels.prebuilt.exists():
+        return kernels.prebuilt
+    compiler, folder = _compiler(), _cache_folder()
+    file = f"{name}-{kernels.hash(compiler.version if compiler else '')}.so"
+    if folder is not None and (folder / file).exists():
+        return folder / file
     if os.environ.get("FASTRNN_COMPILE") == "0":
         raise CannotCompileError("FASTRNN_COMPILE=0 forbids to compile it")
     if compiler is None:
         raise CannotCompileError("no C++ compiler was found: install g++ 12 or later, or set CXX")
-    _announce(f"fastrnn: compiling the cell {name} ({_native.isa}, {_TYPES[dtype]}) ... ")
+    _announce(f"fastrnn: compiling the cell {name} ({kernels.isa}, {DTYPES[dtype]}) ... ")
     start = time.perf_counter()
-    files = {"cell.h": header, "cell.cpp": text}
-    library = _compile(files, [*compiler.command, *flags], (kept or _own_folder()) / file)
+    try:
+        library = kernels.compile(compiler, (folder or _own_folder()) / file)
+    except CannotCompileError:
+        _announce("failed\n")
+        raise
     _announce(f"{time.perf_counter() - start:.1f} s\n")
     return library
+
+
+def prebuild(name: str, header: str, dtype: torch.dtype, isa: str, folder: Path) -> None:
+    """Leave in the folder what :func:`library_of` looks for before all else, where the folder is the package's."""
+    compiler = _compiler()
+    if compiler is None:
+        raise CannotCompileError("no C++ compiler was found")
+    kernels = _Kernels(name, header, dtype, isa)
+    kernels.compile(compiler, folder / kernels.prebuilt.name)
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """What is compiled to one library."""
+
+    name: str
+    header: str
+    dtype: torch.dtype
+    isa: str
+
+    @property
+    def _text(self) -> str:
+        return _FILE.format(cell=self.name, type=DTYPES[self.dtype])
+
+    @property
+    def _flags(self) -> list[str]:
+        flags = f"{CXX_FLAGS} {ISA_FLAGS[self.isa]} {ALIGNED_LOOPS}".split()
+        return [flag for flag in flags if flag != "-fopenmp"]  # threads are the extension's
+
+    def hash(self, compiler: str) -> str:
+        """Of all that decides what the library is."""
+        parts = (self.header, self._text, _headers_hash(), compiler, *self._flags)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+
+    @property
+    def prebuilt(self) -> Path:
+        """Where a wheel would bring it."""
+        return _PACKAGE / "_cells" / f"{self.name}-{self.hash('')}.so"
+
+    def compile(self, compiler: _Compiler, library: Path) -> Path:
+        """Made beside its place and renamed, so that another process finds it whole or not at all."""
+        with tempfile.TemporaryDirectory(dir=library.parent) as place:
+            folder = Path(place)
+            (folder / "cell.h").write_text(self.header)
+            source, made = folder / "cell.cpp", folder / "cell.so"
+            source.write_text(self._text)
+            includes = [f"-I{folder}", f"-I{_headers()}"]
+            command = [*compiler.command, *self._flags, *includes, "-shared", "-s", str(source), "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                errors = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
+                raise CannotCompileError(f"the compiler failed: {errors[0]}")
+            made.replace(library)
+        return library
 
 
 class _Compiler:
@@ -74,9 +132,8 @@ def _compiler() -> _Compiler | None:
 @cache
 def _headers() -> Path:
     """The folder of the package's C++ headers: in a wheel within the package, in a checkout beside it."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "_csrc"
-    return installed if installed.exists() else package.parent / "csrc"
+    installed = _PACKAGE / "_csrc"
+    return installed if installed.exists() else _PACKAGE.parent / "csrc"
 
 
 @cache
@@ -116,21 +173,3 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []
 
 def _announce(text: str) -> None:
     print(text, end="", file=sys.stderr, flush=True)
-
-
-def _compile(files: dict[str, str], command: list[str], library: Path) -> Path:
-    """Made beside its place and renamed, so that another process finds it whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as name:
-        folder = Path(name)
-        for file, text in files.items():
-            (folder / file).write_text(text)
-        source, made = folder / "cell.cpp", folder / "cell.so"
-        includes = [f"-I{folder}", f"-I{_headers()}"]
-        command = [*command, *includes, "-shared", "-s", str(source), "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            _announce("failed\n")
-            errors = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
-            raise CannotCompileError(f"the compiler failed: {errors[0]}")
-        made.replace(library)
-    return library

@@ -1,10 +1,12 @@
 """How C++ is compiled: for the extension by setup.py, which runs this file by itself, and for cells of one's own."""
 
+import platform
+
 # The kernels neither read errno nor trap, which lets comparisons and selects become vector code.
 CXX_FLAGS = (
     "-std=c++20 -O3 -fPIC -fvisibility=hidden -fopenmp -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi"
 )
-# Of kernels, by the name of their instruction set; "" for the one that every processor has.
+# Of kernels, by the name of their instruction set; "" for those that every processor of the kind has.
 ISA_FLAGS = {
     "sse2": "",
     "neon": "",
@@ -13,3 +15,9 @@ ISA_FLAGS = {
 }
 # A register tile's loop was 1.05 times as fast where it began on such a boundary, which without the option is chance.
 ALIGNED_LOOPS = "-falign-loops=32"
+
+
+def instruction_sets() -> list[str]:
+    """Those that processors of this kind may have."""
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    return [isa for isa in ISA_FLAGS if (isa != "neon") == is_x86]
