@@ -20,9 +20,15 @@ from .compiler import instruction_sets
 def main(folder: Path) -> None:
     """Leaves the libraries in the folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [(own, dtype, isa) for own in CELLS for dtype in DTYPES for isa in instruction_sets()]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda each: prebuild(each[0].name, each[0].source(), *each[1:], folder), wanted))
+        made = [
+            pool.submit(prebuild, own.name, own.source(), dtype, isa, folder)
+            for own in CELLS
+            for dtype in DTYPES
+            for isa in instruction_sets()
+        ]
+    for library in made:
+        library.result()
 
 
 if __name__ == "__main__":
