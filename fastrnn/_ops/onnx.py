@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.jit._trace import TracerWarning
 
+from . import derivatives
 from .calls import Call
 from .cells import CELLS
 
@@ -52,6 +53,13 @@ def layers(call: Call, primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
     Raises:
         NotImplementedError: for what ONNX's operators cannot say.
     """
+    if CELLS[call.cell].load is not None:  # a cell of the user's: step by step
+        if call.batch_sizes is not None:
+            name = call.cell.partition("@")[0]
+            raise NotImplementedError(
+                f"{name}: no export to ONNX with lengths or of a PackedSequence. Give padded batches"
+            )
+        return derivatives.forward(call, *primals)
     input, states, _, weights = call.split(primals)
     operator = _operator(call, input, states[0], weights)
     directions = 2 if call.bidirectional else 1

@@ -96,7 +96,7 @@ def traced_call(module: nn.Module, input: Any, hx: Any, **others: Any) -> Any:
 _KEYWORDS = tuple(inspect.signature(nn.RNNBase.__init__).parameters)[2:]
 
 # Where our forwards are.
-_HOME = f"{__package__}.layers"
+_HOMES = (f"{__package__}.layers", f"{__package__}.own")
 
 
 class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
@@ -225,7 +225,7 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
         A subclass may have something of its own by that name, ``self.layer_norm = nn.LayerNorm(8)``: modules pass, and
         where forward is the subclass's, who knows what it reads.
         """
-        if isinstance(value, nn.Module) or getattr(type(self).forward, "__module__", None) != _HOME:
+        if isinstance(value, nn.Module) or getattr(type(self).forward, "__module__", None) not in _HOMES:
             return
         name = checks.LAYER_NAMES[self.mode.lower()]
         raise AttributeError(
