@@ -8,6 +8,7 @@ does so through setup.py, as ``make wheel`` does.
 
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from .compiler import instruction_sets
 def main(folder: Path) -> None:
     """Leaves the libraries in the folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = [
             pool.submit(prebuild, own.name, own.source(), dtype, isa, folder)
             for own in CELLS
