@@ -115,7 +115,8 @@ def test_setuptools_is_checked_before_it_reads_the_project(tmp_path):
     refusing = "def setup(**ignored): raise ValueError('invalid pyproject.toml')"
     (old.parent / "__init__.py").write_text(f"__version__ = '65.5.0'\nclass Extension: pass\n{refusing}\n")
     (old / "__init__.py").touch()
-    (old / "build_ext.py").write_text("class build_ext: pass\n")
+    for command in ("build_ext", "build_py"):
+        (old / f"{command}.py").write_text(f"class {command}: pass\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "setup.py", "--version"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

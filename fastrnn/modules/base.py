@@ -112,6 +112,8 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
 
     _options: Options | None = None
 
+    _joins: ClassVar[bool] = False  # whether weights of single units become one tensor at each call
+
     _assigned: tuple[list[Tensor], list[Tensor | None]] | None = None  # to _flat_weights, and the attributes then
 
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
@@ -273,7 +275,10 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
         )
         modifiers = self._modifiers(resets, reset_state, return_states)
         try:
-            return self._run_with(weights, input, hx, lengths, modifiers)
+            if self._joins:
+                return run_stack(self, input, hx, self._joined(weights), lengths, modifiers=modifiers)
+            frozen = self._frozen_weights(weights) if modifiers is None else None
+            return run_stack(self, input, hx, weights, lengths, frozen, modifiers)
         except RuntimeError:  # what torch's ExpandedWeight raises at the first question; asking costs every call
             if not per_sample.are_expanded(weights):
                 raise
@@ -281,17 +286,9 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
         results = per_sample.run_expanded(type(self).__name__, call, data, weights)
         return results[0], results[1:]
 
-    def _run_with(
-        self,
-        weights: Sequence[Tensor],
-        input: Tensor | PackedSequence,
-        hx: Tensor | Sequence[Tensor] | None,
-        lengths: Lengths | None,
-        modifiers: Modifiers | None,
-    ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
-        if modifiers is None:
-            return run_stack(self, input, hx, weights, lengths, self._frozen_weights(weights))
-        return run_stack(self, input, hx, weights, lengths, modifiers=modifiers)
+    def _joined(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """The weights as the kernels take them, where `_joins` says that this is not how they lie."""
+        raise NotImplementedError
 
     def _modifiers(
         self, resets: Tensor | None, reset_state: Tensor | Sequence[Tensor] | None, return_states: bool
@@ -320,6 +317,8 @@ class Cell(Refusals, OpacusHooks, Packing, nn.RNNCellBase):
 
     _cell: str  # which recurrence this is, as fastrnn.reference names it
 
+    _joins: ClassVar[bool] = False  # as Layer's
+
     def _stacked(self) -> tuple[str, Sequence[str], int, bool]:
         return self._cell, self._weight_names, 1, False
 
@@ -338,12 +337,15 @@ class Cell(Refusals, OpacusHooks, Packing, nn.RNNCellBase):
             return tuple([call[index] for index in range(count)]) if count > 1 else (call,)
         weights = self._current_weights()
         try:
-            return self._run_with(weights, input, hx)
+            if self._joins:
+                return run_cell(self._cell, input, hx, self._joined(weights))
+            return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))
         except RuntimeError:  # see Layer._run
             if not per_sample.are_expanded(weights):
                 raise
         call, data = per_sample.of_cell(self, input, hx)
         return per_sample.run_expanded(type(self).__name__, call, data, weights)
 
-    def _run_with(self, weights: Sequence[Tensor], input: Any, hx: Tensor | Sequence[Tensor] | None) -> States:
-        return run_cell(self._cell, input, hx, weights, self._frozen_weights(weights))
+    def _joined(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """As :meth:`Layer._joined`."""
+        raise NotImplementedError

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .._call.modifiers import Modifiers, dropped_weights
+from .._call.modifiers import dropped_weights
 from .._call.ragged import Lengths
-from .._call.run import run_cell, run_stack
 from .._cell.own import OwnCell
 from .._ops.cells import CELLS
 from .._options import DEFAULTS, Options
-from ..reference import States
 from .base import Cell, Layer
 from .layers import Device
 
@@ -201,21 +199,16 @@ class OwnLayer(Layer):
             return "the weights of single units are joined at every call"
         return super()._why_not_packed()
 
-    def _run_with(
-        self,
-        weights: Sequence[Tensor],
-        input: Tensor | PackedSequence,
-        hx: Tensor | Sequence[Tensor] | None,
-        lengths: Lengths | None,
-        modifiers: Modifiers | None,
-    ) -> tuple[Tensor | PackedSequence, tuple[Any, ...]]:
+    @property
+    def _joins(self) -> bool:  # type: ignore[override]
+        return self._own.graph.per_unit_weights > 0
+
+    def _joined(self, weights: Sequence[Tensor]) -> list[Tensor]:
         graph, units = self._own.graph, self._own.graph.per_unit_weights
-        if not units:
-            return super()._run_with(weights, input, hx, lengths, modifiers)
         each = len(weights) // len(self._all_weights)
         if graph.recurrent == "diagonal" and self._options is not None and self.training:
             weights = dropped_weights(weights, each, each - units, self._options)
-        return run_stack(self, input, hx, _joined(weights, each, units, self.hidden_size), lengths, modifiers=modifiers)
+        return _joined(weights, each, units, self.hidden_size)
 
     def forward(
         self,
@@ -317,11 +310,12 @@ class OwnStep(Cell):
             return "only cells whose recurrent weights are one matrix, and no others, are packed"
         return super()._why_not_packed()
 
-    def _run_with(self, weights: Sequence[Tensor], input: Any, hx: Any) -> States:
-        units = self._own.graph.per_unit_weights
-        if not units:
-            return super()._run_with(weights, input, hx)
-        return run_cell(self._cell, input, hx, _joined(weights, len(weights), units, self.hidden_size))
+    @property
+    def _joins(self) -> bool:  # type: ignore[override]
+        return self._own.graph.per_unit_weights > 0
+
+    def _joined(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        return _joined(weights, len(weights), self._own.graph.per_unit_weights, self.hidden_size)
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run one step; see the class for shapes and errors."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .._call.run import run_cell, run_stack
 from .._ops.cells import CELLS
 from .._options import random_options
 
@@ -94,7 +95,8 @@ def of_layer(
     modifiers = layer._modifiers(None, None, return_states)
 
     def run(data: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensors:
-        output, finals = layer._run_with(weights, data[0], _hx(data), None, modifiers)
+        taken = layer._joined(weights) if layer._joins else weights
+        output, finals = run_stack(layer, data[0], _hx(data), taken, modifiers=modifiers)
         return (output, *finals)
 
     data = [input, *_states(hx)]
@@ -109,7 +111,7 @@ def of_cell(cell: Cell, input: Any, hx: Any) -> tuple[SampledCall, list[Tensor]]
         raise ValueError(f"{name}: gradients of each sample need a batch, a 2D input, got {input.dim()}D")
 
     def run(data: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensors:
-        return cell._run_with(weights, data[0], _hx(data))
+        return run_cell(cell._cell, data[0], _hx(data), cell._joined(weights) if cell._joins else weights)
 
     data = [input, *_states(hx)]
     return SampledCall(run, (0,) * len(data), (0,) * CELLS[cell._cell].states), data
