@@ -7,6 +7,7 @@ nn.LSTM and nn.GRU out of its graphs, whatever their forward, so :class:`fastrnn
 
 from __future__ import annotations
 
+import copy
 import warnings
 from functools import cache
 from typing import Any
@@ -15,9 +16,26 @@ import torch
 from torch import nn
 
 from . import modules
+from .modules.base import Refusals
 
 # What Dynamo calls at each frame while it compiles. It is private to torch: one without it gets no warning.
 _frame_callback = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: None)
+
+
+class _Scriptable(Refusals, nn.Module):
+    """What torch.jit.script compiles as the torch.nn module that it is, too."""
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        from .adopt import TORCHS, to_torch
+
+        if type(self) not in TORCHS or getattr(self, "options", None) is not None:
+            return super().__prepare_scriptable__()
+        warnings.warn(
+            f"torch.jit.script compiles torch.nn.{type(self).__name__}, with the same parameters, and leaves it in the "
+            "model that it is given, too. To go on with fastrnn's there: fastrnn.convert(model)",
+            stacklevel=2,
+        )
+        return to_torch(copy.copy(self))
 
 
 class _OutsideGraphs:
@@ -38,25 +56,25 @@ def _warn_of_graph_breaks() -> None:
     )
 
 
-class RNN(_OutsideGraphs, modules.RNN, nn.RNN):
+class RNN(_OutsideGraphs, _Scriptable, modules.RNN, nn.RNN):
     """A :class:`fastrnn.RNN` that is an :class:`torch.nn.RNN`, too."""
 
 
-class LSTM(_OutsideGraphs, modules.LSTM, nn.LSTM):
+class LSTM(_OutsideGraphs, _Scriptable, modules.LSTM, nn.LSTM):
     """A :class:`fastrnn.LSTM` that is an :class:`torch.nn.LSTM`, too."""
 
 
-class GRU(_OutsideGraphs, modules.GRU, nn.GRU):
+class GRU(_OutsideGraphs, _Scriptable, modules.GRU, nn.GRU):
     """A :class:`fastrnn.GRU` that is an :class:`torch.nn.GRU`, too."""
 
 
-class RNNCell(modules.RNNCell, nn.RNNCell):
+class RNNCell(_Scriptable, modules.RNNCell, nn.RNNCell):
     """A :class:`fastrnn.RNNCell` that is an :class:`torch.nn.RNNCell`, too."""
 
 
-class LSTMCell(modules.LSTMCell, nn.LSTMCell):
+class LSTMCell(_Scriptable, modules.LSTMCell, nn.LSTMCell):
     """A :class:`fastrnn.LSTMCell` that is an :class:`torch.nn.LSTMCell`, too."""
 
 
-class GRUCell(modules.GRUCell, nn.GRUCell):
+class GRUCell(_Scriptable, modules.GRUCell, nn.GRUCell):
     """A :class:`fastrnn.GRUCell` that is an :class:`torch.nn.GRUCell`, too."""

@@ -42,6 +42,29 @@ class TestBoth:
             assert not getattr(adopted, name)(3, 4, bias=False).bias
 
     @by_name
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+    def test_script(self, name):
+        """As robots' policies are exported. torch leaves in the model what it compiled: torch.nn's."""
+        model, value = nn.Sequential(build(name)), value_of(name)
+        fastrnn.convert(model)
+        layer, expected = model[0], model(value)
+        with pytest.warns(UserWarning, match=rf"torch\.nn\.{name}, with the same parameters.*fastrnn\.convert"):
+            scripted = torch.jit.script(model)
+        same(scripted(value), expected)
+        same(layer(value), expected)
+        assert type(model[0]) is getattr(nn, name)
+        for parameter in layer.parameters():
+            parameter.data.mul_(0.5)
+        for other in (scripted, model, fastrnn.convert(model)):
+            same(other(value), layer(value))
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+    def test_script_is_refused_where_torch_has_nothing_like_it(self):
+        layer = adopted.LSTM(3, 4, zoneout=0.1)
+        with pytest.raises(NotImplementedError, match=r"torch\.jit\.script"):
+            torch.jit.script(layer)
+
+    @by_name
     def test_fullgraph(self, name):
         """Compiled without a break and trained, beside a layer of torch.nn's that nobody converted."""
         torch._dynamo.reset()

@@ -33,7 +33,7 @@ from .weights import Packing, current_weights
 class Refusals:
     """What torch does to its own layers and cannot do to ours: a clear error in place of nonsense."""
 
-    def __prepare_scriptable__(self) -> NoReturn:
+    def __prepare_scriptable__(self) -> nn.Module:
         """torch.jit.script calls this hook on every module before it reads any source."""
         name = type(self).__name__
         raise NotImplementedError(
