@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["torch-geometric==2.8.1"]
 # ///
-"""torch-geometric: gated graph convolution, and LSTMs that aggregate neighbours, layers and nodes, names bound before."""
+"""torch-geometric: gated graph convolution, LSTMs that aggregate neighbours, layers and nodes, names bound before."""
 
 from __future__ import annotations
 
