@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["pyro-ppl==1.9.2", "numpy"]
 # ///
-"""pyro: a deep Markov model of packed, reversed series, whose cell's bias is drawn at random, by variational inference."""
+"""pyro: a deep Markov model of packed, reversed series, a bias of whose cell is random, by variational inference."""
 
 from __future__ import annotations
 
