@@ -25,7 +25,7 @@ def prepare(impl: Impl) -> Train:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def update(batch: torch_geometric.data.Batch) -> float:
-        guessed = model(batch.x, batch.edge_index, batch.edge_attr, batch.batch)[:, 0]
+        guessed = model(batch.x / 10, batch.edge_index, batch.edge_attr, batch.batch)[:, 0]
         loss = F.mse_loss(guessed, batch.y.float())
         optimizer.zero_grad()
         loss.backward()
