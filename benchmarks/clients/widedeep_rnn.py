@@ -8,7 +8,6 @@ from __future__ import annotations
 from pydoc_data.topics import topics
 
 import numpy as np
-import torch
 from adopted import SEED, Impl, Train, main
 from pytorch_widedeep import Trainer
 from pytorch_widedeep.callbacks import Callback
