@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["higher==0.2.1", "numpy"]
+# dependencies = ["higher==0.2.1"]
 # ///
 """higher: MAML of an LSTM that learns a sine in five steps; second derivatives, weights that are no parameters."""
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from adopted import Impl, Train, main
 from torch import Tensor, nn
 
-TASKS, SERIES, LENGTH, HIDDEN_SIZE, INNER, UPDATES = 2, 8, 24, 48, 5, 8
+TASKS, SERIES, LENGTH, HIDDEN_SIZE, INNER, UPDATES = 2, 8, 24, 48, 5, 5
 
 
 class Forecaster(nn.Module):

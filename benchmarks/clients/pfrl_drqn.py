@@ -14,7 +14,7 @@ import torch
 from adopted import Impl, Train, main
 from torch import nn
 
-SYMBOLS, EPISODES, STEPS, HIDDEN_SIZE = 4, 32, 1500, 64
+SYMBOLS, EPISODES, STEPS, HIDDEN_SIZE = 4, 32, 1250, 64
 
 
 class Recall:

@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["pyro-ppl==1.9.2", "numpy"]
+# dependencies = ["pyro-ppl==1.9.2"]
 # ///
 """pyro: a deep Markov model of packed, reversed series, a bias of whose cell is random, by variational inference."""
 
