@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["higher==0.2.1"]
 # ///
-"""higher: MAML of an LSTM that learns a sine in five steps; second derivatives, weights that are no parameters."""
+"""higher: MAML of a GRU and an LSTM on sines; second derivatives, weights that are no parameters."""
 
 from __future__ import annotations
 
