@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, Literal, TypeVar, overload
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import adopted
+from ._bindings import Binding, bindings, is_of
 from ._call import checks
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .modules.base import Cell, Layer
@@ -142,8 +142,9 @@ def to_torch(model: Model) -> Model:
 
 @dataclass(frozen=True)
 class Patched:
-    """Where :func:`patched` put fastrnn's classes, and where it left torch.nn's: names of Python's modules, each with
-    the names that stand for torch.nn's classes there. And what was built since. ``str()`` is a line for each.
+    """Where :func:`patched` put fastrnn's classes, and where it left torch.nn's: names of Python's modules, of their
+    classes and tables, each with the names that stand for torch.nn's classes there. And what was built since. ``str()``
+    is a line for each.
     """
 
     patched: dict[str, list[str]]
@@ -171,11 +172,11 @@ def patched(*packages: str, fullgraph: bool = False) -> Iterator[Patched]:
     """Within ``with fastrnn.patched():``, ``torch.nn.RNN``, ``LSTM``, ``GRU`` and the cells are fastrnn's.
 
     For code that builds its own layers and looks the classes up in ``torch.nn`` or ``torch.nn.modules`` then. A module
-    that bound one earlier by ``from torch.nn import LSTM`` goes on with torch.nn's, unless its package is named; so do
-    layers that exist. What was built within stays fastrnn's, and is torch.nn's, too, like what :func:`convert` makes;
-    within, ``isinstance(layer, nn.LSTM)`` is about these. The classes change for all threads. A module imported within
-    for the first time gets torch.nn's classes back, but not where it keeps them in a table or derived classes from
-    them: import before the block.
+    that bound one earlier, by ``from torch.nn import LSTM``, as an attribute of a class or in a dictionary of classes,
+    goes on with torch.nn's, unless its package is named; so do layers that exist. What was built within stays
+    fastrnn's, and is torch.nn's, too, like what :func:`convert` makes; within, ``isinstance(layer, nn.LSTM)`` is about
+    these. The classes change for all threads. A module imported within for the first time gets torch.nn's classes
+    back, but not where it derived classes from them: import before the block.
 
     Args:
         packages: whose modules, as far as they are imported, are patched as well: ``patched("torch_geometric")``.
@@ -190,64 +191,53 @@ def patched(*packages: str, fullgraph: bool = False) -> Iterator[Patched]:
         ValueError: for a package of which nothing is imported.
     """
     table = OURS if fullgraph else BOTH
-    before, (bound, missed) = _globals_among(BOTH.values()), _bindings(packages)
     for package in packages:
-        if not any(_is_of(name, package) for name in sys.modules):
+        if not any(is_of(name, package) for name in sys.modules):
             raise ValueError(f"patched: nothing of {package!r} is imported. Import it before the block")
-    found = Patched(_by_module(bound), _by_module(missed))
+    imported = set(sys.modules)
+
+    def is_named(module: str) -> bool:
+        return any(is_of(module, package) for package in packages)
+
+    def is_named_or_new(module: str) -> bool:
+        return module not in imported or is_named(module)
+
+    before = {binding.place for binding in bindings(BOTH.values(), is_named)}
+    bound, missed = _split(bindings(OURS, is_named), is_named)
+    found = Patched(_by_home(bound), _by_home(missed))
     watch = nn.modules.module.register_module_module_registration_hook(found._note)
     try:
-        for module, name, theirs in bound:
-            setattr(module, name, table[theirs])
+        for binding in bound:
+            binding.bind(table[binding.value])
         yield found
     finally:
         watch.remove()
-        for module, name, theirs in bound:
-            setattr(module, name, theirs)
+        for binding in bound:
+            binding.bind(binding.value)
         # What a module has bound meanwhile: one that was imported for the first time, say. Not of fastrnn's own
         # classes, which it may have from here.
-        for module, name, both in _globals_among(BOTH.values()):
-            if (module, name, both) not in before:
-                setattr(module, name, TORCHS[both])
+        for binding in bindings(BOTH.values(), is_named_or_new):
+            if binding.place not in before:
+                binding.bind(TORCHS[binding.value])
 
 
-_Binding = tuple[ModuleType, str, type[nn.Module]]
-
-
-def _bindings(packages: tuple[str, ...]) -> tuple[list[_Binding], list[_Binding]]:
-    """Global names of modules that stand for torch.nn's classes: those to patch, and those of others."""
+def _split(found: list[Binding], is_named: Callable[[str], bool]) -> tuple[list[Binding], list[Binding]]:
+    """Of what stands for torch.nn's classes: what to patch, and what other modules have."""
     homes = {nn.__name__, nn.modules.__name__, nn.modules.rnn.__name__}
     ours, others = [], []
-    for binding in _globals_among(OURS):
-        name = binding[0].__name__
-        if name in homes or any(_is_of(name, package) for package in packages):
+    for binding in found:
+        if binding.module in homes or is_named(binding.module):
             ours.append(binding)
-        elif not _is_of(name, "torch"):
+        elif not is_of(binding.module, "torch"):
             others.append(binding)
     return ours, others
 
 
-def _globals_among(classes: Iterable[type[nn.Module]]) -> list[_Binding]:
-    """The global names of modules, but for fastrnn's own, that stand for one of these classes."""
-    wanted = set(map(id, classes))  # other values need not be hashable
-    return [
-        (module, key, value)
-        for name, module in list(sys.modules.items())
-        if isinstance(module, ModuleType) and not _is_of(name, __package__)
-        for key, value in list(vars(module).items())
-        if id(value) in wanted
-    ]
-
-
-def _is_of(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
-
-
-def _by_module(bindings: list[_Binding]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for module, name, _ in bindings:
-        found.setdefault(module.__name__, []).append(name)
-    return found
+def _by_home(found: list[Binding]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for binding in found:
+        names.setdefault(binding.home, []).append(str(binding.name))
+    return names
 
 
 def _table(fullgraph: bool) -> dict[type[nn.Module], type[nn.Module]]:

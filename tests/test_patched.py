@@ -41,7 +41,7 @@ def test_every_home_of_the_classes():
 
 
 def test_names_bound_before(monkeypatch):
-    """As torch-geometric, tsai, openunmix and flair bind them."""
+    """As torch-geometric and openunmix bind them."""
     package, module, other = (types.ModuleType(name) for name in ("its", "its.layers", "another"))
     module.LSTM, module.Gate, other.GRU = nn.LSTM, nn.GRUCell, nn.GRU
     for each in (package, module, other):
@@ -56,6 +56,32 @@ def test_names_bound_before(monkeypatch):
     with pytest.raises(ValueError, match="nothing of 'nobodys' is imported"), fastrnn.patched("nobodys"):
         pass
     assert nn.LSTM.__module__ == "torch.nn.modules.rnn"
+
+
+class Lazy(dict):
+    """As transformers' tables of models, which import them."""
+
+    def items(self):
+        raise ImportError
+
+
+def test_classes_and_tables_that_hold_them(monkeypatch):
+    """As tsai and PyPOTS do."""
+    source = "from torch import nn\nclass Tagger:\n  cell, others = nn.LSTM, {1: nn.RNN}\nCELLS = {'gru': nn.GRUCell}"
+    package, late = types.ModuleType("its"), types.ModuleType("late")
+    monkeypatch.setitem(sys.modules, "its", package)
+    exec(source, vars(package))
+    package.LAZY = Lazy()
+    with fastrnn.patched("its") as found:
+        monkeypatch.setitem(sys.modules, "late", late)
+        exec(source, vars(late))
+        assert (package.Tagger.cell, package.Tagger.others[1]) == (adopted.LSTM, adopted.RNN)
+        assert package.CELLS["gru"] is adopted.GRUCell
+    for module in (package, late):
+        assert (module.Tagger.cell, module.Tagger.others[1]) == (REAL["LSTM"], REAL["RNN"])
+        assert module.CELLS["gru"] is REAL["GRUCell"]
+    assert found.patched["its.Tagger"] == ["cell"]
+    assert found.patched["its.CELLS"] == ["gru"]
 
 
 def test_names_bound_within(monkeypatch):

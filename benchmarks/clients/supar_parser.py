@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["supar==1.1.4"]
 # ///
-"""SuPar: the biaffine dependency parser, LSTM cells over shrinking batches, an LSTM of letters, on made-up sentences."""
+"""SuPar: a biaffine dependency parser, LSTM cells on shrinking batches, an LSTM of letters, on made-up sentences."""
 
 from __future__ import annotations
 

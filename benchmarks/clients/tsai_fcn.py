@@ -51,9 +51,10 @@ def prepare(impl: Impl) -> Train:
 
     def learner(arch: type[torch.nn.Module], **settings: object) -> Learner:
         dls = get_ts_dls(values, kinds, splits, tfms=[None, [Categorize()]], bs=BATCH, path=folder.name)
+        settings |= {"opt_func": partial(OptimWrapper, opt=torch.optim.Adam), "path": folder.name}
         with impl.patched():
-            learn = ts_learner(dls, arch, opt_func=partial(OptimWrapper, opt=torch.optim.Adam), path=folder.name, **settings)
-        impl.convert(learn.model)  # its table of classes is older than the block
+            learn = ts_learner(dls, arch, **settings)
+        impl.convert(learn.model)  # its classes have bound theirs before the block
         impl.check(learn.model)
         return learn
 
