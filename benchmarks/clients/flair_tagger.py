@@ -17,7 +17,7 @@ from flair.data import Dictionary, Sentence
 from flair.embeddings import CharacterEmbeddings, OneHotEmbeddings, StackedEmbeddings
 from flair.models import SequenceTagger
 
-BATCH, UPDATES = 16, 10
+BATCH, UPDATES = 16, 20
 
 
 def sentences() -> list[Sentence]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from adopted import Impl, Train, main
 
-RATE, SAMPLES, BATCH, UPDATES, BINS = 16000, 32000, 4, 8, 513
+RATE, SAMPLES, BATCH, UPDATES, BINS = 16000, 32000, 4, 12, 513
 
 
 def tracks() -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torch.nn.modules.module import register_module_forward_hook
 
-SERIES, CHANNELS, STEPS = 160, 3, 100
+SERIES, CHANNELS, STEPS = 256, 3, 100
 
 
 def waves() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from adopted import Impl, Train, main
 from supar.models.dep import BiaffineDependencyModel
 
 WORDS, LETTERS, LETTERS_OF_A_WORD, KINDS = 200, 30, 8, 4
-BATCH, LENGTH, UPDATES = 16, 20, 10
+BATCH, LENGTH, UPDATES = 16, 20, 16
 PADDING, BEGIN = 0, 2
 
 

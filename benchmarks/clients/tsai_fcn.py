@@ -20,7 +20,7 @@ from tsai.learner import load_learner, ts_learner
 from tsai.models.RNN_FCNPlus import LSTM_FCNPlus
 from tsai.models.TSSequencerPlus import TSSequencerPlus
 
-SERIES, CHANNELS, STEPS, BATCH = 224, 3, 96, 32
+SERIES, CHANNELS, STEPS, BATCH = 352, 3, 96, 32
 
 
 class Losses(Callback):
@@ -46,7 +46,7 @@ def waves() -> tuple[np.ndarray, np.ndarray]:
 
 def prepare(impl: Impl) -> Train:
     values, kinds = waves()
-    splits = (list(range(192)), list(range(192, SERIES)))
+    splits = (list(range(320)), list(range(320, SERIES)))
     losses, folder = Losses(), tempfile.TemporaryDirectory()
 
     def learner(arch: type[torch.nn.Module], **settings: object) -> Learner:
