@@ -1,3 +1,6 @@
+# /// script
+# dependencies = ["gluonts[torch]==0.17.0"]
+# ///
 """gluonts: DeepAR, which builds its LSTM itself and passes hx as a list."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# /// script
+# dependencies = ["pytorch-forecasting==1.8.0"]
+# ///
 """pytorch-forecasting: its DeepAR, on a `class LSTM(RNN, nn.LSTM)` of its own over a mixin of nn.RNNBase."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# /// script
+# dependencies = ["neuralforecast==3.3.0"]
+# ///
 """neuralforecast: LSTM with its recurrent decoder, which is a proj_size and states handed from call to call."""
 
 from __future__ import annotations

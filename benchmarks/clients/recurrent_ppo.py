@@ -1,3 +1,6 @@
+# /// script
+# dependencies = ["sb3-contrib==2.9.2"]
+# ///
 """sb3-contrib: RecurrentPPO on CartPole without velocities; it calls the LSTM step by step where episodes begin.
 
     recurrent_ppo.py --impl resets

@@ -1,3 +1,6 @@
+# /// script
+# dependencies = ["stanza==1.15.0"]
+# ///
 """stanza: the tokenizer's network, bidirectional and packed, learning where sentences of Python's documentation end."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# /// script
+# dependencies = ["torchrl==0.14.1"]
+# ///
 """torchrl: LSTMModule, which asks whether its layer is an nn.LSTM, and packs trajectories that begin inside a batch."""
 
 from __future__ import annotations
