@@ -131,7 +131,7 @@ def install(client: Client, seconds: float) -> Path:
     """The folder of the client's environment; made anew when the requirements have changed."""
     folder = BUILD / client.name
     done = folder / "installed"
-    wanted = [f"torch=={torch.__version__.split('+')[0]}", *client.requirements]
+    wanted = [f"torch=={torch.__version__.split('+')[0]}", "numpy", *client.requirements]  # numpy: for adopted.py
     if done.exists() and done.read_text().splitlines() == wanted:
         return folder
     run([sys.executable, "-m", "venv", "--clear", folder], seconds)
