@@ -44,7 +44,7 @@ help:
 	@echo "make bench-quick   a first impression of it in 3 minutes, against torch.nn"
 	@echo "make plots      draw anew, from benchmarks/results/, the pictures that the README shows of it"
 	@echo "make examples   train the other examples, about 5 minutes, and check what each reaches; pictures in examples/out"
-	@echo "make clients    train models of projects from PyPI with torch.nn's layers and with ours"
+	@echo "make clients    train models of projects from PyPI with torch.nn's layers and with ours; installs each, half an hour and more"
 	@echo "make docs       the site, in docs/_build/html"
 	@echo "make wheel      a wheel for this Python and an sdist, in dist/, tried in a virtual environment of their own"
 	@echo "make lint       ruff, clang-format and mypy"

@@ -93,16 +93,21 @@ def memory() -> str:
 
 
 def clients() -> str:
-    """Whole programs of other projects."""
+    """Whole programs of other projects; below, those that have no figures, and why."""
     lines = measured("clients_epyc")
     rows = [
         [
-            line["client"] if line["impl"] == "fastrnn" else f"{line['client']}, `resets=`",
+            f"{line['project']}: {line['what']}" + (f" (`{line['impl']}`)" if line["impl"] != "fastrnn" else ""),
+            line["adopted"],
+            f"{max(float(line[name]) for name in ('outputs', 'gradients', 'losses')):.3f}",
             *(f"{float(line[name]):.2f}" for name in ("other_seconds", "seconds", "ratio")),
         ]
         for line in lines
+        if line["ratio"]
     ]
-    return table(lines, ["", "torch.nn, s", "fastrnn, s", "times as fast"], rows)
+    header = ["", "adopted by", "difference, of what is tolerated", "torch.nn, s", "fastrnn, s", "times as fast"]
+    without = [f"- {line['project']}: {line['status']}" for line in lines if not line["ratio"]]
+    return "\n".join([table(lines, header, rows), *(["Not run on this machine:", "", *without, ""] if without else [])])
 
 
 def shapes(name: str) -> str:
@@ -144,7 +149,9 @@ Times as fast, geometric mean over eleven shapes; in brackets the slowest one. {
 
 ## Programs of other projects
 
-`make clients`: training with losses equal to torch.nn's, everything else in the program included.
+`make clients`: models of projects from PyPI, trained with torch.nn's layers and with fastrnn's, everything else in the
+program included. Outputs, first gradients and losses are compared with torch.nn's; what is tolerated of each stands in
+`benchmarks/clients.py`.
 
 {clients}
 ## More than torch.nn's recurrences

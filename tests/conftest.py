@@ -1,8 +1,11 @@
 """Settings of the whole suite: markers, the visible random seed, and what every test leaves as it found it."""
 
 import contextlib
+import importlib
 import os
 import signal
+import sys
+from pathlib import Path
 
 import build_ahead
 import garbage
@@ -18,6 +21,7 @@ pytest_plugins = ("draws",)
 _native._C.force_usable_cores(1024)
 
 BUILDER = pytest.StashKey()
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def pytest_report_header(config):
@@ -108,3 +112,16 @@ def threads(request, _torch_settings_restored):
     torch.set_num_threads(request.param)
     with build_ahead.paused(request.config.stash.get(BUILDER, None)):
         yield request.param
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """Imports a module of benchmarks/; none of them stays, for another folder may have one of the same name."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    for name in {path.stem for path in BENCHMARKS.glob("*.py")} & set(sys.modules):
+        monkeypatch.delitem(sys.modules, name)
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCHMARKS)):
+            del sys.modules[name]

@@ -1,9 +1,7 @@
 """What stands in benchmarks/results/: as benchmarks/results.py writes it, and as the README's tables say."""
 
-import importlib
 import re
 import statistics
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,19 +9,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "benchmarks" / "results").glob("*.csv"))
 CELLS = ("RNN", "GRU", "LSTM")
-
-
-@pytest.fixture
-def benchmarks(monkeypatch):
-    """Imports a module of benchmarks/; none of them stays, for another folder may have one of the same name."""
-    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
-    for name in {path.stem for path in (ROOT / "benchmarks").glob("*.py")} & set(sys.modules):
-        monkeypatch.delitem(sys.modules, name)
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(ROOT / "benchmarks")):
-            del sys.modules[name]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

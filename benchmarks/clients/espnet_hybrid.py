@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["espnet==202301", "six==1.17.0"]
+# dependencies = ["espnet==202301", "six==1.17.0", "typeguard==2.13.3", "inflect==7.0.0"]
 # ///
 """espnet: CTC and attention, packed bidirectional LSTMs and a decoder of LSTMCells, hearing noisy patterns."""
 
@@ -13,7 +13,7 @@ from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
-BATCH, LENGTH, FEATURES, UNITS, UPDATES = 4, 10, 80, 128, 6
+BATCH, LENGTH, FEATURES, UNITS, UPDATES = 4, 10, 80, 128, 20
 TOKENS = ["<blank>", "<unk>", *"abcdefghijklmnop", "<sos/eos>"]
 
 
