@@ -1,4 +1,4 @@
-"""benchmarks/clients.py: what it reads in a file of a client, and when it calls two runs equal. Nothing is installed."""
+"""benchmarks/clients.py: what it reads in the file of a client, and when it calls two runs equal. None is installed."""
 
 import math
 import subprocess
