@@ -49,12 +49,13 @@ EQUAL, UNINSTALLABLE, TORCHS_FAILURE = "equal", "cannot be installed", "fails wi
 
 
 class UnfitError(Exception):
-    """A project does not run; the text's last line says why."""
+    """A project does not run."""
 
     @property
     def reason(self) -> str:
-        lines = [line for line in str(self).splitlines() if line.strip()]
-        return lines[-1].strip() if lines else "it says nothing"
+        """The line that says why: pip's first error, or a traceback's last line."""
+        lines = [line.strip() for line in str(self).splitlines() if line.strip()] or ["it says nothing"]
+        return next((line for line in lines if line.startswith("ERROR: ")), lines[-1]).removeprefix("ERROR: ")
 
 
 @dataclass

@@ -66,6 +66,10 @@ def test_a_run_that_hangs_is_ended(clients):
     with pytest.raises(clients.UnfitError) as told:
         clients.run([sys.executable, "-c", "raise SystemExit('first\\nlast\\n')"], 60)
     assert told.value.reason == "last"
+    assert (
+        clients.UnfitError("WARNING: old\nERROR: Cannot install it\nERROR: See elsewhere\n").reason
+        == "Cannot install it"
+    )
 
 
 CLIENT = """

@@ -13,7 +13,7 @@ from asteroid.losses import PITLossWrapper, pairwise_neg_sisdr
 from asteroid.models import BaseModel, DPRNNTasNet
 from torch import Tensor
 
-BATCH, RATE, SAMPLES, UPDATES = 2, 8000, 4000, 10
+BATCH, RATE, SAMPLES, UPDATES = 2, 8000, 4000, 6
 
 
 def voices() -> Tensor:
