@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["neuralforecast==3.3.0"]
+# dependencies = ["neuralforecast==3.3.0", "lightning==2.6.1"]
 # ///
 """neuralforecast: LSTM with its recurrent decoder, which is a proj_size and states handed from call to call."""
 
