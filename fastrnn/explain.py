@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from . import _native
 from ._call import checks, precision
 from ._ops import autograd, schema
-from ._ops.cells import CELLS
+from ._ops.cells import CELLS, missing_kernels
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
 
@@ -144,8 +144,8 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
             f"explain takes what the module would be called with, explain(module, input): {error}"
         ) from None
     given = next((leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), torch.empty(0))
-    if autograd.takes_formula():
-        return Explanation(tuple(_formula_rows(module, given)))
+    if reason := _why_formula(module, given):
+        return Explanation(tuple(_formula_rows(module, given, reason)))
     on_gpu = given.is_cuda and torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=[given.device] if on_gpu else []), _Recorder() as recorder:
         module.forward(*args, **kwargs)
@@ -166,7 +166,18 @@ def _passes(layers: int, directions: int) -> Iterator[tuple[int, str, bool]]:
             yield layer, direction, True
 
 
-def _formula_rows(module: nn.Module, given: Tensor) -> Iterator[Row]:
+def _why_formula(module: Layer | JordanRNN | Cell, given: Tensor) -> str:
+    """Why the call would do with torch ops, step by step; "" if it would not."""
+    if autograd.takes_formula():
+        return "forward-mode AD: torch ops, slow"
+    dtype = precision.computed_dtype(given, precision.result_dtype(given))
+    if isinstance(module, JordanRNN) or checks.missing_kernels(dtype, given.device) is not None:  # the call refuses
+        return ""
+    lack = missing_kernels(module.mode.lower() if isinstance(module, Layer) else module._cell, given.device.type, dtype)
+    return f"{lack}: torch ops, slow" if lack else ""
+
+
+def _formula_rows(module: nn.Module, given: Tensor, why: str) -> Iterator[Row]:
     """Torch ops, step by step."""
     dtype = precision.computed_dtype(given, precision.result_dtype(given))
     numbers = _name(dtype) + (" in float32" if dtype in precision.HALF_DTYPES else "")
@@ -176,7 +187,7 @@ def _formula_rows(module: nn.Module, given: Tensor) -> Iterator[Row]:
     threads = torch.get_num_threads() if given.is_cpu else 0
     directions = 2 if getattr(module, "bidirectional", False) else 1
     for layer, direction, backward in _passes(getattr(module, "num_layers", 1), directions):
-        path, reason = "formula", "forward-mode AD: torch ops, slow"
+        path, reason = "formula", why
         if backward and not (records or given.requires_grad):
             path, threads, reason = "none", 0, _NO_GRADIENT
         where = layer, direction, "backward" if backward else "forward", str(given.device)

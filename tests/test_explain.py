@@ -285,6 +285,25 @@ def test_the_formula_shows():
     assert {row.path for row in fastrnn.explain(layer, x).rows} == {"fused"}
 
 
+@pytest.mark.filterwarnings("ignore:.*step by step on torch ops:RuntimeWarning")
+def test_why_a_cell_has_no_kernels(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTRNN_COMPILE", "0")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+
+    @fastrnn.cell(gates=1)
+    def Uncompiled(x, r, h):  # noqa: N802
+        return torch.tanh(x[0] + r[0]) - 0.25 * h
+
+    layer, step = Uncompiled(3, 4), Uncompiled.Cell(3, 4)
+    for module, x in ((layer, torch.randn(5, 2, 3)), (step, torch.randn(2, 3))):
+        rows = fastrnn.explain(module, x).rows
+        assert {(row.path, row.reason) for row in rows} == {
+            ("formula", "FASTRNN_COMPILE=0 forbids to compile it: torch ops, slow")
+        }
+    with pytest.raises(ValueError):
+        fastrnn.explain(layer, torch.ones(5, 2, 3, dtype=torch.int64))
+
+
 class TestBeyondTorch:
     """Extras run fused, too, and only where there are some."""
 
