@@ -61,12 +61,15 @@ def test_own_cells_under_sanitizers(dtype, tmp_path):
     )
     if not runtime or not Path(runtime).is_absolute():
         pytest.skip("no g++ with AddressSanitizer's library")
+    thrower = subprocess.run(  # without it the sanitizer does not know how exceptions are thrown
+        [compiler, "-print-file-name=libstdc++.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     script = tmp_path / "cells.py"  # a file: the cells' lines are looked up
     script.write_text(PROGRAM)
     environment = {
         **os.environ,
         "CXX": f"{compiler} {SANITIZERS}",
-        "LD_PRELOAD": runtime,
+        "LD_PRELOAD": f"{runtime} {thrower}",
         "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",
         "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"),
     }

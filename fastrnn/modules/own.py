@@ -54,14 +54,20 @@ def _fill(name: str, tensor: Tensor, plain_name: str, own: OwnCell, init: Initia
             nn.init.uniform_(tensor, -bound, bound)
 
 
-def _joined(weights: Sequence[Tensor], each: int, units: int, hidden_size: int) -> list[Tensor]:
-    """The weights, `each` for a direction, with the last `units` of these in the one tensor that the kernels take."""
+def _joined(weights: Sequence[Tensor], each: int, own_cell: OwnCell, hidden_size: int) -> list[Tensor]:
+    """The weights, `each` for a direction, with those of single units in the one tensor that the kernels take."""
+    units = _unit_tensors(own_cell)
     joined: list[Tensor] = []
     for first in range(0, len(weights), each):
         own = weights[first : first + each]
         per_unit = [weight.view(-1, hidden_size) for weight in own[each - units :]]
         joined += [*own[: each - units], per_unit[0] if units == 1 else torch.cat(per_unit)]
     return joined
+
+
+def _unit_tensors(own: OwnCell) -> int:
+    """How many parameters of a direction are weights of single units; they are the last ones."""
+    return (own.graph.recurrent == "diagonal") + len(own.graph.weights)
 
 
 class OwnLayer(Layer):
@@ -204,11 +210,10 @@ class OwnLayer(Layer):
         return self._own.graph.per_unit_weights > 0
 
     def _joined(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        graph, units = self._own.graph, self._own.graph.per_unit_weights
         each = len(weights) // len(self._all_weights)
-        if graph.recurrent == "diagonal" and self._options is not None and self.training:
-            weights = dropped_weights(weights, each, each - units, self._options)
-        return _joined(weights, each, units, self.hidden_size)
+        if self._own.graph.recurrent == "diagonal" and self._options is not None and self.training:
+            weights = dropped_weights(weights, each, each - _unit_tensors(self._own), self._options)
+        return _joined(weights, each, self._own, self.hidden_size)
 
     def forward(
         self,
@@ -315,7 +320,7 @@ class OwnStep(Cell):
         return self._own.graph.per_unit_weights > 0
 
     def _joined(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        return _joined(weights, len(weights), self._own.graph.per_unit_weights, self.hidden_size)
+        return _joined(weights, len(weights), self._own, self.hidden_size)
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run one step; see the class for shapes and errors."""
