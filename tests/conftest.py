@@ -84,6 +84,16 @@ def _garbage_for_kernels(request):
         yield
 
 
+@pytest.fixture(scope="session")
+def kept_cells():
+    """Where cells of one's own find their kernels: in the checkout, for other processes and the next session, too."""
+    folder = Path(__file__).parents[1] / "build" / "test_cells"
+    folder.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def chunks():
     """A function that has passes cut into chunks of so many rows, however short they are."""
