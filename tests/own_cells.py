@@ -1,4 +1,3 @@
-# ruff: noqa: N802  (functions that become classes)
 """Layers of one's own as readers of the docs write them, and the two things that their kernels are held against.
 
 One is the formula, which a layer runs where it has no kernels. The other is a loop over the function itself, as it was
@@ -6,7 +5,11 @@ before ``fastrnn.cell`` traced it.
 """
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -221,3 +224,19 @@ def looped(layer, value, hx):
         finals.append(state)
     after = tuple(map(torch.stack, zip(*finals, strict=True)))
     return value, after if len(after) > 1 else after[0]
+
+
+def run_python(code, folder, **env):
+    """In a process of its own."""
+    path = os.pathsep.join((str(Path(__file__).parent), *sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path} | env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done

@@ -21,7 +21,7 @@ RAGGED = (None, "packed", "padded")
 def weight_shapes(kernel, input_size, hidden_size, projection):
     """The shapes of one direction's weights, with biases, as a cell's ops take them. See reference.name_weights."""
     cell = kernel.removesuffix("_proj")
-    _, gates, _, _, peepholes, norm_weights = CELLS[cell]
+    _, gates, _, _, peepholes, norm_weights, *_ = CELLS[cell]
     per_unit_weights = peepholes + norm_weights
     rows = gates * hidden_size
     shapes = [(rows, input_size), (rows, projection or hidden_size), (rows,), (rows,)]
