@@ -144,8 +144,11 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
             f"explain takes what the module would be called with, explain(module, input): {error}"
         ) from None
     given = next((leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), torch.empty(0))
-    if reason := _why_formula(module, given):
-        return Explanation(tuple(_formula_rows(module, given, reason)))
+    if autograd.takes_formula():
+        return Explanation(tuple(_formula_rows(module, given, "forward-mode AD: torch ops, slow")))
+    lack = _missing_kernels(module, given)
+    if lack:
+        return Explanation(tuple(_formula_rows(module, given, f"no kernels: {lack}; torch ops, slow")))
     on_gpu = given.is_cuda and torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=[given.device] if on_gpu else []), _Recorder() as recorder:
         module.forward(*args, **kwargs)
@@ -166,20 +169,21 @@ def _passes(layers: int, directions: int) -> Iterator[tuple[int, str, bool]]:
             yield layer, direction, True
 
 
-def _why_formula(module: Layer | JordanRNN | Cell, given: Tensor) -> str:
-    """Why the call would do with torch ops, step by step; "" if it would not."""
-    if autograd.takes_formula():
-        return "forward-mode AD: torch ops, slow"
-    dtype = precision.computed_dtype(given, precision.result_dtype(given))
-    if isinstance(module, JordanRNN) or checks.missing_kernels(dtype, given.device) is not None:  # the call refuses
+def _missing_kernels(module: Layer | JordanRNN | Cell, given: Tensor) -> str:
+    """Why a module of a cell of one's own must do with torch ops, "" if it need not."""
+    cell, dtype = "jordan" if isinstance(module, JordanRNN) else module._stacked()[0], _computed_dtype(given)
+    if checks.missing_kernels(dtype, given.device) is not None:  # the call refuses
         return ""
-    lack = missing_kernels(module.mode.lower() if isinstance(module, Layer) else module._cell, given.device.type, dtype)
-    return f"{lack}: torch ops, slow" if lack else ""
+    return missing_kernels(cell, given.device.type, dtype)
 
 
-def _formula_rows(module: nn.Module, given: Tensor, why: str) -> Iterator[Row]:
+def _computed_dtype(given: Tensor) -> torch.dtype:
+    return precision.computed_dtype(given, precision.result_dtype(given))
+
+
+def _formula_rows(module: nn.Module, given: Tensor, reason: str) -> Iterator[Row]:
     """Torch ops, step by step."""
-    dtype = precision.computed_dtype(given, precision.result_dtype(given))
+    dtype = _computed_dtype(given)
     numbers = _name(dtype) + (" in float32" if dtype in precision.HALF_DTYPES else "")
     if given.dtype in precision.HALF_DTYPES and dtype not in precision.HALF_DTYPES:
         numbers = f"{_name(given.dtype)} in {numbers}"
@@ -187,11 +191,11 @@ def _formula_rows(module: nn.Module, given: Tensor, why: str) -> Iterator[Row]:
     threads = torch.get_num_threads() if given.is_cpu else 0
     directions = 2 if getattr(module, "bidirectional", False) else 1
     for layer, direction, backward in _passes(getattr(module, "num_layers", 1), directions):
-        path, reason = "formula", why
-        if backward and not (records or given.requires_grad):
-            path, threads, reason = "none", 0, _NO_GRADIENT
         where = layer, direction, "backward" if backward else "forward", str(given.device)
-        yield Row(*where, path, "", "", "", "", "", threads, numbers, 0, reason)
+        if backward and not (records or given.requires_grad):
+            yield Row(*where, "none", "", "", "", "", "", 0, numbers, 0, _NO_GRADIENT)
+        else:
+            yield Row(*where, "formula", "", "", "", "", "", threads, numbers, 0, reason)
 
 
 _NO_GRADIENT = "no gradient: grad mode is off or nothing requires grad"

@@ -54,8 +54,10 @@ def library_of(name: str, header: str, dtype: torch.dtype) -> Path:
         raise CannotCompileError("no C++ compiler was found: install g++ 12 or later, or set CXX")
     _announce(f"fastrnn: compiling the cell {name} ({kernels.isa}, {DTYPES[dtype]}) ... ")
     start = time.perf_counter()
+    if folder is None or not os.access(folder, os.W_OK):
+        folder = _own_folder()
     try:
-        library = kernels.compile(compiler, (folder or _own_folder()) / file)
+        library = kernels.compile(compiler, folder / file)
     except CannotCompileError:
         _announce("failed\n")
         raise
@@ -155,7 +157,7 @@ def _cache_folder() -> Path | None:
         found = folder.stat()
     except OSError:
         return None
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022 or not os.access(folder, os.W_OK):
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
         return None
     return folder
 

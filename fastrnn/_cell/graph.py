@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .nodes import Node, leaf, topological
+from .nodes import Node, Number, leaf, topological
 from .ops import OPS
 
 
@@ -51,6 +52,18 @@ class Graph:
         return "\n".join(lines) + "\n"
 
     @cached_property
+    def program(self) -> Program:
+        """Computes the results of all leaves: x, r of "dense" alone, states, weights, x_t if the graph reads it."""
+        counts = {
+            "x": len(self.gates),
+            "r": len(self.gates) if self.recurrent == "dense" else 0,
+            "state": len(self.states),
+            "weight": self.per_unit_weights,
+        }
+        leaves = [leaf(kind, k) for kind, count in counts.items() for k in range(count)]
+        return Program(self.results, (*leaves, *([leaf("input")] if self.reads_input else [])))
+
+    @cached_property
     def hash(self) -> str:
         """Of the text."""
         return hashlib.sha256(self.text().encode()).hexdigest()[:10]
@@ -75,29 +88,47 @@ def evaluate(
     Returns:
         ``graph.results``, (B, H) each.
     """
-    leaves = {
-        leaf(kind, k): tensor
-        for kind, values in (("x", x), ("r", r), ("state", states), ("weight", weights))
-        for k, tensor in enumerate(values)
-    }
-    if input is not None:
-        leaves[leaf("input")] = input
-    return evaluate_nodes(graph.results, leaves, states[0])
+    of_h = r if graph.recurrent == "dense" else ()
+    return graph.program.run([*x, *of_h, *states, *weights, *([] if input is None else [input])], states[0])
 
 
 def evaluate_nodes(roots: Sequence[Node], leaves: Mapping[Node, Tensor], like: Tensor) -> tuple[Tensor, ...]:
     """The values of nodes, of the shape, dtype and device of ``like``."""
-    values: dict[Node, Tensor | float] = dict(leaves)
-    for node in topological(roots):
-        if node.value is not None:
-            values[node] = node.value
-        elif node not in values:
-            arguments = [values[arg] for arg in node.args]
-            if node.op == "where" and all(isinstance(argument, float) for argument in arguments[1:]):
-                # Of two numbers torch.where makes a tensor of the default dtype.
-                arguments[1] = like.new_tensor(arguments[1])
-            values[node] = OPS[node.op].evaluate(*arguments, *node.numbers)
-    return tuple(_as_tensor(values[root], like) for root in roots)
+    return Program(roots, tuple(leaves)).run(list(leaves.values()), like)
+
+
+class Program:
+    """What computes nodes by torch's ops, laid out ahead: a run is calls of torch alone, which Dynamo can trace."""
+
+    def __init__(self, roots: Sequence[Node], leaves: Sequence[Node]) -> None:
+        order = [node for node in topological(roots) if node not in leaves]
+        constants = [node for node in order if node.value is not None]
+        computed = [node for node in order if node.value is None]
+        self._constants = tuple([node.value for node in constants])
+        like = len(leaves)
+        place = {node: k for k, node in enumerate(leaves)}
+        place |= {node: like + 1 + k for k, node in enumerate((*constants, *computed))}
+        # Of each computed value the function, the places of its arguments, the numbers behind them.
+        steps: list[tuple[Callable[..., Tensor], tuple[int, ...], tuple[Number, ...]]] = []
+        for node in computed:
+            function, places = OPS[node.op].evaluate, tuple([place[arg] for arg in node.args])
+            if node.op == "where" and all(arg.value is not None for arg in node.args[1:]):
+                function, places = _where_of_numbers, (*places, like)
+            steps.append((function, places, node.numbers))
+        self._steps = tuple(steps)
+        self._results = tuple([place[root] for root in roots])
+
+    def run(self, leaves: Sequence[Tensor], like: Tensor) -> tuple[Tensor, ...]:
+        """The roots' values, of the shape, dtype and device of ``like``."""
+        values: list[Any] = [*leaves, like, *self._constants]
+        for function, places, numbers in self._steps:
+            values.append(function(*[values[place] for place in places], *numbers))
+        return tuple([_as_tensor(values[place], like) for place in self._results])
+
+
+def _where_of_numbers(condition: Tensor, a: float, b: float, like: Tensor) -> Tensor:
+    """Torch.where makes a tensor of the default dtype of them."""
+    return torch.where(condition, torch.full_like(like, a), b)
 
 
 def _as_tensor(value: Tensor | float, like: Tensor) -> Tensor:

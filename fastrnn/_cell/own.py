@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
@@ -19,6 +18,7 @@ from .build import CannotCompileError, library_of
 from .derive import Backward, derive
 from .emit import cell_name, header
 from .graph import Graph, evaluate
+from .refuse import warn_caller
 
 
 class OwnCell:
@@ -50,6 +50,7 @@ class OwnCell:
         if self.key in CELLS:  # the same maths under the same name: a module that is imported anew
             return
         graph, backward = self.graph, self._backward
+        _ = graph.program  # now, since Dynamo cannot trace how it is made
         gates, states = len(graph.gates) + graph.reads_input, len(graph.results)
         _native.add_cell(
             name=self.key,
@@ -63,6 +64,7 @@ class OwnCell:
         )
         reference.STEPS[self.key] = partial(_step, graph)
         checks.LAYER_NAMES[self.key] = self.name
+        checks.STATE_NAMES[self.key] = f"({', '.join(graph.states)})"
         checks.CELL_NAMES[self.key] = f"{self.name}.Cell"
         CELLS[self.key] = CellFacts(
             inner=self.key,
@@ -94,12 +96,10 @@ class OwnCell:
     def _load(self, dtype: torch.dtype) -> str:
         try:
             library = library_of(self.name, self.source(), dtype)
-        except CannotCompileError as error:
-            warnings.warn(
-                f"{self.name} runs step by step on torch ops, which is slow: {error}", RuntimeWarning, stacklevel=2
-            )
+            _native.load_cell(name=self.key, path=str(library), is_double=dtype == torch.float64)
+        except (CannotCompileError, OSError, RuntimeError) as error:
+            warn_caller(f"{self.name} runs step by step on torch ops, which is slow: {error}")
             return str(error)
-        _native.load_cell(name=self.key, path=str(library), is_double=dtype == torch.float64)
         return ""
 
 

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import os
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+
+def _folder(file: str) -> str:
+    return f"{Path(file).parent}{os.sep}"
+
+
 # What the function's own lines call.
-_NOT_THE_USERS = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+_NOT_THE_USERS = (_folder(__file__), _folder(torch.__file__))
+_NOR_THE_CALLERS = (_folder(str(Path(__file__).parent)), _folder(torch.__file__))
 
 
-def user_line() -> tuple[str, int]:
-    """File and number of the line that is being run, of the function or of what it calls outside torch."""
+def user_line(others: tuple[str, ...] = _NOT_THE_USERS) -> tuple[str, int]:
+    """File and number of the line that is being run outside these folders: of the function or of what it calls."""
     frame = sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(others):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
 
@@ -36,3 +44,9 @@ def refusal(kind: type[Exception], message: str, line: tuple[str, int] | None = 
     file, number = line or user_line()
     source = linecache.getline(file, number).strip()
     return kind(f"{file}:{number}: {message}" + (f"\n    {source}" if source else ""))
+
+
+def warn_caller(message: str) -> None:
+    """A RuntimeWarning of the line that called a layer."""
+    file, number = user_line(_NOR_THE_CALLERS)
+    warnings.warn_explicit(message, RuntimeWarning, file, number)
