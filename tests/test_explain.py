@@ -298,7 +298,7 @@ def test_why_a_cell_has_no_kernels(monkeypatch, tmp_path):
     for module, x in ((layer, torch.randn(5, 2, 3)), (step, torch.randn(2, 3))):
         rows = fastrnn.explain(module, x).rows
         assert {(row.path, row.reason) for row in rows} == {
-            ("formula", "FASTRNN_COMPILE=0 forbids to compile it: torch ops, slow")
+            ("formula", "no kernels: FASTRNN_COMPILE=0 forbids to compile it; torch ops, slow")
         }
     with pytest.raises(ValueError):
         fastrnn.explain(layer, torch.ones(5, 2, 3, dtype=torch.int64))

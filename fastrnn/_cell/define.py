@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..modules.own import OwnLayer, OwnStep
+from ..modules.own import OwnLayer, OwnStep, check_weight_names
 from .names import check_name
 from .own import OwnCell
 from .trace import trace
@@ -72,6 +72,7 @@ def cell(
 
     def decorate(function: Callable[..., Any]) -> type[OwnLayer]:
         graph = trace(function, gates, states, recurrent, weights, input, output)
+        check_weight_names(graph.weights)
         class_name = check_name(name if name is not None else getattr(function, "__name__", "Cell"), "name")
         initialisers = dict(weights) if isinstance(weights, Mapping) else {}
         own = OwnCell(class_name, graph, initialisers)

@@ -92,6 +92,12 @@ def traced_call(module: nn.Module, input: Any, hx: Any, **others: Any) -> Any:
     return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), given)
 
 
+def check_bidirectional(value: object) -> None:
+    """Torch.nn finds out at the first call."""
+    if not isinstance(value, bool):
+        raise TypeError(f"bidirectional should be of type bool, got: {type(value).__name__}")
+
+
 # What torch.nn's constructor takes by name.
 _KEYWORDS = tuple(inspect.signature(nn.RNNBase.__init__).parameters)[2:]
 
@@ -120,8 +126,7 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
         name = checks.LAYER_NAMES[mode.lower()]
         options = Options.take(name, kwargs, _KEYWORDS)
         nn.RNNBase.__init__(self, mode, *args, **kwargs)  # by name: behind us may be nn.LSTM, too (fastrnn.adopted)
-        if not isinstance(self.bidirectional, bool):  # torch.nn finds out at the first call
-            raise TypeError(f"bidirectional should be of type bool, got: {type(self.bidirectional).__name__}")
+        check_bidirectional(self.bidirectional)
         if options is not None:
             options.check_layer(name, self.hidden_size, self.proj_size)
             self._options = options

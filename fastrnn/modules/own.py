@@ -15,10 +15,21 @@ from .._call.ragged import Lengths
 from .._cell.own import OwnCell
 from .._ops.cells import CELLS
 from .._options import DEFAULTS, Options
-from .base import Cell, Layer
+from .base import Cell, Layer, check_bidirectional, is_traced, traced_call
 from .layers import Device
 
 Initialiser = Callable[[str, Tensor], Any]
+
+
+def check_weight_names(names: Sequence[str]) -> None:
+    """Raise ValueError for a weight whose name would hide an attribute of a layer or of its ``Cell``."""
+    own = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "init", "Cell")
+    taken = {*own, *nn.RNNBase.__constants__, *nn.RNNCellBase.__constants__, *vars(nn.Module())}
+    for name in names:
+        if name in taken or hasattr(OwnLayer, name) or hasattr(OwnStep, name):
+            raise ValueError(f"weight {name!r} has the name of an attribute of layers and cells: give it another")
+        if name.startswith("_"):
+            raise ValueError(f"weight {name!r} begins with an underscore, as names of layers' own attributes do")
 
 
 class _OwnWeights:
@@ -133,6 +144,7 @@ class OwnLayer(Layer):
         # Checks and attributes are torch's; its parameters, of another shape, are let go of again.
         plain = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         nn.RNNBase.__init__(self, "RNN_TANH", *plain, device="meta")
+        check_bidirectional(bidirectional)
         for name in list(self._parameters):
             delattr(self, name)
         self.mode = own.key
@@ -227,6 +239,13 @@ class OwnLayer(Layer):
     ) -> Any:
         """Run the sequence; see the class for shapes and errors."""
         facts = CELLS[self.mode]
+        if _is_traced(input, hx):
+            given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "return_states": return_states}
+            call: Any = traced_call(self, input, hx, **given)
+            hy = _taken_apart(call[1], facts.given_states)
+            if not return_states:
+                return call[0], hy
+            return call[0], hy, tuple([call[2][index] for index in range(facts.given_states)])
         output, results = self._run(input, hx, lengths, resets, reset_state, return_states and (facts.states > 1))
         states = results[: facts.given_states]
         hy = states if len(states) > 1 else states[0]
@@ -234,6 +253,15 @@ class OwnLayer(Layer):
             return output, hy
         every = _every_state(output, results[facts.given_states :], facts.given_states, facts.separate_output)
         return output, hy, every
+
+
+def _is_traced(input: Any, hx: Any) -> bool:
+    return is_traced(input) or (hx is not None and is_traced(hx))
+
+
+def _taken_apart(states: Any, count: int) -> Any:
+    """What torch.fx knows as one value, as a call returns it."""
+    return tuple([states[index] for index in range(count)]) if count > 1 else states
 
 
 def _every_state(output: Any, rest: Sequence[Any], count: int, separate_output: bool) -> tuple[Any, ...]:
@@ -325,6 +353,11 @@ class OwnStep(Cell):
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run one step; see the class for shapes and errors."""
         facts = CELLS[self._cell]
+        if _is_traced(input, hx):
+            call: Any = traced_call(self, input, hx)
+            if facts.separate_output:
+                return call[0], _taken_apart(call[1], facts.given_states)
+            return _taken_apart(call, facts.given_states)
         states = self._run(input, hx)
         after = states[: facts.given_states]
         hy = after if len(after) > 1 else after[0]
