@@ -18,6 +18,7 @@ from ._call import checks
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
+from .modules.own import OwnLayer, OwnStep
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -120,12 +121,12 @@ def to_torch(model: Model) -> Model:
 
     Raises:
         TypeError: if model is not a module.
-        ValueError: if a layer is more than torch.nn's (:class:`fastrnn.Options`, :class:`fastrnn.JordanRNN`), or its
-            ``forward`` was replaced on the object; then nothing was changed.
+        ValueError: if a layer is more than torch.nn's (:class:`fastrnn.Options`, :class:`fastrnn.JordanRNN`,
+            :func:`fastrnn.cell`), or its ``forward`` was replaced on the object; then nothing was changed.
     """
     modules = list(_modules_of(model, "to_torch"))
     for name, module in modules:
-        if isinstance(module, JordanRNN) or getattr(module, "options", None) is not None:
+        if isinstance(module, (JordanRNN, OwnLayer, OwnStep)) or getattr(module, "options", None) is not None:
             raise ValueError(
                 f"to_torch: {name or 'the model'} is {module}, and torch.nn has nothing like it. Replace it first"
             )

@@ -19,6 +19,7 @@ SUPPORTED_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # What messages call a cell: its module's name.
 LAYER_NAMES = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU", "jordan": "JordanRNN"}
+STATE_NAMES: dict[str, str] = {}  # of cells that users wrote, as they would write hx
 CELL_NAMES = {"rnn_tanh": "RNNCell", "rnn_relu": "RNNCell", "lstm": "LSTMCell", "gru": "GRUCell"}
 
 
@@ -136,30 +137,31 @@ def unpack_hx(
     ``argument`` and ``pair`` are what the caller knows it by.
     """
     count = CELLS[cell].given_states
+    states = (hx,) if count == 1 else hx
+    fits = isinstance(states, (tuple, list)) and len(states) == count
+    if not (fits and all(isinstance(state, Tensor) for state in states)):
+        own_pair = STATE_NAMES.get(cell)
+        _refuse_hx(count, name, hx, argument, own_pair or pair, own_pair is not None)
+    return tuple(states)
+
+
+def _refuse_hx(count: int, name: str, hx: object, argument: str, pair: str, is_own: bool) -> NoReturn:
+    """Say what is wrong with hx, which should be so many states."""
     if count == 1:
-        if not isinstance(hx, Tensor):
-            hint = f": only LSTM takes {pair}" if isinstance(hx, (tuple, list)) else ""
-            raise AttributeError(f"{name}: {argument} must be a Tensor, got {_describe(hx)}{hint}")
-        return (hx,)
+        hint = f": only LSTM takes {pair}" if isinstance(hx, (tuple, list)) and not is_own else ""
+        raise AttributeError(f"{name}: {argument} must be a Tensor, got {_describe(hx)}{hint}")
     is_cell = name in CELL_NAMES.values()
     if isinstance(hx, Tensor):
         # torch.nn.LSTM trips over hx[0].dim(), torch.nn.LSTMCell tells the type apart.
         mismatch = TypeError if is_cell else RuntimeError
-        raise mismatch(f"{name}: {argument} must be a tuple {pair}, got a Tensor. Pass {pair}, e.g. with zeros for c")
-    if not isinstance(hx, (tuple, list)):
-        _refuse_hx_type(name, hx, argument, pair)
-    if len(hx) != count:
+        hint = "" if is_own else ", e.g. with zeros for c"
+        raise mismatch(f"{name}: {argument} must be a tuple {pair}, got a Tensor. Pass {pair}{hint}")
+    if isinstance(hx, (tuple, list)) and len(hx) != count:
         # torch.nn.LSTM trips over hx[1].
         wrong_count = IndexError if len(hx) < count and not is_cell else RuntimeError
         what = "two hidden states" if count == 2 else f"{count} states"
         raise wrong_count(f"{name}: {argument} must be {what} {pair}, got {len(hx)}")
-    if not all(isinstance(state, Tensor) for state in hx):
-        _refuse_hx_type(name, hx, argument, pair)
-    return tuple(hx)
-
-
-def _refuse_hx_type(name: str, hx: object, argument: str, pair: str) -> NoReturn:
-    """AttributeError as torch.nn raises, from ``hx[0].dim()``."""
+    # As torch.nn raises, from hx[0].dim().
     raise AttributeError(f"{name}: {argument} must be a tuple of Tensors {pair}, got {_describe(hx)}")
 
 
