@@ -112,6 +112,22 @@ def test_layers_compute_the_function(kind):
     assert_equal(tensors(layer(value, hx)), tensors(looped(layer, value, hx)))
 
 
+@by_cell
+def test_both_directions(kind):
+    """Each is a layer of its own, one of them over the reversed sequence; so is every state."""
+    layer, ways = kind(3, 5, bidirectional=True, **F64), [kind(3, 5, **F64) for _ in range(2)]
+    weights = layer.state_dict()
+    ways[0].load_state_dict({name: value for name, value in weights.items() if not name.endswith("_reverse")})
+    ways[1].load_state_dict({n.removesuffix("_reverse"): w for n, w in weights.items() if n.endswith("_reverse")})
+    value, hx = randn(4, 2, 3), states_of(layer, 2)
+    output, hy, states = layer(value, hx, return_states=True)
+    ahead, last, every = ways[0](value, on_states(lambda one: one[:1], hx), return_states=True)
+    behind, first, all_behind = ways[1](value.flip(0), on_states(lambda one: one[1:], hx), return_states=True)
+    assert_equal([output], [torch.cat([ahead, behind.flip(0)], -1)])
+    assert_equal(tensors(hy), [torch.cat(pair) for pair in zip(tensors(last), tensors(first), strict=True)])
+    assert_equal(states, [torch.cat([one, other.flip(0)], -1) for one, other in zip(every, all_behind, strict=True)])
+
+
 @pytest.mark.isa
 @pytest.mark.parametrize("kind", params([kind for kind in QUICK if kind not in KINKED]))
 def test_float32(kind):
