@@ -3,6 +3,7 @@
 import datetime
 import os
 
+import own_cells
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -12,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastrnn
 
+OWN_LAYERS = ("Peephole", "IndRNN")
 WORLD = 2
 STEPS = 3
 BATCH = 6
@@ -23,7 +25,8 @@ class Model(nn.Module):
 
     def __init__(self, layer):
         super().__init__()
-        self.layer = getattr(fastrnn, layer)(5, 7, 2, bidirectional=True, batch_first=True)
+        kinds = own_cells if layer in OWN_LAYERS else fastrnn
+        self.layer = getattr(kinds, layer)(5, 7, 2, bidirectional=True, batch_first=True)
         self.head = nn.Linear(14, 3)
 
     def forward(self, input, lengths):

@@ -17,14 +17,16 @@ pytestmark = [
     pytest.mark.skipif(not dist.is_available(), reason="this torch was built without torch.distributed"),
 ]
 
+ALL_LAYERS = (*LAYERS, *worker.OWN_LAYERS)
 SECONDS = 120  # some 15 suffice; a deadlock must not hold up the suite
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, kept_cells):
     """Where two processes, started once for all tests of this file, left their results."""
     folder = tmp_path_factory.mktemp("ranks")
-    processes = torch.multiprocessing.spawn(worker.work, (str(folder), LAYERS), nprocs=worker.WORLD, join=False)
+    arguments = str(folder), ALL_LAYERS
+    processes = torch.multiprocessing.spawn(worker.work, arguments, nprocs=worker.WORLD, join=False)
     deadline = time.monotonic() + SECONDS
     try:
         # True once all have ended well; raises what one of them raised.
@@ -37,7 +39,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", ALL_LAYERS)
 @pytest.mark.parametrize("wrapper", worker.WRAPPERS)
 def test_two_processes_train_as_one(folder, layer, wrapper):
     expected = worker.train(worker.make(layer), slice(None))
