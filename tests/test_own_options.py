@@ -71,9 +71,9 @@ def test_dropped_diagonal_weights():
     check(layer)
     layer.train()
     plain = IndRNN(3, 6, **F64)
-    value = randn(1, 4, 3)
+    value, hx = randn(1, 4, 3), states_of(layer, 4)
     torch.manual_seed(7)
-    ours = layer(value, hx := states_of(layer, 4))[0]
+    ours = layer(value, hx)[0]
     torch.manual_seed(7)
     mask = fastrnn._call.random.dropout_factors(0.5, layer.weight_hh_l0.shape, layer.weight_hh_l0)
     plain.load_state_dict(layer.state_dict() | {"weight_hh_l0": layer.weight_hh_l0 * mask})
