@@ -21,6 +21,9 @@ from .graph import Graph, evaluate
 from .refuse import warn_caller
 
 
+_REGISTRATION = threading.Lock()
+
+
 class OwnCell:
     """A user's cell.
 
@@ -47,8 +50,11 @@ class OwnCell:
 
     def register(self) -> None:
         """Make the cell known to ops, kernels and the reference."""
-        if self.key in CELLS:  # the same maths under the same name: a module that is imported anew
-            return
+        with _REGISTRATION:
+            if self.key not in CELLS:  # else the same maths under the same name: a module that is imported anew
+                self._register()
+
+    def _register(self) -> None:
         graph, backward = self.graph, self._backward
         _ = graph.program  # now, since Dynamo cannot trace how it is made
         gates, states = len(graph.gates) + graph.reads_input, len(graph.results)
