@@ -20,7 +20,6 @@ from .emit import cell_name, header
 from .graph import Graph, evaluate
 from .refuse import warn_caller
 
-
 _REGISTRATION = threading.Lock()
 
 
