@@ -66,6 +66,12 @@ def IndRNN(x, r, h):
     return torch.relu(x[0] + r[0])
 
 
+@cell(gates=("z", "a"), recurrent="diagonal", weights=("gain",), input=True)
+def IndGRU(inp, x, r, h, gain):
+    z = torch.sigmoid(x.z + r.z)
+    return z * h + (1 - z) * torch.tanh(gain * x.a + r.a) + 0.1 * inp
+
+
 @cell(gates=("f", "n"))
 def MGU(x, r, h):
     """Minimal gated unit; the gate after the product."""
@@ -130,7 +136,8 @@ def SRU(inp, x, c, v_f, v_r):
 
 
 CELLS = (
-    LSTM, GRU, Peephole, LiGRU, IndRNN, MGU, JANET, MinGRU, SixGates, ThreeStates, Soft, PerUnit, Readout, Highway, SRU,
+    LSTM, GRU, Peephole, LiGRU, IndRNN, IndGRU, MGU, JANET, MinGRU, SixGates, ThreeStates, Soft, PerUnit, Readout,
+    Highway, SRU,
 )  # fmt: skip
 KINKED = (LiGRU, IndRNN, Soft)  # whose gradients jump, so that two right results in f32 may differ
 # One of each kind of layer; make test compiles no others.

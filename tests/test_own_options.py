@@ -6,6 +6,7 @@ from own_cells import (
     CELLS,
     GRU,
     LSTM,
+    IndGRU,
     IndRNN,
     MinGRU,
     PerUnit,
@@ -66,11 +67,12 @@ def test_those_of_recurrent_weights(kind, options):
     check(kind(3, 6, num_layers=2, bidirectional=True, **options, **F64))
 
 
-def test_dropped_diagonal_weights():
-    layer = IndRNN(3, 6, weight_dropout=0.5, **F64)
+@pytest.mark.parametrize("kind", (IndRNN, IndGRU), ids=lambda kind: kind.__name__)
+def test_dropped_diagonal_weights(kind):
+    layer = kind(3, 6, weight_dropout=0.5, **F64)
     check(layer)
     layer.train()
-    plain = IndRNN(3, 6, **F64)
+    plain = kind(3, 6, **F64)
     value, hx = randn(1, 4, 3), states_of(layer, 4)
     torch.manual_seed(7)
     ours = layer(value, hx)[0]
