@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastrnn
 
-OWN_LAYERS = ("Peephole", "IndRNN")
+OWN_LAYERS = ("Peephole", "Readout")
 WORLD = 2
 STEPS = 3
 BATCH = 6
