@@ -126,6 +126,20 @@ int64_t reserve_width(const std::string& name, bool half) {
   return ops::ReserveLayout(cell_facts(*cell), shape, half ? 2 : 1).size();
 }
 
+// A function of Python: of a cell's name, and whether its kernels are to be those of double; see
+// cpu::load_own_kernels. It lives as long as the process.
+py::object* own_kernels_loader = nullptr;
+
+std::string ask_python_for_kernels(const char* cell, bool is_double) {
+  const py::gil_scoped_acquire lock;
+  return (*own_kernels_loader)(cell, is_double).cast<std::string>();
+}
+
+void set_loader(const py::object& loader) {
+  own_kernels_loader = new py::object(loader);
+  cpu::load_own_kernels = &ask_python_for_kernels;
+}
+
 }  // namespace
 
 }  // namespace fastrnn
@@ -151,6 +165,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("add_cell", &add_cell, py::kw_only(), py::arg("name"), py::arg("gates"), py::arg("saved_values"),
         py::arg("cell_states"), py::arg("per_unit_weights"), py::arg("multiplies_h"), py::arg("reads_input"),
         py::arg("recurrent_slots"));
+  m.def("set_loader", &set_loader);
   m.def("load_cell", &load_cell, py::kw_only(), py::arg("name"), py::arg("path"), py::arg("is_double"));
 #ifdef FASTRNN_WITH_CUDA
   m.attr("cuda_built") = true;

@@ -55,6 +55,9 @@ add_cell: Any = _C.add_cell
 load_cell: Any = _C.load_cell
 """Takes its kernels from a library."""
 
+set_loader: Any = _C.set_loader
+"""Names the function that ops ask for such kernels where nobody has called :data:`load_cell` yet."""
+
 
 def reserve_values(cell: str, dtype: torch.dtype, rows: int, hidden_size: int, handed_on: int = 0) -> int:
     """How many values of that dtype one direction of a layer keeps from forward for backward.

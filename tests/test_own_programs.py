@@ -118,7 +118,6 @@ class TestExport:
         for name, parameter in program.named_parameters():
             torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-9, atol=1e-10)
 
-    @pytest.mark.xfail(reason="the op does not ask Python for kernels that no call has loaded", strict=True)
     def test_in_another_process(self, tmp_path):
         """Which finds the kernels on disk before anything has called the layer."""
         model, value = Model(LSTM).eval(), randn(4, 2, 3)

@@ -33,12 +33,14 @@ from .weights import Packing, current_weights
 class Refusals:
     """What torch does to its own layers and cannot do to ours: a clear error in place of nonsense."""
 
+    _has_twin: ClassVar[bool] = True  # torch.nn has the same, which fastrnn.to_torch makes
+
     def __prepare_scriptable__(self) -> nn.Module:
         """torch.jit.script calls this hook on every module before it reads any source."""
         name = type(self).__name__
+        or_else = "; or make the model torch.nn's: fastrnn.to_torch(model)" if self._has_twin else ""
         raise NotImplementedError(
-            f"torch.jit.script cannot compile {name}, a fastrnn module. Use torch.compile or torch.export; or make the "
-            "model torch.nn's: fastrnn.to_torch(model)"
+            f"torch.jit.script cannot compile {name}, a fastrnn module. Use torch.compile or torch.export{or_else}"
         )
 
     # torch.ao.quantization assigns ``qconfig`` to every module: a setting where the caller's settings name the module,
@@ -53,7 +55,9 @@ class Refusals:
     @qconfig.setter
     def qconfig(self, value: object) -> None:
         name = type(self).__name__
-        remedy = "To quantize it, make it torch.nn's first: fastrnn.to_torch(model)"
+        remedy = "torch.nn has no layer like it"
+        if self._has_twin:
+            remedy = "To quantize it, make it torch.nn's first: fastrnn.to_torch(model)"
         if value is not None:
             raise NotImplementedError(
                 f"{name}, a fastrnn module, cannot be quantized by torch.ao.quantization. {remedy}; to leave it in "

@@ -116,6 +116,7 @@ class OwnLayer(Layer):
         What :class:`fastrnn.GRU` raises.
     """
 
+    _has_twin = False
     _own: ClassVar[OwnCell]
     Cell: ClassVar[type[OwnStep]]
 
@@ -294,6 +295,7 @@ class OwnStep(Cell):
         * **hy**: as hx; of a cell with an ``output`` (output, hy).
     """
 
+    _has_twin = False
     _own: ClassVar[OwnCell]
 
     def __init__(
