@@ -90,11 +90,9 @@ void add_cell(const std::string& name, int gates, int saved_values, int cell_sta
 
 // Takes a cell's kernels for float or double from the library that they were compiled to.
 void load_cell(const std::string& name, const std::string& path, bool is_double) {
-  static constexpr cpu::TeamFunctions team{[](cpu::Worker& worker) { worker.barrier(); },
-                                           [](cpu::Worker& worker, int64_t step) { worker.poll(step); },
-                                           [](const cpu::Worker& worker, int64_t step) {
-                                             return worker.stopped_at(step);
-                                           }};
+  static constexpr cpu::TeamFunctions team{
+      [](cpu::Worker& worker) { worker.barrier(); }, [](cpu::Worker& worker, int64_t step) { worker.poll(step); },
+      [](const cpu::Worker& worker, int64_t step) { return worker.stopped_at(step); }};
   const std::optional<CellKind> cell = find_cell(name);
   OwnCell* own = cell ? own_cell(*cell) : nullptr;
   if (!own) throw std::invalid_argument("no user's cell is called '" + name + "'");

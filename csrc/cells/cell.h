@@ -8,10 +8,10 @@
 //   kSavedValues        values per unit that backward works on: the gates, and whatever else needs a gradient of its
 //                       own. Each has a slot; the gradients in the first kGates slots multiply the input
 //
-// and of CellDefaults whatever is not the default. A cell whose backward reads the cell states after the step has a third
-// function, candidates(step): it computes them from the saved values and the cell states before. Forward uses it, and
-// backward where zoneout has blended what is stored. cells/list.h lists the cells; own_cells.h holds those that users
-// write.
+// and of CellDefaults whatever is not the default. A cell whose backward reads the cell states after the step has a
+// third function, candidates(step): it computes them from the saved values and the cell states before. Forward uses it,
+// and backward where zoneout has blended what is stored. cells/list.h lists the cells; own_cells.h holds those that
+// users write.
 #pragma once
 
 #include "activations.h"
@@ -34,12 +34,12 @@ struct CellDefaults {
   // The last gate is no product, but x_t itself, or, where their sizes differ, a product without a bias; w_hh has no
   // rows for it.
   static constexpr bool kReadsInput = false;
-  static constexpr int kCellStates = 0;            // states beside h, which w_hh does not multiply; at most 4
-  static constexpr bool kReadsSaved = true;        // backward reads the saved values (otherwise h is enough)
-  static constexpr bool kReadsPreviousH = false;   // forward and backward read the unit's own h_{t-1}
-  static constexpr bool kReadsH = false;           // backward reads h_t
-  static constexpr bool kReadsCells = true;        // and the cell states after the step
-  static constexpr bool kCarriesH = false;         // part of dh_{t-1} bypasses w_hh
+  static constexpr int kCellStates = 0;           // states beside h, which w_hh does not multiply; at most 4
+  static constexpr bool kReadsSaved = true;       // backward reads the saved values (otherwise h is enough)
+  static constexpr bool kReadsPreviousH = false;  // forward and backward read the unit's own h_{t-1}
+  static constexpr bool kReadsH = false;          // backward reads h_t
+  static constexpr bool kReadsCells = true;       // and the cell states after the step
+  static constexpr bool kCarriesH = false;        // part of dh_{t-1} bypasses w_hh
   // The slot whose gradient multiplies h_{t-1} through gate g of w_hh.
   static constexpr FASTRNN_INLINE int recurrent_slot(int gate) { return gate; }
 };
@@ -63,7 +63,8 @@ template <class Cell>
 inline constexpr int kInputGates = Cell::kReadsInput ? 1 : 0;
 // Row blocks of w_hh that the first GEMM of a step takes.
 template <class Cell>
-inline constexpr int kRecurrentGates = Cell::kMultipliesH ? Cell::kGates - Cell::kSecondPassGates - kInputGates<Cell> : 0;
+inline constexpr int kRecurrentGates =
+    Cell::kMultipliesH ? Cell::kGates - Cell::kSecondPassGates - kInputGates<Cell> : 0;
 
 template <class V, int kSavedValues>
 struct Step {

@@ -41,14 +41,16 @@ struct LstmCell : CellDefaults {
   }
 
   template <class V>
-  static FASTRNN_INLINE void backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues, kPerUnitWeights>& grad) {
+  static FASTRNN_INLINE void backward(const Step<V, kSavedValues>& step,
+                                      StepGrad<V, kSavedValues, kPerUnitWeights>& grad) {
     grad.cell[kC] += hidden_backward(step.saved[kOutput], step.cell[kC], grad.h, grad.saved[kOutput]);
     cell_backward(step, grad);
   }
 
   // The rest of backward, once the gradients of c_t and the output gate are known.
   template <class V>
-  static FASTRNN_INLINE void cell_backward(const Step<V, kSavedValues>& step, StepGrad<V, kSavedValues, kPerUnitWeights>& grad) {
+  static FASTRNN_INLINE void cell_backward(const Step<V, kSavedValues>& step,
+                                           StepGrad<V, kSavedValues, kPerUnitWeights>& grad) {
     const V(&gate)[kSavedValues] = step.saved;
     const V c_prev = step.cell_prev[kC];
     V dc = grad.cell[kC];

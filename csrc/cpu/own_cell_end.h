@@ -16,7 +16,8 @@ bool Worker::stopped_at(int64_t step) const { return team_functions->stopped_at(
 
 extern "C" [[gnu::visibility("default")]] const void* fastrnn_own_cell(const fastrnn::cpu::TeamFunctions* team) {
   using namespace fastrnn::cpu;
-  static constexpr CellKernels<FASTRNN_TYPE> kernels = instantiate_cell<Isa, fastrnn::own::FASTRNN_CELL, FASTRNN_TYPE>();
+  static constexpr CellKernels<FASTRNN_TYPE> kernels =
+      instantiate_cell<Isa, fastrnn::own::FASTRNN_CELL, FASTRNN_TYPE>();
   team_functions = team;
   return &kernels;
 }

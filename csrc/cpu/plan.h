@@ -40,8 +40,8 @@ struct Workload {
   int64_t input_bytes;   // weights of the widest layer's input
   int64_t gate_bytes;    // gates of one row
   bool backward;
-  bool frozen;  // the recurrent weights were packed by an earlier call
-  bool waits;   // units of one step need all units of the step before
+  bool frozen;         // the recurrent weights were packed by an earlier call
+  bool waits;          // units of one step need all units of the step before
   bool input_in_loop;  // the time loop is able to multiply the input
 };
 

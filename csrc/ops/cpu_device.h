@@ -59,7 +59,6 @@ class CpuDevice : public CpuGemms {
   }
 
  private:
-
   // Resets and masks of the rows (rows, size) of one step, whose cuts are those of the first `cut` rows.
   template <class T>
   void change_previous_h(T* h, const Extras<T>& extras, const uint8_t* cuts, int64_t cut, int64_t rows,

@@ -123,7 +123,8 @@ void check_weights(const LayerArgs& args, int64_t count, const Kind& kind, const
     next({shape.copies_input(input_size) ? columns : facts.gates * hidden, input_size},
          "w_ih does not fit the input, or the layer below");
     if (facts.multiplies_h) next({columns, recurrent}, "w_hh has the wrong shape");
-    for (int b = 0; shape.biases && b < (facts.multiplies_h ? 2 : 1); ++b) next({columns}, "a bias has the wrong shape");
+    for (int b = 0; shape.biases && b < (facts.multiplies_h ? 2 : 1); ++b)
+      next({columns}, "a bias has the wrong shape");
     if (shape.dims.projected) next({recurrent, hidden}, "w_hr has the wrong shape");
     if (shape.projection_bias) next({recurrent}, "the projection's bias has the wrong shape");
     if (facts.per_unit_weights) next({facts.per_unit_weights, hidden}, "the unit weights have the wrong shape");

@@ -86,7 +86,7 @@ class WeightGrads {
   int64_t recurrent_size() const { return shape_.dims.recurrent_size; }
   // Gates with biases and rows in w_hh, and with rows in w_ih.
   int64_t product_columns() const { return facts_.product_gates() * hidden(); }
-  int64_t input_columns() const { 
+  int64_t input_columns() const {
     return shape_.copies_input(record_.input_size) ? product_columns() : facts_.gates * hidden();
   }
   int64_t saved_columns() const { return facts_.saved_values * hidden(); }

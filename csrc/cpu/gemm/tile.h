@@ -18,9 +18,7 @@ constexpr int kMaxPanelVectors = 4;  // but for cells with more gates, whose pan
 // level with two.
 constexpr int kPanelsOfARow = 2;
 
-constexpr int panel_vectors(int gates) {
-  return gates > kMaxPanelVectors ? gates : kMaxPanelVectors / gates * gates;
-}
+constexpr int panel_vectors(int gates) { return gates > kMaxPanelVectors ? gates : kMaxPanelVectors / gates * gates; }
 
 // Rows of a tile whose panel is `vectors` wide: as many as keep every sum in a register.
 template <class Isa>

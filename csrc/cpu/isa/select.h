@@ -13,8 +13,8 @@ namespace fastrnn::cpu {
 // Throws std::runtime_error if FASTRNN_ISA names none that runs here.
 const Kernels& kernels();
 
-// Finds or compiles the kernels of a cell that a user wrote, and says why there are none, or nothing: set by Python. For
-// exported programs; all other calls come from Python, which has asked before.
+// Finds or compiles the kernels of a cell that a user wrote, and says why there are none, or nothing: set by Python.
+// For exported programs; all other calls come from Python, which has asked before.
 inline std::string (*load_own_kernels)(const char* cell, bool is_double) = nullptr;
 
 // A cell's kernels for this processor. Throws if they are those of a cell that a user wrote and there are none.

@@ -37,7 +37,8 @@ class BackwardLoop {
 
   BackwardLoop(const Dims& dims, const Plan& plan, Arena<T>& scratch)
       : dims_(dims),
-        first_({Cell::kMultipliesH ? dims.recurrent_size : 0, kFirstPassGates * dims.hidden_size}, plan.weights, scratch),
+        first_({Cell::kMultipliesH ? dims.recurrent_size : 0, kFirstPassGates * dims.hidden_size}, plan.weights,
+               scratch),
         second_({has_second(dims) ? dims.hidden_size : 0, dims.recurrent_size}, plan.weights, scratch) {
     if (kNormalizes<Cell>) grad_hidden_ = scratch.take(dims.batch * dims.hidden_size);
     if (kNormalizesCell<Cell>) dc_ = scratch.take(dims.batch * dims.hidden_size);

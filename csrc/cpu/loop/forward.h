@@ -209,10 +209,9 @@ class ForwardLoop {
     if (!input_.is_mine() && prefetches_step() && slice_->has_whole_rows() && s + 1 < chunk_.end) prefetch_step(s + 1);
     if constexpr (!Cell::kMultipliesH) {
       const typename Cells::CellEpilogue epilogue{ctx};
-      for_each_unit<Isa, T>(*slice_, ctx.rows, ctx.hidden, [&](int64_t row, int64_t unit, int lanes)
-                                                               FASTRNN_INLINE_LAMBDA {
-        epilogue(row, unit, lanes, nullptr);
-      });
+      for_each_unit<Isa, T>(*slice_, ctx.rows, ctx.hidden,
+                            [&](int64_t row, int64_t unit, int lanes)
+                                FASTRNN_INLINE_LAMBDA { epilogue(row, unit, lanes, nullptr); });
       return;
     }
     const Operand<T> h{ctx.h_prev, ctx.recurrent, ctx.recurrent, 1, {0}};
