@@ -275,6 +275,6 @@ def _reserve_bytes(op: _Op, layer: int) -> int:
     """Of one direction of that layer of the call's."""
     input, hx = op.primals[:2]
     rows = math.prod(input.shape[:-1])
-    hidden_size = CELLS[op.cell].hidden_size(op.primals[1 + CELLS[op.cell].states])
+    hidden_size = CELLS[op.cell].hidden_size(hx, op.primals[1 + CELLS[op.cell].states])
     handed_on = hx.shape[-1] if layer < op.layers - 1 else 0
     return _native.reserve_values(op.cell, input.dtype, rows, hidden_size, handed_on) * input.dtype.itemsize

@@ -467,7 +467,7 @@ def _direction(
 ) -> tuple[Tensor, States, States]:
     """One direction: output (T, B, H) or (N, H), the final states, each (B, H), and every step's cell states."""
     named = name_weights(cell, weights)
-    x_gates = _input_gates(cell, input, named)
+    x_gates = _input_gates(cell, input, named, states[0].shape[-1])
     packed = input.dim() == 2
     by_step = x_gates.split(rows) if packed and rows is not None else x_gates.unbind(0)
     batch = states[0].shape[0]
@@ -491,12 +491,11 @@ def _direction(
     return output, states, tuple(cells)
 
 
-def _input_gates(cell: str, input: Tensor, weights: Weights) -> Tensor:
+def _input_gates(cell: str, input: Tensor, weights: Weights, hidden_size: int) -> Tensor:
     """What the input brings to every step: W_ih x + b_ih, and behind that x itself if the cell reads it."""
     bias, facts = weights.b_ih, CELLS[cell]
     if not facts.reads_input:
         return product(input, weights.w_ih, bias, weights.norm and weights.norm.input)
-    hidden_size = facts.hidden_size(weights.w_ih)
     if weights.w_ih.shape[0] == facts.product_gates * hidden_size:
         return torch.cat([product(input, weights.w_ih, bias, None), input], dim=-1)
     padded = None if bias is None else F.pad(bias, (0, hidden_size))  # x itself is projected without one

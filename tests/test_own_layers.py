@@ -8,6 +8,7 @@ from own_cells import (
     KINKED,
     LSTM,
     QUICK,
+    Highway,
     Peephole,
     Readout,
     by_cell,
@@ -239,3 +240,25 @@ def test_output_of_no_state_is_not_fed_back():
     second, final = layer(value[2:], after)
     whole, expected = layer(value, hx)
     assert_equal([torch.cat([first, second]), *final], [whole, *expected])
+
+
+def test_sizes_that_a_shape_of_weights_does_not_tell_apart():
+    """w_ih (6, 3) is that of two gates and x_t itself with H = 3, and of three gates, x_t's the last, with H = 2."""
+    value = randn(5, 4, 3)
+    for hidden_size in (2, 3):
+        layer = Highway(3, hidden_size, **F64)
+        check(layer, value, states_of(layer, 4))
+        cell = Highway.Cell(3, hidden_size, **F64)
+        assert cell(value[0]).shape == (4, hidden_size)
+        assert fastrnn.explain(layer, value).rows[0].reserve_bytes == 3 * hidden_size * 20 * 8
+
+
+def test_cell_whose_hidden_size_nothing_tells():
+    @fastrnn.cell(gates=2, recurrent="none", input=True)
+    def Lone(inp, x, h):  # noqa: N802
+        return torch.sigmoid(x[0]) * h + torch.tanh(x[1]) + inp
+
+    with pytest.raises(ValueError, match="cannot be told from 3"):
+        Lone.Cell(3, 2, bias=False)
+    assert Lone.Cell(3, 2)(torch.randn(4, 3)).shape == (4, 2)
+    assert Lone(3, 2, bias=False)(torch.randn(5, 4, 3))[0].shape == (5, 4, 2)

@@ -245,5 +245,5 @@ def check_nonlinearity(nonlinearity: str) -> str:
 
 
 def hidden_size_of(cell: str, weights: Sequence[Tensor]) -> int:
-    """H, read from w_ih."""
-    return CELLS[cell].hidden_size(weights[0])
+    """H, read from the weights of one direction."""
+    return CELLS[cell].hidden_size_of_weights(weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,12 +41,21 @@ class CellFacts(NamedTuple):
         """States that hx and hy hold."""
         return self.states - self.separate_output
 
-    def hidden_size(self, w_ih: Tensor) -> int:
-        """H, read from w_ih of any shape that it may have."""
+    def hidden_size(self, hx: Tensor, w_ih: Tensor) -> int:
+        """H. Of a cell that reads x_t, w_ih alone does not tell it; of others hx may be projected."""
+        return hx.shape[-1] if self.reads_input else w_ih.shape[0] // self.gates
+
+    def hidden_size_of_weights(self, weights: Sequence[Tensor]) -> int:
+        """H, read from the weights of one direction."""
+        w_ih, *others = weights
+        if not self.reads_input:
+            return w_ih.shape[0] // self.gates
+        if self.multiplies_h or self.peepholes:  # w_hh, or weights of single units
+            return others[-1 if self.peepholes else 0].shape[1]
+        if others:
+            return others[0].shape[0] // self.product_gates
         rows, input_size = w_ih.shape
-        if self.reads_input and rows == self.product_gates * input_size:
-            return input_size
-        return rows // self.gates
+        return input_size if rows == self.product_gates * input_size else rows // self.gates
 
 
 CELLS = {name: CellFacts(**facts) for name, facts in _native.cells.items()}

@@ -53,7 +53,7 @@ def _fake_reserve(
 ) -> Tensor:
     hx, last = states[0], 2 if bidirectional else 1
     rows = input.shape[0] * (input.shape[1] if input.dim() == 3 else 1)
-    hidden_size = facts_of(cell).hidden_size(weights[0])
+    hidden_size = facts_of(cell).hidden_size(hx, weights[0])
     lower = (hx.shape[0] if hx.dim() == 3 else 1) - last  # directions of layers below the last
 
     def values(handed_on: int) -> int:
@@ -79,7 +79,7 @@ def _fake_infer(
     activations: list[int] | None,
 ) -> tuple[Any, ...]:
     facts = facts_of(cell)
-    features = (facts.states - 1) * (2 if bidirectional else 1) * facts.hidden_size(weights[0])
+    features = (facts.states - 1) * (2 if bidirectional else 1) * facts.hidden_size(states[0], weights[0])
     cells = input.new_empty((*input.shape[:-1], features) if return_cells else (0,))
     return *_fake_results(input, states[: facts.states], bidirectional), cells
 

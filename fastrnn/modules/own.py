@@ -53,6 +53,11 @@ class _OwnWeights:
         units = (*(["weight_hh"] if graph.recurrent == "diagonal" else []), *graph.weights)
         self.names = [*(name for name in self.shapes if name not in units), *units]
 
+    def in_order(self) -> list[tuple[int, ...]]:
+        """Their shapes as the kernels take them, but for weights of single units, which are apart here."""
+        flat = [(name, self.shapes[name]) for name in self.names]
+        return [(1, *shape) if len(shape) == 1 and not name.startswith("bias") else shape for name, shape in flat]
+
 
 def _fill(name: str, tensor: Tensor, plain_name: str, own: OwnCell, init: Initialiser | None, bound: float) -> None:
     """A parameter's first values: by `init`, by what the cell says of this weight, or as torch draws them."""
@@ -317,6 +322,12 @@ class OwnStep(Cell):
                 raise ValueError(f"{own.name}.Cell: {what} must be greater than zero, got {size}")
         self.input_size, self.hidden_size, self.bias, self.init = input_size, hidden_size, bias, init
         weights = _OwnWeights(own, input_size, hidden_size, bias)
+        found = CELLS[own.key].hidden_size_of_weights([torch.empty(s, device="meta") for s in weights.in_order()])
+        if found != hidden_size:  # of a lone w_ih
+            raise ValueError(
+                f"{own.name}.Cell: from its one weight {weights.shapes['weight_ih']}, hidden_size {hidden_size} cannot be "
+                f"told from {found}. Give it biases, or change one of the sizes"
+            )
         for name, shape in weights.shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self._own_names = weights.names
