@@ -325,7 +325,7 @@ class OwnStep(Cell):
         found = CELLS[own.key].hidden_size_of_weights([torch.empty(s, device="meta") for s in weights.in_order()])
         if found != hidden_size:  # of a lone w_ih
             raise ValueError(
-                f"{own.name}.Cell: from its one weight {weights.shapes['weight_ih']}, hidden_size {hidden_size} cannot be "
+                f"{own.name}.Cell: from its weight {weights.shapes['weight_ih']} hidden_size {hidden_size} cannot be "
                 f"told from {found}. Give it biases, or change one of the sizes"
             )
         for name, shape in weights.shapes.items():
