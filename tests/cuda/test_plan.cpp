@@ -6,7 +6,7 @@
 #include <string_view>
 #include <utility>
 
-#include "cells/facts.h"
+#include "cells/registry.h"
 #include "cuda/plan.h"
 #include "device.h"
 

@@ -21,7 +21,7 @@
 
 #include "buffers.h"
 #include "cases.h"
-#include "cells/facts.h"
+#include "cells/registry.h"
 
 namespace fastrnn::test {
 

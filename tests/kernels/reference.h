@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "cells/facts.h"
+#include "cells/registry.h"
 #include "params.h"
 
 namespace fastrnn::test {

@@ -3,7 +3,7 @@
 #include <random>
 #include <vector>
 
-#include "cells/facts.h"
+#include "cells/registry.h"
 #include "cpu/loop/loops.h"
 #include "reference.h"
 
