@@ -69,7 +69,7 @@ test-draws: venv
 	$(PY) -m pytest --draws $(DRAWS) --base-threads 2 $(PYTEST_ARGS)
 
 test-sanitize: venv
-	$(PY) -m pytest tests/test_kernels_sanitized.py -m "" $(PYTEST_ARGS)
+	$(PY) -m pytest tests/test_kernels_sanitized.py tests/test_own_sanitized.py -m "" $(PYTEST_ARGS)
 
 # Part of `make test-all` too, but for what takes minutes, and skipped there where a tool is missing.
 test-aarch64: venv

@@ -97,7 +97,6 @@ def test_sizes(kind, hidden_size):
             check(layer, randn(steps, batch, 5), states_of(layer, batch), return_states=True)
 
 
-@pytest.mark.isa
 @by_cell
 def test_long_sequences_in_chunks(kind, chunks):
     layer = kind(7, 9, bidirectional=True, **F64)

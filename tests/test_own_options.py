@@ -15,6 +15,7 @@ from own_cells import (
     by_cell,
     evaluated,
     formula,
+    params,
     randn,
     states_of,
     tensors,
@@ -53,15 +54,13 @@ def check(layer, **given):
                 torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.isa
 @by_cell
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_kernels_compute_the_formula(kind, options):
     check(kind(3, 6, num_layers=2, bidirectional=True, **options, **F64))
 
 
-@pytest.mark.isa
-@pytest.mark.parametrize("kind", [k for k in CELLS if k._own.graph.recurrent == "dense"], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", params([kind for kind in CELLS if kind._own.graph.recurrent == "dense"]))
 @pytest.mark.parametrize("options", (*OF_W_HH, ALL), ids=str)
 def test_those_of_recurrent_weights(kind, options):
     check(kind(3, 6, num_layers=2, bidirectional=True, **options, **F64))

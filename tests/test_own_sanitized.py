@@ -49,10 +49,9 @@ print("done")
 """
 
 
-@pytest.mark.thorough
-def test_own_cells_under_sanitizers(tmp_path):
-    """In one dtype, as the seed draws: a minute each."""
-    dtype = ("float32", "float64")[SESSION_SEED % 2]
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+def test_own_cells_under_sanitizers(dtype, tmp_path):
     compiler = shutil.which("g++")
     runtime = (
         compiler
