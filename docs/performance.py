@@ -94,7 +94,7 @@ def memory() -> str:
 
 def clients() -> str:
     """Whole programs of other projects; below, those that have no figures, and why."""
-    lines = measured("clients_epyc")
+    lines = measured("clients_epyc_avx512")
     rows = [
         [
             f"{line['project']}: {line['what']}" + (f" (`{line['impl']}`)" if line["impl"] != "fastrnn" else ""),
