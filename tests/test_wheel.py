@@ -82,26 +82,27 @@ def test_installed_wheel_runs(wheel, new_python, tmp_path):
 
 
 def run_cell(python, folder, definition, **environment):
-    """What an installed fastrnn says on stderr when a cell of that definition runs for the first time."""
+    """What an installed fastrnn says of itself on stderr when a cell of that definition runs for the first time."""
     script = folder / "cell.py"  # a function whose source can be found
     script.write_text(f"import torch, fastrnn\n{definition}\nprint(Layer(3, 4)(torch.randn(5, 2, 3))[0].shape)\n")
     found = {**os.environ, "TORCH_EXTENSIONS_DIR": str(folder / "extensions"), **environment}
     done = subprocess.run([python, script], capture_output=True, text=True, check=True, cwd=folder, env=found)
     assert "[5, 2, 4]" in done.stdout
-    return done.stderr
+    return [line for line in done.stderr.splitlines() if line.startswith("fastrnn: ")]  # torch misses numpy
 
 
 def test_cells_of_papers_need_no_compiler(wheel, new_python, tmp_path):
     subprocess.run([new_python, "-m", "pip", "install", "--quiet", wheel], check=True, cwd=tmp_path)
     for name in ("IndRNN", "LiGRU", "MinGRU", "MinLSTM", "SLSTM", "SRU"):
-        assert run_cell(new_python, tmp_path, f"Layer = fastrnn.{name}", CXX="none") == ""
+        assert run_cell(new_python, tmp_path, f"Layer = fastrnn.{name}", CXX="none") == []
 
 
 def test_cell_of_ones_own_is_compiled_with_the_wheels_headers(wheel, new_python, tmp_path):
     subprocess.run([new_python, "-m", "pip", "install", "--quiet", wheel], check=True, cwd=tmp_path)
     definition = "@fastrnn.cell(gates=1)\ndef Layer(x, r, h):\n    return torch.tanh(x[0] + r[0])"
-    assert re.fullmatch(r"fastrnn: compiling the cell Layer .* s\n", run_cell(new_python, tmp_path, definition))
-    assert run_cell(new_python, tmp_path, definition) == ""  # kept
+    (said,) = run_cell(new_python, tmp_path, definition)
+    assert re.fullmatch(r"fastrnn: compiling the cell Layer .* s", said)
+    assert run_cell(new_python, tmp_path, definition) == []  # kept
 
 
 @pytest.mark.long
