@@ -132,7 +132,7 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
         nn.RNNBase.__init__(self, mode, *args, **kwargs)  # by name: behind us may be nn.LSTM, too (fastrnn.adopted)
         check_bidirectional(self.bidirectional)
         if options is not None:
-            options.check_layer(name, self.hidden_size, self.proj_size)
+            self._check_options(options)
             self._options = options
             if options.num_heads > 1 or options.coupled or options.peephole or options.layer_norm:
                 self._fit_weights(options)
@@ -146,9 +146,13 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
     @options.setter
     def options(self, options: Options | None) -> None:
         new = options or DEFAULTS
-        new.check_layer(checks.LAYER_NAMES[self.mode.lower()], self.hidden_size, self.proj_size)
+        self._check_options(new)
         (self._options or DEFAULTS).check_change(new)
         self._options = None if new == DEFAULTS else new
+
+    def _check_options(self, options: Options) -> None:
+        """Raise ValueError if the layer cannot have them."""
+        options.check_layer(checks.LAYER_NAMES[self.mode.lower()], self.hidden_size, self.proj_size)
 
     def _fit_weights(self, options: Options) -> None:
         """The weights that the options ask for, not yet drawn."""

@@ -178,18 +178,6 @@ class OwnLayer(Layer):
         graph = self._own.graph
         options.check_own_layer(self._own.name, len(graph.states), graph.recurrent, self.hidden_size)
 
-    @property
-    def options(self) -> Options | None:
-        """What the layer has beside its equations, None if nothing; :class:`fastrnn.Options` tells how to change it."""
-        return self._options
-
-    @options.setter
-    def options(self, options: Options | None) -> None:
-        new = options or DEFAULTS
-        self._check_options(new)
-        (self._options or DEFAULTS).check_change(new)
-        self._options = None if new == DEFAULTS else new
-
     def _make_parameters(self, device: Device, dtype: torch.dtype | None) -> None:
         directions = 2 if self.bidirectional else 1
         heads = (self._options or DEFAULTS).num_heads
