@@ -25,5 +25,5 @@ html_theme = "furo"
 html_title = f"fastrnn {release}"
 autodoc_typehints = "none"  # the docstrings say what an argument is, its shape included
 autodoc_member_order = "bysource"
-napoleon_use_ivar = True  # weights of layer k are no names to refer to
-napoleon_custom_sections = [("Inputs", "params_style"), ("Outputs", "params_style")]
+# Attributes as well: weights of layer k, weight_ih_l[k], are no names to refer to.
+napoleon_custom_sections = [(section, "params_style") for section in ("Inputs", "Outputs", "Attributes")]

@@ -11,11 +11,12 @@ import torch  # noqa: F401  (first: the extension links against libraries that t
 
 from . import functional
 from ._cell.define import cell
+from ._explanation import Explanation
 from ._ops import flops as _flops  # noqa: F401  (lets torch count what the ops compute)
 from ._ops import public as _public  # noqa: F401  (gives the ops their gradients)
 from ._options import Options
 from .adopt import Patched, Report, convert, patched, to_torch
-from .explain import Explanation, explain
+from .explain import explain
 from .modules import GRU, LSTM, RNN, GRUCell, JordanRNN, LSTMCell, RNNCell
 from .papers import SLSTM, SRU, IndRNN, LiGRU, MinGRU, MinLSTM
 from .streaming import Stream

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,46 +18,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from . import _native
 from ._call import checks, precision
+from ._explanation import Explanation, Row
 from ._ops import autograd, schema
 from ._ops.cells import CELLS, missing_kernels
 from .modules.base import Cell, Layer
 from .modules.jordan import JordanRNN
-
-
-@dataclass(frozen=True)
-class Row:
-    """One pass of one direction of one layer."""
-
-    layer: int
-    direction: str  # "forward" or "reverse"
-    pass_: str  # "forward" or "backward"
-    device: str
-    path: str  # the kernel's way through the sequence; "none" if the pass would not run
-    isa: str
-    tile: str
-    weights: str  # how the CPU reads the recurrent ones: "packed" first, "in place", "packed ahead" by pack_weights()
-    input_product: str  # when the CPU multiplies a layer's input by w_ih: "ahead" of the time loop, or "in the loop"
-    gemms: str  # what multiplies large matrices on the CPU: our "panels" (or "rows", "plain loop"), or "torch.mm"
-    threads: int  # of the CPU that run this direction, or of each block on a GPU
-    precision: str
-    reserve_bytes: int  # kept from forward for backward, by this direction; 0 if no gradient is recorded
-    reason: str  # why not a faster path, and what keeps pack_weights() from serving the module
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What :func:`explain` found: ``rows`` to look at, ``str()`` to read."""
-
-    rows: tuple[Row, ...]
-
-    def __str__(self) -> str:
-        titles = [field.name.rstrip("_").replace("_bytes", "").replace("_", " ") for field in fields(Row)]
-        table = [titles]
-        for row in self.rows:
-            cells = [getattr(row, field.name) for field in fields(Row)]
-            table.append([f"{cell:,}" if isinstance(cell, int) else str(cell or "-") for cell in cells])
-        widths = [max(len(line[column]) for line in table) for column in range(len(titles))]
-        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table)
 
 
 @dataclass(frozen=True)

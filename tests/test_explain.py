@@ -10,6 +10,8 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_sequence
 
 import fastrnn
+from fastrnn import Explanation
+from fastrnn._explanation import Row
 
 ISAS = ("sse2", "avx2", "avx512")
 
@@ -55,20 +57,59 @@ def test_a_row_for_each_layer_direction_and_pass():
     ]
 
 
+def page_of(layer, batch=2, **options):
+    explanation = fastrnn.explain(getattr(fastrnn, layer)(4, 8, **options), torch.randn(5, batch, 4))
+    return explanation, str(explanation).splitlines()
+
+
 @pytest.mark.parametrize("layer", LAYERS)
-def test_table(layer):
-    """A heading and one line a row, each naming what matters."""
-    module = getattr(fastrnn, layer)(4, 8, num_layers=2, bidirectional=True)
-    explanation = fastrnn.explain(module, torch.randn(5, 2, 4))
-    heading, *lines = str(explanation).splitlines()
-    for title in ("layer", "direction", "pass", "device", "path", "isa", "tile", "threads", "precision", "reserve"):
-        assert title in heading
-    assert len(lines) == len(explanation.rows) == 8
-    for line, row in zip(lines, explanation.rows, strict=True):
-        for word in (str(row.layer), row.direction, row.pass_, "cpu", row.path, row.isa, row.tile, "float32"):
-            assert word in line
-        assert row.reason in line
-    assert str(explanation) == str(fastrnn.explain(module, torch.randn(5, 2, 4)))
+def test_page(layer):
+    """The verdict, what holds for all passes, and a line for rows that differ in nothing but their place."""
+    explanation, (verdict, facts, gap, heading, *lines) = page_of(layer, num_layers=3, bidirectional=True)
+    first = explanation.rows[0]
+    assert len({(row.path, row.threads, row.reason) for row in explanation.rows}) == 1
+    assert verdict == f"fused, 1 thread ({first.reason})"
+    for word in ("cpu", first.isa, first.tile, "float32"):
+        assert word in facts
+    assert not gap
+    assert heading.split() == ["layer", "direction", "pass", "path", "threads", "weights", "products", "reserve"]
+    assert [line.split()[:5] for line in lines] == [
+        ["0-2", "both", "forward", "fused", "1"],
+        ["0-2", "both", "backward", "fused", "1"],
+    ]
+
+
+def test_page_says_where_passes_differ():
+    layer = fastrnn.LSTM(4, 8, 3)
+    with torch.no_grad():
+        text = str(fastrnn.explain(layer, torch.randn(5, 2, 4), return_states=True))
+    assert "layer 0-1, forward: fused, 1 thread" in text
+    assert "layer 2, forward: fused with extras, 1 thread" in text
+    assert "layer 0-2, backward: none (no gradient" in text
+    assert "kept from forward" not in text
+
+
+@pytest.mark.parametrize(("hidden_size", "unit"), [(1, "B"), (64, "kB"), (256, "MB")])
+def test_reserve_has_a_unit(hidden_size, unit):
+    explanation = fastrnn.explain(fastrnn.LSTM(4, hidden_size), torch.randn(200, 5, 4)[: max(1, hidden_size // 2)])
+    scale = {"B": 1, "kB": 1e3, "MB": 1e6}[unit]
+    kept = explanation.rows[0].reserve_bytes
+    assert f"{kept / scale:.3g} {unit} kept from forward for backward" in str(explanation)
+    assert str(explanation).splitlines()[-1].endswith(f"{kept / scale:.3g} {unit}")
+
+
+def test_page_is_narrow():
+    """With every long word that there is."""
+    how = "fused with extras", "avx512", "8x48", "packed ahead", "ahead", "plain loop", 256
+    rows = [
+        Row(layer, direction, pass_, "cuda:0", *how, "bfloat16 on bfloat16 weights", 10**7, f"{'why ' * 30}{layer}")
+        for layer in range(3)
+        for direction in ("forward", "reverse")
+        for pass_ in ("forward", "backward")
+    ]
+    page = str(Explanation(tuple(rows)))
+    assert max(map(len, page.splitlines())) <= 100
+    assert "256 threads a block" in page
 
 
 def rows_of(kernel, seq, batch, hidden, input_size=3, **more):

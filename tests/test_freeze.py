@@ -384,12 +384,11 @@ def test_warns_of_nothing_else(dtype, recwarn):
 def test_explain_says_what_does_not_serve():
     value = torch.randn(9, 5)
     half = fastrnn.GRU(5, 37).half()
-    assert "not packed ahead: the weights are torch.float16" in str(fastrnn.explain(half, value.half()))
-    assert "not packed ahead: the weights are torch.float16" in str(
-        fastrnn.explain(fastrnn.GRUCell(5, 37).half(), value.half())
-    )
+    assert "not packed ahead: the weights are torch.float16" in fastrnn.explain(half, value.half()).rows[0].reason
+    step = fastrnn.GRUCell(5, 37).half()
+    assert "not packed ahead: the weights are torch.float16" in fastrnn.explain(step, value.half()).rows[0].reason
     normed = weight_norm(fastrnn.GRU(5, 37), "weight_hh_l0")
-    assert "not packed ahead: weight_hh_l0 is not a parameter" in str(fastrnn.explain(normed, value))
+    assert "not packed ahead: weight_hh_l0 is not a parameter" in fastrnn.explain(normed, value).rows[0].reason
     assert "not packed" not in str(fastrnn.explain(fastrnn.GRU(5, 37), value))
 
 

@@ -53,16 +53,21 @@ def test_positions(name):
         assert_same_bits(theirs, ours)
 
 
-@by_class
-def test_constructor_accepts_every_keyword(name):
-    """By name too, and each name is in the signature or its overloads, where an editor finds it."""
+def positions_of(name):
+    """The names of what torch.nn's constructor is documented to take by position."""
     names = {
         "RNN": "input_size hidden_size num_layers nonlinearity bias batch_first dropout bidirectional",
         "LSTM": "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size",
         "GRU": "input_size hidden_size num_layers bias batch_first dropout bidirectional",
         "RNNCell": "input_size hidden_size bias nonlinearity",
-    }.get(name, "input_size hidden_size bias")
-    keywords = dict(zip(names.split(), POSITIONS[name], strict=False))
+    }
+    return names.get(name, "input_size hidden_size bias").split()
+
+
+@by_class
+def test_constructor_accepts_every_keyword(name):
+    """By name too, and each name is in the signature or its overloads, where an editor finds it."""
+    keywords = dict(zip(positions_of(name), POSITIONS[name], strict=False))
     theirs, ours = both(name, **keywords, device="cpu", dtype=torch.float64)
     assert repr(theirs) == repr(ours)
     assert_same_bits(theirs, ours)
@@ -133,6 +138,26 @@ def test_forward_names_its_arguments_as_torch_does(name):
     assert names[:2] == ["input", "hx"]
     # What we have beyond torch.nn comes after, and need not be given.
     assert module(input=torch.randn(5, 4), hx=None) is not None
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_constructor_says_what_it_takes(name):
+    """inspect.signature, help() and editors see names, defaults and types, of subclasses and converted layers, too."""
+
+    class Sub(getattr(fastrnn, name)):
+        pass
+
+    for kind in (getattr(fastrnn, name), getattr(fastrnn.adopted, name), Sub):
+        parameters = inspect.signature(kind).parameters
+        torchs, options = positions_of(name), inspect.signature(fastrnn.Options).parameters
+        assert list(parameters)[: len(torchs)] == torchs
+        assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters.values())
+        ours = set(parameters) - {*torchs, "device", "dtype"}
+        assert {option: parameters[option].default for option in ours} == {
+            option: options[option].default for option in ours
+        }
+        assert {"tbptt_steps", "layer_norm", "num_heads"} <= ours
+        kind(**{n: p.default for n, p in parameters.items() if p.default is not p.empty}, input_size=4, hidden_size=6)
 
 
 @by_class

@@ -5,11 +5,13 @@ Constructors take ``*args`` where torch.nn's do, to accept and refuse what those
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+import inspect
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from typing_extensions import get_overloads, overload  # torch needs it, too; typing's get_overloads is of Python 3.11
 
 from .._call.checks import check_nonlinearity
 from .._call.ragged import Lengths
@@ -54,12 +56,13 @@ class RNN(Layer):
         * **output**: as input, with D*H features: the last layer's h_t for each t.
         * **hy**: as hx: each layer's and direction's h after its last step.
 
-    Device and dtype: CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16. Input, hx and weights share
-        both; under autocast the results have its dtype. Half types are computed in float32 on the CPU, and as they are
-        on a GPU, with sums in float32; there float32 uses TF32 where ``torch.backends.cudnn.rnn`` allows it.
+    Device and dtype:
+        CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16. Input, hx and weights share both; under
+        autocast the results have its dtype. Half types are computed in float32 on the CPU, and as they are on a GPU,
+        with sums in float32; there float32 uses TF32 where ``torch.backends.cudnn.rnn`` allows it.
 
     Lengths on the GPU are not looked at, so that nothing waits for it; one outside 0..T counts as 0 or T. Those on the
-        CPU are checked, and padded steps take no time then, but a CUDA graph cannot capture them.
+    CPU are checked, and padded steps take no time then, but a CUDA graph cannot capture them.
 
     Attributes:
         weight_ih_l[k]: (H, I) for k = 0, else (H, D*H).
@@ -206,12 +209,13 @@ class LSTM(Layer):
         * **hy**, **cy**: as hx and cx: each layer's and direction's states after its last step.
         * with ``return_states`` also **c_all**: as output, with D*H features: the last layer's c_t for each t.
 
-    Device and dtype: CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16. Input, states and weights
-        share both; under autocast the results have its dtype. Half types are computed in float32 on the CPU, and as
-        they are on a GPU, with sums in float32; there float32 uses TF32 where ``torch.backends.cudnn.rnn`` allows it.
+    Device and dtype:
+        CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16. Input, states and weights share both; under
+        autocast the results have its dtype. Half types are computed in float32 on the CPU, and as they are on a GPU,
+        with sums in float32; there float32 uses TF32 where ``torch.backends.cudnn.rnn`` allows it.
 
     Lengths on the GPU are not looked at, so that nothing waits for it; one outside 0..T counts as 0 or T. Those on the
-        CPU are checked, and padded steps take no time then, but a CUDA graph cannot capture them.
+    CPU are checked, and padded steps take no time then, but a CUDA graph cannot capture them.
 
     Attributes:
         weight_ih_l[k]: gates i, f, g, o, (4*H, I) for k = 0, else (4*H, D*P).
@@ -378,12 +382,13 @@ class GRU(Layer):
         * **output**: as input, with D*H features: the last layer's h_t for each t.
         * **hy**: as hx: each layer's and direction's h after its last step.
 
-    Device and dtype: CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16. Input, hx and weights share
-        both; under autocast the results have its dtype. Half types are computed in float32 on the CPU, and as they are
-        on a GPU, with sums in float32; there float32 uses TF32 where ``torch.backends.cudnn.rnn`` allows it.
+    Device and dtype:
+        CPU, CUDA and meta tensors; float32, float64, bfloat16 and float16. Input, hx and weights share both; under
+        autocast the results have its dtype. Half types are computed in float32 on the CPU, and as they are on a GPU,
+        with sums in float32; there float32 uses TF32 where ``torch.backends.cudnn.rnn`` allows it.
 
     Lengths on the GPU are not looked at, so that nothing waits for it; one outside 0..T counts as 0 or T. Those on the
-        CPU are checked, and padded steps take no time then, but a CUDA graph cannot capture them.
+    CPU are checked, and padded steps take no time then, but a CUDA graph cannot capture them.
 
     Attributes:
         weight_ih_l[k]: gates r, z, n, (3*H, I) for k = 0, else (3*H, D*H).
@@ -473,3 +478,9 @@ class GRU(Layer):
         """Run the sequence; see the class for shapes and errors."""
         output, states = self._run(input, hx, lengths, resets, reset_state, return_states)
         return output, states[0]
+
+
+# For help() and editors: the constructors themselves take *args.
+for _kind in (RNN, LSTM, GRU):
+    _constructor: Any = _kind.__init__
+    _constructor.__signature__ = inspect.signature(get_overloads(_constructor)[0], eval_str=True)
