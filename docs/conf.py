@@ -17,11 +17,13 @@ performance.write(FOLDER / "_generated")
 project = "fastrnn"
 author = "fastrnn authors"
 release = version = fastrnn.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"fastrnn {release}"
 autodoc_typehints = "none"  # the docstrings say what an argument is, its shape included
 autodoc_member_order = "bysource"
