@@ -74,9 +74,16 @@ class TestByHand:
         forward, backward = passes(lambda value: (torch.as_tensor(cell(value)[0]),), torch.randn(B, I))
         assert (forward, backward) == (2 * 3 * gates * 6 * 10, 2 * 3 * gates * 6 * (10 + 6))
 
-    def test_lengths_count_as_if_there_were_none(self):
-        value = torch.randn(T, B, I)
-        assert passes(fastrnn.GRU(I, H), value, lengths=[7, 1, 0]) == passes(fastrnn.GRU(I, H), value)
+    @pytest.mark.parametrize("batch_first", (False, True))
+    def test_of_lengths_the_valid_steps_alone(self, batch_first):
+        layer, lengths = fastrnn.GRU(I, H, batch_first=batch_first), torch.tensor([4, 7, 1])
+        value = torch.randn(B, T, I) if batch_first else torch.randn(T, B, I)
+        padded, ragged = passes(layer, value), passes(layer, value, lengths=lengths)
+        assert ragged == tuple(count * 12 // 21 for count in padded)
+        sequences = [torch.randn(int(length), I) for length in lengths]
+        assert ragged[0] == counted(lambda: layer(pack_sequence(sequences, enforce_sorted=False)))[0]
+        jagged = torch.nested.nested_tensor(sequences, layout=torch.jagged)
+        assert ragged[0] == counted(lambda: layer(jagged))[0]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -104,6 +104,15 @@ class TestEqualToPacking:
         assert torch.equal(output[:5], with_lengths(LENGTHS - 1)(ours, shorter)[0])
 
     @by_layer
+    def test_input_of_any_layout(self, layer):
+        """What is packed lies in memory as the user left it."""
+        module, base = getattr(fastrnn, layer)(3, 5), randn(6, 5, 3)
+        expected = module(base, lengths=LENGTHS)
+        layouts = (base.transpose(0, 1).contiguous().transpose(0, 1), base.repeat(1, 2, 2)[:, :5, 3:])
+        for value in (*layouts, base.permute(2, 0, 1).contiguous().permute(1, 2, 0)):
+            assert_same(flatten(module(value, lengths=LENGTHS)), flatten(expected), 0.0)
+
+    @by_layer
     def test_full_lengths_change_nothing(self, layer):
         ours, _, leaves = both(case_of(layer, num_layers=2, bidirectional=True))
         actual = outputs_and_gradients(ours, leaves, with_lengths(torch.full((5,), 6)))

@@ -42,6 +42,7 @@ class Arguments(NamedTuple):
     order: Tensor | None = None  # (B,), the permutation that sorted the rows by length
     restore: Tensor | None = None  # (B,), undoes it
     modifiers: Any = None  # what the call adds to torch.nn's: Modifiers in row order, or None
+    padding: ragged.Padding | None = None  # of a padded batch that was packed
 
 
 def padded_arguments(
@@ -84,6 +85,8 @@ def padded_arguments(
     ragged.check_lengths(name, lengths, steps, () if rank == 2 else (batch,), stack.batch_first)
     if ragged.is_traced() and onnx.exports():  # whose operators take them as they are
         return arguments._replace(batch_sizes=lengths.reshape(batch))
+    if ragged.packs_padded(input):
+        return _packed_by_length(arguments, lengths.to(input.device).reshape(batch))
     return _sorted_by_length(arguments, lengths)
 
 
@@ -98,6 +101,15 @@ def _sorted_by_length(arguments: Arguments, lengths: Tensor) -> Arguments:
     # sorted input is nobody else's.
     input = input.index_select(1, rows.order).masked_fill_(rows.padding.unsqueeze(2), 0.0)
     return Arguments(input, states, rows.batch_sizes, batch, rows.order, rows.restore)
+
+
+def _packed_by_length(arguments: Arguments, lengths: Tensor) -> Arguments:
+    input, states, _, batch, *_ = arguments
+    batch_sizes, order, padding = ragged.packing(lengths, input)
+    if states is not None:
+        states = tuple([state.index_select(1, order) for state in states])
+    restore = torch.argsort(order)
+    return Arguments(padding.pack(input), states, batch_sizes, batch, order, restore, padding=padding)
 
 
 def packed_arguments(

@@ -49,8 +49,7 @@ def run_stack(
     if modifiers is not None:
         arguments = _with_modifiers(stack, arguments, modifiers, stack.batch_first, batched=input.dim() == 3)
     output, finals = run_layers(stack, arguments, weights, frozen)
-    if arguments.restore is not None:
-        output, finals = output.index_select(1, arguments.restore), _restore(arguments, finals)
+    output, finals = _padded(arguments, output, finals)
     if input.dim() == 2:
         return output.squeeze(1), tuple([state.squeeze(1) for state in finals])
     if not stack.batch_first:
@@ -104,8 +103,7 @@ def _run_jagged(
     if modifiers is not None:
         arguments = _with_modifiers(stack, arguments, modifiers, batch_first=True)
     output, finals = run_layers(stack, arguments, weights, frozen)
-    assert arguments.restore is not None
-    output, finals = output.index_select(1, arguments.restore), _restore(arguments, finals)
+    output, finals = _padded(arguments, output, finals)
     finals, cells = _split_cells(arguments, finals)
     jagged = [ragged.padded_to_jagged(padded, input) for padded in (output, *cells)]
     return jagged[0], (*finals, *jagged[1:])
@@ -129,6 +127,17 @@ def _split_cells(arguments: Arguments, finals: States) -> tuple[States, States]:
     return finals[:-1], finals[-1:]
 
 
+def _padded(arguments: Arguments, output: Tensor, finals: States) -> tuple[Tensor, States]:
+    """Output and final states of a batch that came padded, in the order in which its rows came."""
+    if arguments.padding is None:
+        if arguments.restore is not None:
+            output = output.index_select(1, arguments.restore)
+        return output, _restore(arguments, finals)
+    finals, cells = _split_cells(arguments, finals)
+    pad = arguments.padding.pad
+    return pad(output), (*_restore(arguments, finals), *[pad(c) for c in cells])
+
+
 def _restore(arguments: Arguments, finals: States) -> States:
     """States in the order in which their rows came; every step's c has rows in the same dimension."""
     if arguments.restore is None:
@@ -141,7 +150,7 @@ def run_layers(
 ) -> tuple[Tensor, States]:
     """The layers one on another, in one op unless something comes between them: output and final states, behind which
     stands every step's c if it is wanted."""
-    input, states, batch_sizes, batch, _, _, modifiers = arguments
+    input, states, batch_sizes, batch, _, _, modifiers, _ = arguments
     dtype = precision.result_dtype(input)
     if not precision.computed_as_is(input, dtype):
         return _run_in_other_precision(stack, arguments, weights, frozen, dtype)
@@ -200,7 +209,7 @@ def _run_in_other_precision(
     stack: Stack, arguments: Arguments, weights: Sequence[Tensor], frozen: Frozen | None, dtype: torch.dtype
 ) -> tuple[Tensor, States]:
     """:func:`run_layers` in the precision that the kernels compute in, its results in `dtype`."""
-    input, states, _, _, _, _, modifiers = arguments
+    input, states, _, _, _, _, modifiers, _ = arguments
     computed = precision.computed_dtype(input, dtype)
     # The kernels that know extras read weights of their data's type.
     if modifiers is not None or not autograd.reads_bfloat16(stack.mode.lower(), input, states or (), weights):

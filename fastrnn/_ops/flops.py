@@ -1,7 +1,8 @@
 """What a call computes, for ``torch.utils.flop_counter.FlopCounterMode``: 2 * M * N * K for each product of matrices,
 as torch counts its own, and nothing else.
 
-Rows count as they lie: T * B of a padded batch, lengths or not, and those that there are of packed data.
+Rows count as they lie: T * B of a padded batch, and those that there are of packed data, as a batch with lengths is on
+the CPU.
 """
 
 from __future__ import annotations
