@@ -120,7 +120,7 @@ class Padding(NamedTuple):
 
 
 def packing(lengths: Tensor, input: Tensor) -> tuple[Tensor, Tensor, Padding]:
-    """How to pack (T, B, I) whose rows have these lengths (B,): batch sizes, the rows' order by length, and the rest."""
+    """How to pack (T, B, I) whose rows have these lengths (B,): batch sizes, the order by length, and the rest."""
     steps, batch, _ = input.shape
     ordered, order = torch.sort(lengths, descending=True, stable=True)
     step = torch.arange(steps).unsqueeze(1)
