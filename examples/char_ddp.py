@@ -1,9 +1,13 @@
 """The character model on several processes, with DistributedDataParallel.
 
-    .venv/bin/torchrun --nproc-per-node 2 examples/char_ddp.py
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 .venv/bin/torchrun --nproc-per-node 2 --max-restarts 3 examples/char_ddp.py
 
 Every process trains on its share of each batch, gradients are averaged, on NCCL where there is a GPU for each process,
 else on gloo. Then the first process trains the same model alone on whole batches: the two held-out losses must agree.
+
+Whoever starts it again, torchrun after a process died or you, it goes on from the last whole checkpoint in --out, which
+several machines must share; the number of processes may be another. To begin anew, delete the checkpoints.
+docs/several_machines.md says what the variable is for.
 """
 
 from __future__ import annotations
@@ -12,16 +16,20 @@ import argparse
 import contextlib
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from char_rnn import CharModel, Text, cross_entropy, held_out_loss
 from running import StopOnSignal, Task, Training, parse, steps_per_second, stopped
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.nn.parallel import DistributedDataParallel
 
 BATCH, LENGTH, HIDDEN_SIZE = 32, 64, 128
@@ -32,13 +40,13 @@ PAIRS = 20  # steps of each implementation, for the comparison
 class Characters(Task):
     """One process's part: every process draws the same windows and takes its share of them."""
 
+    name = "char_ddp"
     steps = 300
     figure = "held-out loss, nats a character"
 
     def __init__(self, rank: int, processes: int, device: torch.device) -> None:
         self.rank, self.processes, self.device = rank, processes, device
         self.text = Text(1, LENGTH)
-        self.name = f"char_ddp_{rank}_of_{processes}"
 
     def build(self, package: ModuleType) -> nn.Module:
         model = CharModel(package.LSTM, len(self.text.vocabulary), HIDDEN_SIZE, 1).to(self.device)
@@ -58,12 +66,64 @@ class Characters(Task):
 
 
 class Together(Training):
-    """All processes stop after the same step."""
+    """All processes take part in every step and checkpoint, and stop after the same step."""
+
+    save_every = 50
+
+    def __init__(self, task: Characters, args: argparse.Namespace) -> None:
+        super().__init__(task, args)
+        self.speaks = task.rank == 0
+        self.checkpoint = args.out / f"{task.name}_{args.impl}_{args.steps}_steps_seed_{args.seed}"
+        self.saved = 0  # steps
+
+    def step(self) -> None:
+        """The loss is that of the whole batch, the same everywhere."""
+        super().step()
+        loss = torch.tensor(self.losses[-1], device=self.task.device)
+        dist.all_reduce(loss)
+        self.losses[-1] = loss.item() / self.task.processes
+
+    def state(self) -> dict[str, Any]:
+        model, optimizer = get_state_dict(self.model, self.optimizer)
+        return {"model": model, "optimizer": optimizer, "losses": self.losses, "generator": torch.get_rng_state()}
+
+    def save(self) -> None:
+        """Each checkpoint is a folder, so that the one before is whole until this one is."""
+        if self.saved == len(self.losses):
+            return
+        self.saved = len(self.losses)
+        folder = self.checkpoint / str(self.saved)
+        dcp.save(self.state(), checkpoint_id=folder)
+        if self.task.rank == 0:
+            for other in set(self.checkpoint.iterdir()) - {folder}:
+                shutil.rmtree(other)
+
+    def resume(self) -> None:
+        """From the last whole checkpoint, if there is one."""
+        # One process looks: what another machine sees of the shared folder may be some seconds old.
+        found = [last_whole(self.checkpoint) if self.task.rank == 0 else None]
+        dist.broadcast_object_list(found)
+        if found[0] is None:
+            return
+        state = self.state()
+        dcp.load(state, checkpoint_id=found[0])
+        set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        self.losses = state["losses"]
+        self.saved = len(self.losses)
+        torch.set_rng_state(state["generator"])
+        if self.speaks:
+            print(f"going on after step {self.saved}")
 
     def stopping(self, stop: StopOnSignal) -> bool:
         flag = torch.tensor(float(stop.requested), device=self.task.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The checkpoint of the most steps; one that was being written when a process died has no metadata yet."""
+    whole = (metadata.parent for metadata in folder.glob("*/.metadata"))
+    return max(whole, key=lambda checkpoint: int(checkpoint.name), default=None)
 
 
 def torchrun(processes: int) -> list[str]:
@@ -87,18 +147,17 @@ def process_group() -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def main(device: torch.device) -> int:
+def train(args: argparse.Namespace, device: torch.device) -> int:
     rank, processes = dist.get_rank(), dist.get_world_size()
     if BATCH % processes:
         sys.exit(f"char_ddp: a batch of {BATCH} cannot be shared evenly among {processes} processes")
     task = Characters(rank, processes, device)
-    args = parse(task, __doc__, None)
     torch.set_num_threads(args.threads or max(1, (os.cpu_count() or 1) // processes))
     args.out.mkdir(parents=True, exist_ok=True)
     training = Together(task, args)
-    training.speaks = rank == 0
-    if args.resume:
-        training.resume()
+    training.resume()
+    if args.resume and not training.losses:
+        sys.exit(f"char_ddp: nothing to resume: there is no whole checkpoint in {training.checkpoint}")
     if not training.run():
         if rank == 0:
             print(stopped(training.checkpoint, [*torchrun(processes), *sys.argv]))
@@ -122,8 +181,13 @@ def judge(task: Characters, training: Training, args: argparse.Namespace, speeds
     return 0 if agree else 1
 
 
-if __name__ == "__main__":
-    with process_group() as own_device:
-        status = main(own_device)
+def main() -> int:
+    args = parse(Characters, __doc__, None)
+    with process_group() as device:
+        status = train(args, device)
         dist.barrier()
-    sys.exit(status)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

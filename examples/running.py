@@ -23,7 +23,6 @@ from tqdm import tqdm
 import fastrnn
 
 PACKAGES: dict[str, ModuleType] = {"torch": nn, "fastrnn": fastrnn}  # where each --impl finds its layers
-SAVE_EVERY = 200  # steps
 LOGGED_LOSSES = 50  # the loss that the bar shows is a mean of so many
 
 
@@ -93,7 +92,7 @@ def decay(step: int, steps: int) -> float:
     return 0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def parse(task: Task, doc: str, argv: list[str] | None) -> argparse.Namespace:
+def parse(task: Task | type[Task], doc: str, argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--impl", choices=PACKAGES, default="fastrnn", help="whose layers to train (default: %(default)s)")
@@ -113,6 +112,7 @@ class Training:
     """A model on its way, as a checkpoint holds it."""
 
     speaks = True  # whether it shows a bar
+    save_every = 200  # steps
 
     def __init__(self, task: Task, args: argparse.Namespace) -> None:
         self.task, self.args = task, args
@@ -174,7 +174,7 @@ class Training:
                 self.step()
                 bar.set_postfix(loss=f"{statistics.mean(self.losses[-LOGGED_LOSSES:]):.4f}", refresh=False)
                 bar.update()
-                if len(self.losses) % SAVE_EVERY == 0:
+                if len(self.losses) % self.save_every == 0:
                     self.save()
         self.save()
         return len(self.losses) == steps

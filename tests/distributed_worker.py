@@ -1,7 +1,11 @@
-"""What each of two gloo processes runs for test_distributed.py; a file of its own, as spawned processes import it."""
+"""What each of two gloo processes runs for test_distributed.py; a file of its own, as spawned processes import it.
+
+test_several_machines.py has its processes train in the same way.
+"""
 
 import datetime
 import os
+import sys
 
 import own_cells
 import torch
@@ -48,9 +52,9 @@ def batches():
         yield input, torch.randint(0, 10, (BATCH,), generator=generator)
 
 
-def train(model, rows, full=lambda tensor: tensor):
+def train(model, rows, full=lambda tensor: tensor, optimizer=None):
     """Steps on those rows of each batch: gradients of the first, and the weights after the last."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
     gradients = None
     for input, lengths in batches():
         optimizer.zero_grad()
@@ -59,6 +63,13 @@ def train(model, rows, full=lambda tensor: tensor):
             gradients = {name: full(p.grad).detach().clone() for name, p in model.named_parameters()}
         optimizer.step()
     return gradients, {name: full(p).detach().clone() for name, p in model.named_parameters()}
+
+
+def assert_same(results, expected):
+    """Two of train()'s results, the first maybe of a wrapped model."""
+    for ours, theirs in zip(results, expected, strict=True):
+        torch.testing.assert_close({name.removeprefix("module."): value for name, value in ours.items()}, theirs)
+        assert all(value.abs().max() > 0 for value in ours.values())
 
 
 def wrap_ddp(model):
@@ -76,17 +87,29 @@ def wrap_fsdp2(model):
 WRAPPERS = {"ddp": wrap_ddp, "fsdp2": wrap_fsdp2}
 
 
+def share(rank):
+    """The rows of each batch that are this rank's."""
+    return slice(rank * BATCH // WORLD, (rank + 1) * BATCH // WORLD)
+
+
+def leave():
+    """End this process, but not by the interpreter's end.
+
+    A gloo thread that lets go of its last tensor meanwhile is ended within a destructor (PyEval_AcquireThread,
+    pthread_exit), and std::terminate ends the process, once in some 50 runs of a busy machine.
+    """
+    sys.stdout.flush()
+    os._exit(0)
+
+
 def work(rank, folder, layers):
     """Train each layer under each wrapper on this rank's half of the rows, and leave the results in `folder`."""
     torch.set_num_threads(1)
     init = f"file://{folder}/rendezvous"
     dist.init_process_group("gloo", init_method=init, rank=rank, world_size=WORLD, timeout=TIMEOUT)
-    half = slice(rank * BATCH // WORLD, (rank + 1) * BATCH // WORLD)
     for layer in layers:
         for wrapper, wrap in WRAPPERS.items():
             model, full = wrap(make(layer))
-            torch.save(train(model, half, full), f"{folder}/{wrapper}-{layer}-{rank}.pt")
+            torch.save(train(model, share(rank), full), f"{folder}/{wrapper}-{layer}-{rank}.pt")
     dist.destroy_process_group()
-    # Not by the interpreter's end: a gloo thread that lets go of its last tensor meanwhile is ended within a destructor
-    # (PyEval_AcquireThread, pthread_exit), and std::terminate ends the process, once in some 50 runs of a busy machine.
-    os._exit(0)
+    leave()

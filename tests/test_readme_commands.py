@@ -42,7 +42,7 @@ def commands(page):
     if page.suffix == ".py":
         text = "\n".join(re.findall(r'"""(.*?)"""', text, re.DOTALL))
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    found = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    found = [line for block in blocks(page, "sh") for line in block.replace("\\\n", "").splitlines()]
     found += re.findall(rf"^    ({COMMAND})", prose, re.MULTILINE)
     quoted = (code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", prose))
     found += [code for code in quoted if re.fullmatch(COMMAND, code)]
@@ -122,7 +122,8 @@ def test_what_it_names_is_there(command):
     elif program == ".venv/bin/python":
         check_python(*arguments)
     elif program == ".venv/bin/torchrun":
-        check_script(arguments[2], *arguments[3:])
+        script = next(i for i, argument in enumerate(arguments) if argument.endswith(".py"))
+        check_script(*arguments[script:])
     elif program == "python":
         assert arguments[:2] == ["-m", "fastrnn"], "a Python on the path may have fastrnn, but is not for the clone"
         check_python(*arguments)
