@@ -85,8 +85,6 @@ def padded_arguments(
     ragged.check_lengths(name, lengths, steps, () if rank == 2 else (batch,), stack.batch_first)
     if ragged.is_traced() and onnx.exports():  # whose operators take them as they are
         return arguments._replace(batch_sizes=lengths.reshape(batch))
-    if ragged.packs_padded(input):
-        return _packed_by_length(arguments, lengths.to(input.device).reshape(batch))
     return _sorted_by_length(arguments, lengths)
 
 
@@ -97,19 +95,14 @@ def _sorted_by_length(arguments: Arguments, lengths: Tensor) -> Arguments:
     rows = ragged.row_counts(lengths.reshape(batch), input.shape[0], input.device)
     if states is not None:
         states = tuple([state.index_select(1, rows.order) for state in states])
+    if ragged.packs_padded(input):
+        padding = ragged.Padding.of(rows, input)
+        packed = padding.pack(input)
+        return Arguments(packed, states, rows.batch_sizes, batch, rows.order, rows.restore, padding=padding)
     # The weights' gradients are products over all steps, and 0 times a NaN left in the padding is NaN. In place: the
     # sorted input is nobody else's.
     input = input.index_select(1, rows.order).masked_fill_(rows.padding.unsqueeze(2), 0.0)
     return Arguments(input, states, rows.batch_sizes, batch, rows.order, rows.restore)
-
-
-def _packed_by_length(arguments: Arguments, lengths: Tensor) -> Arguments:
-    input, states, _, batch, *_ = arguments
-    batch_sizes, order, padding = ragged.packing(lengths, input)
-    if states is not None:
-        states = tuple([state.index_select(1, order) for state in states])
-    restore = torch.argsort(order)
-    return Arguments(padding.pack(input), states, batch_sizes, batch, order, restore, padding=padding)
 
 
 def packed_arguments(

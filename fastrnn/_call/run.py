@@ -49,7 +49,8 @@ def run_stack(
     if modifiers is not None:
         arguments = _with_modifiers(stack, arguments, modifiers, stack.batch_first, batched=input.dim() == 3)
     output, finals = run_layers(stack, arguments, weights, frozen)
-    output, finals = _padded(arguments, output, finals)
+    if arguments.restore is not None:
+        output, finals = _padded(arguments, arguments.restore, output, finals)
     if input.dim() == 2:
         return output.squeeze(1), tuple([state.squeeze(1) for state in finals])
     if not stack.batch_first:
@@ -103,7 +104,8 @@ def _run_jagged(
     if modifiers is not None:
         arguments = _with_modifiers(stack, arguments, modifiers, batch_first=True)
     output, finals = run_layers(stack, arguments, weights, frozen)
-    output, finals = _padded(arguments, output, finals)
+    assert arguments.restore is not None
+    output, finals = _padded(arguments, arguments.restore, output, finals)
     finals, cells = _split_cells(arguments, finals)
     jagged = [ragged.padded_to_jagged(padded, input) for padded in (output, *cells)]
     return jagged[0], (*finals, *jagged[1:])
@@ -127,12 +129,10 @@ def _split_cells(arguments: Arguments, finals: States) -> tuple[States, States]:
     return finals[:-1], finals[-1:]
 
 
-def _padded(arguments: Arguments, output: Tensor, finals: States) -> tuple[Tensor, States]:
-    """Output and final states of a batch that came padded, in the order in which its rows came."""
+def _padded(arguments: Arguments, restore: Tensor, output: Tensor, finals: States) -> tuple[Tensor, States]:
+    """Output and final states of a padded batch with lengths, in the order in which its rows came."""
     if arguments.padding is None:
-        if arguments.restore is not None:
-            output = output.index_select(1, arguments.restore)
-        return output, _restore(arguments, finals)
+        return output.index_select(1, restore), _restore(arguments, finals)
     finals, cells = _split_cells(arguments, finals)
     pad = arguments.padding.pad
     return pad(output), (*_restore(arguments, finals), *[pad(c) for c in cells])
