@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 ROOT = Path(__file__).parent.parent
 LAYER = "LSTM"
-SAVE_EVERY, KILLED_AFTER = 5, 8  # steps
+STEPS, SAVE_EVERY, KILLED_AFTER = 12, 5, 8
 
 
 def page():
@@ -72,7 +72,7 @@ def example(folder, kill=False):
 
     char_ddp.Together = Together
     char_ddp.HIDDEN_SIZE, char_ddp.LENGTH, char_ddp.PAIRS = 8, 16, 3
-    sys.argv[1:] = ["--out", folder, "--steps", "12", "--threads", "1"]
+    sys.argv[1:] = ["--out", folder, "--steps", str(STEPS), "--threads", "1"]
     assert char_ddp.main() == 0
 
 

@@ -24,7 +24,6 @@ pytestmark = [
 ]
 
 SECONDS = 300  # some 15 suffice; a deadlock must not hold up the suite
-STEPS = 12
 
 
 def free_port():
@@ -129,7 +128,7 @@ def losses_in(folder):
     import torch.distributed.checkpoint as dcp
 
     (metadata,) = folder.glob("*/*/.metadata")
-    assert [path.name for path in metadata.parents[1].iterdir()] == [str(STEPS)]
+    assert [path.name for path in metadata.parents[1].iterdir()] == [str(worker.STEPS)]
     state = {"losses": []}
     dcp.load(state, checkpoint_id=metadata.parent)
     return state["losses"]
@@ -146,6 +145,6 @@ def test_killed_worker(tmp_path):
     assert "reached: at most" in output
     assert "going on" not in run_agents(undisturbed, "example")
     losses = losses_in(disturbed)
-    assert len(losses) == STEPS
+    assert len(losses) == worker.STEPS
     assert losses == pytest.approx(losses_in(undisturbed), rel=1e-5)
     assert losses[-1] < losses[0]
