@@ -320,7 +320,7 @@ def rows_of_data(layout, lengths):
     rank = {b: row for row, b in enumerate(order)}
 
     def place(t, b):
-        if layout != "packed":
+        if layout not in ("packed", "lengths"):  # on the CPU a batch with lengths is packed, too
             return t * batch + rank[b]
         return sum(sum(length > s for length in lengths) for s in range(t)) + rank[b]
 

@@ -78,6 +78,7 @@ def gpu(monkeypatch, library):
     for name in KERNEL_OPS:
         monkeypatch.setattr(schema, name, getattr(torch.ops.fastrnn_emulated, f"_{name}").default)
     monkeypatch.setattr(precision, "kernels_take_half", lambda input: True)
+    monkeypatch.setattr(ragged, "packs_padded", lambda input: False)
 
 
 @pytest.fixture

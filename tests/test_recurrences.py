@@ -34,6 +34,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._pytree import tree_map
 
 import fastrnn
+from fastrnn._call import ragged
 
 pytestmark = pytest.mark.thorough
 
@@ -336,7 +337,9 @@ def test_a_reset_at_the_first_step_leaves_hx_without_gradient():
 @pytest.mark.parametrize(
     ("layer", "feature"), [pair for pair in itertools.product(LAYERS, FEATURES) if has_feature(*pair)]
 )
-def test_compiles_without_graph_breaks(layer, feature):
+def test_compiles_without_graph_breaks(monkeypatch, layer, feature):
+    # Eager calls then draw masks of the graph's size, and so the same ones: a graph does not pack.
+    monkeypatch.setattr(ragged, "packs_padded", lambda input: False)
     torch._dynamo.reset()
     module = build(layer, feature, True, bidirectional=True)
     resets = torch.rand(STEPS, BATCH) < 0.4 if feature in ("resets", "everything") else None
