@@ -42,7 +42,7 @@ help:
 	@echo "make demo       train a character model with torch.nn and with fastrnn   DEMO_ARGS=\"--help\" for options"
 	@echo "make bench      every layer and shape against torch.nn and other peers, at 1 and 2 threads   THREADS=\"1 2 4 8\""
 	@echo "make bench-quick   a first impression of it in 3 minutes, against torch.nn"
-	@echo "make plots      draw anew, from benchmarks/results/, the pictures that the README shows of it"
+	@echo "make plots      draw anew, from benchmarks/results/, the pictures that the README and the site show"
 	@echo "make examples   train the other examples, about 5 minutes, and check what each reaches; pictures in examples/out"
 	@echo "make clients    train models of projects from PyPI with torch.nn's layers and with ours; installs each, half an hour and more"
 	@echo "make docs       the site, in docs/_build/html"
@@ -144,14 +144,15 @@ gpu-profile: gpu-build
 
 bench: $(VENV)/.peers
 	$(PY) benchmarks/suite.py $(if $(THREADS),--threads $(THREADS)) --csv $(BENCH_CSV) $(BENCH_ARGS)
-	$(PY) benchmarks/suite_report.py $(BENCH_CSV) --plot $(BENCH_CSV:.csv=.png) >/dev/null
+	$(PY) benchmarks/suite_plots.py $(BENCH_CSV) --panels $(BENCH_CSV:.csv=.png)
 
 bench-quick: venv
 	$(PY) benchmarks/suite.py --quick $(BENCH_ARGS)
 
-# Those of the README, of two threads.
+# Those of the README and the site, of two threads.
 plots: venv
-	for machine in xeon epyc epyc_avx512; do $(PY) benchmarks/suite_report.py benchmarks/results/suite_$$machine.csv --threads 2 --plot benchmarks/results/suite_$${machine}_2.png || exit; done
+	for machine in xeon epyc epyc_avx512; do $(PY) benchmarks/suite_plots.py benchmarks/results/suite_$$machine.csv --threads 2 --panels benchmarks/results/suite_$${machine}_2.png || exit; done
+	$(PY) benchmarks/suite_plots.py benchmarks/results/suite_epyc_avx512.csv --threads 2 --bars benchmarks/results/training_epyc_avx512.png
 
 lint: venv
 	$(PY) -m ruff check

@@ -1,8 +1,6 @@
-"""What suite.py measured, as tables and as a plot.
+"""What suite.py measured, as tables; suite_plots.py draws it.
 
-    .venv/bin/python benchmarks/suite_report.py benchmarks/results/suite_epyc.csv
-
-`make plots` draws those that the README shows.
+.venv/bin/python benchmarks/suite_report.py benchmarks/results/suite_epyc.csv
 """
 
 from __future__ import annotations
@@ -81,65 +79,33 @@ def rows_of(lines: Iterable[results.Line]) -> list[Row]:
     return list(rows.values())
 
 
+def measured(file: Path, threads: Sequence[int] | None) -> list[results.Line]:
+    """The lines of these numbers of threads, or all."""
+    return [line for line in results.read(file) if threads is None or int(line["threads"]) in threads]
+
+
 def tables(rows: Rows) -> list[Table]:
     """A table for each number of threads, layer and mode, then the summary."""
     rows = [row for row in rows if row.pairs]
-    return [*map(_details, _groups(rows)), _summary(rows)]
+    return [*map(_details, groups(rows)), _summary(rows)]
 
 
-def plot(rows: Rows, path: Path) -> None:
-    """Every pair's median and quartiles over the cases: a panel for each number of threads, layer and mode."""
-    from matplotlib.figure import Figure
-
-    groups = list(_groups(rows))
-    figure = Figure(figsize=(11, 2 + 2.6 * len(groups)), layout="constrained")
-    axes = figure.subplots(len(groups), squeeze=False)[:, 0]
-    for axis, group in zip(axes, groups, strict=True):
-        _panel(axis, group, _peers(rows))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    print(f"wrote {path}")
-
-
-def _panel(axis, rows: Rows, peers: Sequence[str]) -> None:
-    for index, peer in enumerate(peers):
-        places = [place for place, row in enumerate(rows) if peer in row.pairs]
-        pairs = [rows[place].pairs[peer] for place in places]
-        if not pairs:
-            continue
-        axis.errorbar(
-            [place + 0.12 * (index - (len(peers) - 1) / 2) for place in places],
-            [pair.ratio for pair in pairs],
-            yerr=[[pair.ratio - pair.low for pair in pairs], [pair.high - pair.ratio for pair in pairs]],
-            fmt="o",
-            color=f"C{index}",
-            label=peer,
-        )
-    axis.axhline(1, color="gray", linewidth=1)
-    axis.set_yscale("log", base=2)
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.set_xticks(range(len(rows)), [str(row.case).replace(",", "\n") for row in rows])
-    axis.set_ylabel("times as fast")
-    axis.set_title(f"fastrnn.{rows[0].cell}, {rows[0].mode}, {_threads(rows[0])}; cases are T, B, I, H", loc="left")
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
-
-
-def _groups(rows: Rows) -> Iterator[Rows]:
+def groups(rows: Rows) -> Iterator[Rows]:
     for _, group in groupby(rows, key=lambda row: (row.threads, row.cell, row.mode)):
         yield list(group)
 
 
-def _peers(rows: Rows) -> list[str]:
+def peers(rows: Rows) -> list[str]:
     """Those that were measured, in the order of the measurement."""
     return list(dict.fromkeys(peer for row in rows for peer in row.pairs))
 
 
 def _details(rows: Rows) -> Table:
-    peers = _peers(rows)
-    title = f"{rows[0].cell} {rows[0].mode}, {_threads(rows[0])}: times as fast as each peer (quartiles)"
-    table = Table(title, ["T,B,I,H", "ms", *peers, "of the floor"])
+    names = peers(rows)
+    title = f"{rows[0].cell} {rows[0].mode}, {threads_of(rows[0])}: times as fast as each peer (quartiles)"
+    table = Table(title, ["T,B,I,H", "ms", *names, "of the floor"])
     for row in rows:
-        ratios = (times_as_fast(row.pairs[peer]) if peer in row.pairs else "-" for peer in peers)
+        ratios = (times_as_fast(row.pairs[peer]) if peer in row.pairs else "-" for peer in names)
         table.rows.append([str(row.case), milliseconds(row.seconds), *ratios, percent(row.of_floor)])
     return table
 
@@ -149,7 +115,7 @@ def _summary(rows: Rows) -> Table:
         "Times as fast as torch.nn, and as the best peer of each case: geometric means, and the slowest case",
         ["layer", "mode", "threads", "cases", "torch.nn", "slowest case", "best peer", "slowest case", "of the floor"],
     )
-    for group in _groups(rows):
+    for group in groups(rows):
         first = group[0]
         against_torch = [(row, "torch") for row in group if "torch" in row.pairs]
         against_best = [(row, row.best_peer) for row in group]
@@ -174,7 +140,7 @@ def _mean_and_slowest(compared: list[tuple[Row, str]]) -> tuple[str, str]:
     return f"{mean(ratios):.2f}", f"{slowest:.2f} {peer} {row.case}"
 
 
-def _threads(row: Row) -> str:
+def threads_of(row: Row) -> str:
     return "1 thread" if row.threads == 1 else f"{row.threads} threads"
 
 
@@ -182,16 +148,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="what suite.py --csv wrote")
     parser.add_argument("--threads", type=int, nargs="+", help="the counts to look at (default: all)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the ratios there (needs matplotlib)")
     args = parser.parse_args()
-    found = [line for line in results.read(args.file) if args.threads is None or int(line["threads"]) in args.threads]
+    found = measured(args.file, args.threads)
     rows = rows_of(found)
     print(*dict.fromkeys(map(machine.describe, found)), sep="\n")
     print("Peers:", "; ".join(dict.fromkeys(line["peer_version"] for line in found)))
     for table in tables(rows):
         table.show()
-    if args.plot:
-        plot(rows, args.plot)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "benchmarks" / "results").glob("*.csv"))
 CELLS = ("RNN", "GRU", "LSTM")
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -44,12 +45,11 @@ def means(report, rows, mode, threads, best):
         yield statistics.geometric_mean(ratios), min(ratios)
 
 
-@pytest.mark.parametrize(("table", "machine"), [(0, "xeon"), (1, "epyc")])
+@pytest.mark.parametrize(("table", "machine"), [(0, "epyc_avx512"), (1, "xeon"), (2, "epyc")])
 def test_tables_of_the_readme(benchmarks, table, machine):
     results, report = map(benchmarks, ("results", "suite_report"))
     rows = report.rows_of(results.read(ROOT / "benchmarks" / "results" / f"suite_{machine}.csv"))
-    page = (ROOT / "README.md").read_text()
-    lines = re.findall(r"(?:^\|.*\n)+", page[page.index("| | RNN | GRU | LSTM |") :], re.MULTILINE)[table]
+    lines = re.findall(r"(?:^\|.*\n)+", README[README.index("| | RNN | GRU | LSTM |") :], re.MULTILINE)[table]
     for line in lines.splitlines()[2:]:
         what, *cells = (cell.strip() for cell in line.strip("|").split("|"))
         mode, threads = what.split(",")[0], 1 if "1 thread" in what else 2
@@ -59,3 +59,18 @@ def test_tables_of_the_readme(benchmarks, table, machine):
             for text, value in zip(shown.groups(), (mean, slowest), strict=True):
                 digits = len(text.partition(".")[2])
                 assert text == f"{value:.{digits}f}", f"{line}: {value}"
+
+
+def test_chart_of_the_readme(benchmarks):
+    results, report = map(benchmarks, ("results", "suite_report"))
+    rows = report.rows_of(results.read(ROOT / "benchmarks" / "results" / "suite_epyc_avx512.csv"))
+    (shown,) = re.findall(r"!\[Training.*?: (.*) in the geometric mean", README)
+    found = (mean for mean, _ in means(report, rows, "training", 2, best=False))
+    assert shown == ", ".join(f"{cell} {mean:.1f}" for cell, mean in zip(CELLS, found, strict=True))
+
+
+def test_ragged_batches_of_the_readme(benchmarks):
+    lines = benchmarks("results").read(ROOT / "benchmarks" / "results" / "sweep_epyc_avx512.csv")
+    ratios = [float(line["ratio"]) for line in lines if (line["option"], line["mode"]) == ("lengths", "training")]
+    assert len(ratios) == 10  # "ten layers and shapes"
+    assert f"Training is {statistics.geometric_mean(ratios):.1f} times as fast so" in README
