@@ -60,7 +60,7 @@ help:
 test: venv
 	$(PY) -m pytest --quick $(PYTEST_ARGS)
 
-test-all: $(VENV)/.tools
+test-all: $(VENV)/.tools $(VENV)/.docs
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 # How often tests fail by chance: on one thread and on two, each as many times.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -165,8 +166,9 @@ class IndRNN(_ChosenIndRNN, OwnLayer):  # type: ignore[override]
 
     or tanh in place of relu, with u the one row of ``weight_hh``.
 
+    Arguments, inputs and outputs are those of :class:`fastrnn.modules.own.OwnLayer`, and:
+
     Args:
-        args, kwargs: those of :class:`fastrnn.modules.own.OwnLayer`, as are inputs and outputs.
         nonlinearity: ``"relu"`` (default) or ``"tanh"``.
 
     Attributes:
@@ -186,7 +188,7 @@ class IndRNN(_ChosenIndRNN, OwnLayer):  # type: ignore[override]
         return cls._cells[nonlinearity].source()
 
     class Cell(_ChosenIndRNN, OwnStep):  # type: ignore[override]
-        """One step of :class:`IndRNN`; args and kwargs are those of :class:`fastrnn.modules.own.OwnStep`."""
+        """One step of :class:`IndRNN`; the other arguments are those of :class:`fastrnn.modules.own.OwnStep`."""
 
         def __init__(self, *args: Any, nonlinearity: str = "relu", **kwargs: Any) -> None:
             self._choose(nonlinearity)
@@ -236,8 +238,9 @@ class SLSTM(_ChosenSLSTM, OwnLayer):  # type: ignore[override]
     are ``num_heads``. hx and hy are (h, c, n, m); zoneout is for h alone, ``zoneout=(p, 0, 0, 0)``, since c and n
     belong to their m.
 
+    Arguments, inputs and outputs are those of :class:`fastrnn.modules.own.OwnLayer`, and:
+
     Args:
-        args, kwargs: those of :class:`fastrnn.modules.own.OwnLayer`, as are inputs and outputs.
         forget_gate: ``"sigmoid"`` (default) or ``"exp"``.
 
     Attributes:
@@ -256,12 +259,19 @@ class SLSTM(_ChosenSLSTM, OwnLayer):  # type: ignore[override]
         return cls._cells[forget_gate].source()
 
     class Cell(_ChosenSLSTM, OwnStep):  # type: ignore[override]
-        """One step of :class:`SLSTM`; args and kwargs are those of :class:`fastrnn.modules.own.OwnStep`."""
+        """One step of :class:`SLSTM`; the other arguments are those of :class:`fastrnn.modules.own.OwnStep`."""
 
         def __init__(self, *args: Any, forget_gate: str = "sigmoid", **kwargs: Any) -> None:
             self._choose(forget_gate)
             super().__init__(*args, **kwargs)
 
+
+# For help() and editors: the constructors themselves hand on *args.
+for _kind, _base in ((IndRNN, OwnLayer), (SLSTM, OwnLayer), (IndRNN.Cell, OwnStep), (SLSTM.Cell, OwnStep)):
+    _constructor: Any = _kind.__init__
+    _inherited = inspect.signature(_base.__init__, eval_str=True)
+    _choice = inspect.signature(_constructor, eval_str=True).parameters[_kind._keyword]
+    _constructor.__signature__ = _inherited.replace(parameters=[*_inherited.parameters.values(), _choice])
 
 # Every one of them, for what is to be done with all.
 CELLS = (
