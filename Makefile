@@ -14,8 +14,9 @@ BENCH_ARGS ?=
 # Thread counts that bench measures; by default its own.
 THREADS ?=
 # What bench and gpu-bench measured, and what gpu-profile recorded (.ncu-rep, for Nsight Compute).
-BENCH_CSV ?= benchmarks/results/suite.csv
-GPU_CSV ?= benchmarks/results/gpu.csv
+RESULTS := benchmarks/results
+BENCH_CSV ?= $(RESULTS)/suite.csv
+GPU_CSV ?= $(RESULTS)/gpu.csv
 PROFILE ?= build/gpu_profile
 
 PY := $(VENV)/bin/python
@@ -144,15 +145,18 @@ gpu-profile: gpu-build
 
 bench: $(VENV)/.peers
 	$(PY) benchmarks/suite.py $(if $(THREADS),--threads $(THREADS)) --csv $(BENCH_CSV) $(BENCH_ARGS)
-	$(PY) benchmarks/suite_plots.py $(BENCH_CSV) --panels $(BENCH_CSV:.csv=.png)
+	$(PY) benchmarks/plots.py panels $(BENCH_CSV) $(BENCH_CSV:.csv=.png)
 
 bench-quick: venv
 	$(PY) benchmarks/suite.py --quick $(BENCH_ARGS)
 
 # Those of the README and the site, of two threads.
 plots: venv
-	for machine in xeon epyc epyc_avx512; do $(PY) benchmarks/suite_plots.py benchmarks/results/suite_$$machine.csv --threads 2 --panels benchmarks/results/suite_$${machine}_2.png || exit; done
-	$(PY) benchmarks/suite_plots.py benchmarks/results/suite_epyc_avx512.csv --threads 2 --bars benchmarks/results/training_epyc_avx512.png
+	for machine in xeon epyc epyc_avx512; do $(PY) benchmarks/plots.py panels $(RESULTS)/suite_$$machine.csv $(RESULTS)/suite_$${machine}_2.png --threads 2 || exit; done
+	$(PY) benchmarks/plots.py bars $(RESULTS)/suite_epyc_avx512.csv $(RESULTS)/training_epyc_avx512.png --threads 2
+	$(PY) benchmarks/plots.py floor $(RESULTS)/suite_epyc_avx512.csv $(RESULTS)/floor_epyc_avx512.png --threads 2
+	$(PY) benchmarks/plots.py heat $(RESULTS)/batches_epyc_avx512.csv $(RESULTS)/batches_epyc_avx512.png
+	$(PY) benchmarks/plots.py memory $(RESULTS)/memory_epyc.csv $(RESULTS)/memory_epyc.png
 
 lint: venv
 	$(PY) -m ruff check

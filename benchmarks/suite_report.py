@@ -1,4 +1,4 @@
-"""What suite.py measured, as tables; suite_plots.py draws it.
+"""What suite.py measured, as tables; plots.py draws it.
 
 .venv/bin/python benchmarks/suite_report.py benchmarks/results/suite_epyc.csv
 """

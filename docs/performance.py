@@ -131,14 +131,25 @@ Times as fast, geometric mean over eleven shapes; in brackets the slowest one. {
 {epyc_avx512}
 ![Times as fast as each peer, for every shape](../../benchmarks/results/suite_epyc_avx512_2.png)
 
+### One thread
+
+{one_thread}
+### Batches and sizes
+
+![Times as fast as torch.nn, over batch and hidden size](../../benchmarks/results/batches_epyc_avx512.png)
+
+### What the machine allows
+
+The least time is that of the layer's products and memory traffic at the best rates seen in the same run
+(`benchmarks/roofline.py`); it counts nothing for a call's overhead or for waiting at each step.
+
+![The least time that the machine allows, as a share of ours](../../benchmarks/results/floor_epyc_avx512.png)
+
 ### An Intel processor
 
 {suite}
 ![Times as fast as each peer, for every shape](../../benchmarks/results/suite_xeon_2.png)
 
-### One thread
-
-{one_thread}
 ### AVX2, both sides
 
 {avx2}
@@ -168,7 +179,9 @@ program included. Outputs, first gradients and losses are compared with torch.nn
 
 `.venv/bin/python benchmarks/memory.py`: the peak, as a share of torch.nn's.
 
-{memory}"""
+{memory}
+![The peak memory of a training step, as a share of torch.nn's](../../benchmarks/results/memory_epyc.png)
+"""
 
 
 SHAPES = """\
@@ -196,7 +209,7 @@ def write(folder: Path) -> None:
     page = PAGE.format(
         epyc_avx512=suite("suite_epyc_avx512"),
         suite=suite("suite_xeon"),
-        one_thread=suite("suite_xeon", threads=1),
+        one_thread=suite("suite_epyc_avx512", threads=1),
         avx2=suite("suite_xeon_avx2"),
         epyc=suite("suite_epyc"),
         clients=clients(),
