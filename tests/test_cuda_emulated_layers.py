@@ -209,6 +209,22 @@ class TestOnChip:
         case = Case(layer, {"bias": False, "batch_first": True}, has_hx=False, hidden_size=ON_CHIP)
         check_against_f64(case, half, stored_tolerance(torch.finfo(half).eps, case.depth))
 
+    @by_layer
+    @by_half
+    def test_saved_tensors_come_back_misaligned(self, layer, half):
+        """From a hook that hands back views, which start two bytes off what 16-byte copies need."""
+        case = Case(layer, {}, hidden_size=ON_CHIP, batch=17)
+        module, leaves = case.build(half, fastrnn), make_leaves(case, half)
+        expected = outputs_and_gradients(module, leaves, call)
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, misaligned):
+            actual = outputs_and_gradients(module, leaves, call)
+        assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+def misaligned(tensor):
+    """The same values one element behind where a tensor of torch's begins."""
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
 
 @pytest.mark.thorough
 class TestWavefront:

@@ -139,18 +139,32 @@ std::optional<Grid> best_cluster_grid(CellKind cell, const Workload& work, bool 
   return best;
 }
 
+// FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT in place of kLeastBytesToSplit has small shapes split, too: for tests.
+int64_t least_bytes_to_split() {
+  const char* const wish = std::getenv("FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT");
+  if (!wish || !*wish) return kLeastBytesToSplit;
+  char* end = nullptr;
+  const int64_t bytes = std::strtoll(wish, &end, 10);
+  if (*end == '\0' && bytes >= 0) return bytes;
+  throw std::runtime_error("fastrnn: FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT=" + std::string(wish) +
+                           ": use a number of bytes, or leave it unset");
+}
+
 // Backward, every block of a persistent kernel reads the gradients of all gates of its batch rows at every step. Where
 // the total over all blocks is large, clusters split it. Forward they read h, 1 / G of that, about as fast as they
-// multiply.
+// multiply. Multiprocessors that no cluster reaches may leave room for fewer groups of batch rows.
 template <class T>
-bool pays_to_split(CellKind cell, const Workload& work, const Grid& grid) {
+std::optional<Grid> split_grid(CellKind cell, const Workload& work, const Grid& whole) {
   const PersistentPass<Backward<T>>& pass = persistent_kernels<T>(cell, math_of<T>(work)).split_backward;
-  const int64_t blocks = grid.unit_blocks * grid.batch_groups * grid.calls;
   const int64_t row_bytes = cell_facts(cell).gates * work.dims.hidden_size * static_cast<int64_t>(sizeof(T));
-  return pass.run && device_attribute(cudaDevAttrComputeCapabilityMajor) >= kLeastCapabilityOfClusters &&
-         grid.unit_blocks % kSplitBlocks == 0 &&
-         grid.unit_blocks * grid.calls * work.dims.batch * row_bytes >= kLeastBytesToSplit &&
-         blocks <= pass.resident_blocks(work.dims);
+  if (!pass.run || device_attribute(cudaDevAttrComputeCapabilityMajor) < kLeastCapabilityOfClusters ||
+      whole.unit_blocks % kSplitBlocks != 0 ||
+      whole.unit_blocks * whole.calls * work.dims.batch * row_bytes < least_bytes_to_split()) {
+    return {};
+  }
+  const int64_t room = pass.resident_blocks(work.dims) / (whole.unit_blocks * whole.calls);
+  if (room == 0) return {};
+  return Grid{whole.unit_blocks, std::min(whole.batch_groups, room), whole.calls, kSplitBlocks};
 }
 
 template <class T>
@@ -159,9 +173,9 @@ std::optional<Grid> persistent_grid(CellKind cell, const Workload& work, bool ba
   const int64_t capacity =
       backward ? kernels.backward.resident_blocks(work.dims) : kernels.forward.resident_blocks(work.dims);
   const int64_t blocks = work.dims.hidden_size / kUnitsPerBlock;
-  std::optional<Grid> grid = most_calls(work, blocks, capacity / blocks, [](const Grid&) { return true; });
-  if (grid && backward && pays_to_split<T>(cell, work, *grid)) grid->split = kSplitBlocks;
-  return grid;
+  const std::optional<Grid> grid = most_calls(work, blocks, capacity / blocks, [](const Grid&) { return true; });
+  const std::optional<Grid> split = grid && backward ? split_grid<T>(cell, work, *grid) : std::nullopt;
+  return split ? split : grid;
 }
 
 std::vector<Reason> reasons_of(Path path, const Grid& grid, const Workload& work) {

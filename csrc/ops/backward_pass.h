@@ -28,8 +28,8 @@ class BackwardPass {
         input_(device.dense(args.input)),
         hx_(device.dense(args.hx())),
         weights_(all_dense(device, args.weights)),
-        output_(output),
-        reserve_(reserve),
+        output_(device.dense(output)),
+        reserve_(device.dense(reserve)),
         loops_(device, args, shape, true),
         at_once_(loops_.at_once()),
         chunks_(shape, loops_.cut(shape.rows, saved_columns_)),
@@ -81,12 +81,10 @@ class BackwardPass {
 
  private:
   void check_saved() const {
-    STD_TORCH_CHECK(output_.scalar_type() == shape_.dtype && output_.is_contiguous() &&
-                        output_.numel() == shape_.rows * shape_.output_columns(),
+    STD_TORCH_CHECK(output_.scalar_type() == shape_.dtype && output_.numel() == shape_.rows * shape_.output_columns(),
                     "fastrnn: output is not what forward returned");
-    STD_TORCH_CHECK(
-        reserve_.scalar_type() == shape_.dtype && reserve_.is_contiguous() && reserve_.numel() == layout_.size(),
-        "fastrnn: reserve is not what forward returned");
+    STD_TORCH_CHECK(reserve_.scalar_type() == shape_.dtype && reserve_.numel() == layout_.size(),
+                    "fastrnn: reserve is not what forward returned");
   }
 
   // Sub-chunk by sub-chunk, the last one first: the time loops, then the products with what they wrote.

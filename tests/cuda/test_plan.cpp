@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <stdexcept>
 #include <string_view>
 #include <utility>
 
 #include "cells/registry.h"
+#include "cuda/common/launch.h"
 #include "cuda/plan.h"
 #include "device.h"
 
@@ -33,11 +35,13 @@ class On {
   template <class Change>
   explicit On(const Change& change) {
     change(emulation::device());
+    cuda::device_answers.forget();
   }
   explicit On(const char* path) { setenv("FASTRNN_CUDA_PATH", path, 1); }
   On(On&&) = delete;
   ~On() {
     emulation::device() = {};
+    cuda::device_answers.forget();
     unsetenv("FASTRNN_CUDA_PATH");
   }
 };
@@ -70,6 +74,18 @@ void expect_grid(Path path, const cuda::Grid& grid, const Workload& work, Report
   }
 }
 
+// Backward's grid where it is split into other groups than forward's.
+template <class T>
+void expect_split(const cuda::Grid& expected, const Workload& work, Report& report) {
+  const cuda::Grid grid = cuda::choose_plan<T>(kind_of<Gru>(), work, true).plan.grid;
+  if (grid.unit_blocks == expected.unit_blocks && grid.batch_groups == expected.batch_groups &&
+      grid.calls == expected.calls && grid.split == expected.split) {
+    return;
+  }
+  report.fail("plan: split by " + std::to_string(grid.split) + " in " + std::to_string(grid.batch_groups) +
+              " groups, where " + std::to_string(expected.batch_groups) + " were expected");
+}
+
 // 64 units in 64 rows: 4 blocks of 16 units, or 2 of 32, for each of 4 tiles.
 template <class T>
 void test_clusters(Report& report) {
@@ -84,6 +100,11 @@ void test_clusters(Report& report) {
   {
     const On tiny([](auto& device) { device.multiprocessors = 4, device.registers_per_thread = 255; });
     expect_grid<T>(Path::kCluster, {2, 2, 1}, kPlain, report);
+  }
+  {
+    const On portable([](auto& device) { device.nonportable_clusters = false; });
+    const Workload sixteen = changed([](Workload& work) { work.dims.hidden_size = work.dims.recurrent_size = 256; });
+    expect_grid<T>(Path::kCluster, {8, 4, 1}, sixteen, report);
   }
   const Workload wide = changed([](Workload& work) { work.dims.hidden_size = work.dims.recurrent_size = 320; });
   expect_grid<T>(Path::kCluster, {10, 4, 1}, wide, report);
@@ -137,8 +158,21 @@ void test_split(Report& report) {
   expect_grid<T>(Path::kPersistent, {42, 3, 1}, of(672, 480), report);
   {
     const On fewer([](auto& device) { device.clusters_of_sixteen = 7, device.registers_per_thread = 255; });
+    expect_split<T>({40, 2, 1, cuda::kSplitBlocks}, of(640, 480), report);
+  }
+  {
+    const On few([](auto& device) { device.clusters_of_sixteen = 2, device.registers_per_thread = 255; });
     expect_grid<T>(Path::kPersistent, {40, 3, 1}, of(640, 480), report);
   }
+  setenv("FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT", "0", 1);
+  expect_grid<T>(Path::kPersistent, {36, 1, 1, cuda::kSplitBlocks}, of(576, 1), report);
+  setenv("FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT", "8M", 1);
+  try {
+    cuda::choose_plan<T>(kind_of<Gru>(), of(576, 1), true);
+    report.fail("plan: FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT=8M was taken");
+  } catch (const std::runtime_error&) {
+  }
+  unsetenv("FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT");
   const On old([](auto& device) { device.capability_major = 8, device.registers_per_thread = 255; });
   expect_grid<T>(Path::kPersistent, {40, 3, 1}, of(640, 480), report);
 }

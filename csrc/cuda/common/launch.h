@@ -4,6 +4,9 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 #include "error.h"
 
@@ -23,19 +26,55 @@ struct Launch {
   }
 };
 
-// An attribute of the current device.
-inline int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
+inline int current_device() {
+  int device = 0;
   check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&value, attribute, device));
-  return value;
+  return device;
 }
 
-// How many blocks of a kernel, with that much dynamic shared memory each, fit on a multiprocessor. Raises the kernel's
-// limit to all that the device has, since calls in other threads may need more.
-template <class Params>
-int resident_blocks(void (*kernel)(Params), int threads, int64_t shared_bytes) {
-  const auto* function = reinterpret_cast<const void*>(kernel);
+// What the runtime once said, by question. A plan asks some dozens of questions, whose answers never change, and each
+// takes the runtime about a microsecond.
+template <class... Question>
+class Answers {
+ public:
+  template <class Ask>
+  int get(const Ask& ask, const Question&... question) {
+    const std::lock_guard lock(mutex_);
+    const auto key = std::make_tuple(question...);
+    const auto found = known_.find(key);
+    return found != known_.end() ? found->second : known_.emplace(key, ask()).first->second;
+  }
+  void forget() {
+    const std::lock_guard lock(mutex_);
+    known_.clear();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::tuple<Question...>, int> known_;
+};
+
+struct DeviceAnswers {
+  Answers<int, int> attributes;                               // of device, attribute
+  Answers<int, const void*, int, int64_t> blocks;             // of device, kernel, threads, shared memory
+  Answers<int, const void*, int, int64_t, int64_t> clusters;  // and size
+};
+inline DeviceAnswers device_answers;
+
+// An attribute of the current device.
+inline int device_attribute(cudaDeviceAttr attribute) {
+  const int device = current_device();
+  return device_answers.attributes.get(
+      [&] {
+        int value = 0;
+        check(cudaDeviceGetAttribute(&value, attribute, device));
+        return value;
+      },
+      device, static_cast<int>(attribute));
+}
+
+// See resident_blocks().
+inline int ask_resident_blocks(const void* function, int threads, int64_t shared_bytes) {
   const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   if (shared_bytes > most) return 0;
   check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
@@ -44,15 +83,23 @@ int resident_blocks(void (*kernel)(Params), int threads, int64_t shared_bytes) {
   return blocks;
 }
 
+// How many blocks of a kernel, with that much dynamic shared memory each, fit on a multiprocessor. Raises the kernel's
+// limit to all that the device has, since calls in other threads may need more.
+template <class Params>
+int resident_blocks(void (*kernel)(Params), int threads, int64_t shared_bytes) {
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  return device_answers.blocks.get([&] { return ask_resident_blocks(function, threads, shared_bytes); },
+                                   current_device(), function, threads, shared_bytes);
+}
+
 constexpr int64_t kPortableCluster = 8;  // the largest that every device with clusters can run
 
-// How many clusters of such blocks can be resident. Permits the kernel clusters of that size.
-template <class Params>
-int resident_clusters(void (*kernel)(Params), int threads, int64_t shared_bytes, int64_t cluster) {
-  if (resident_blocks(kernel, threads, shared_bytes) == 0) return 0;
-  const auto* function = reinterpret_cast<const void*>(kernel);
-  if (cluster > kPortableCluster) {
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+// See resident_clusters(). A size that the device cannot run is a valid answer: none.
+inline int ask_resident_clusters(const void* function, int threads, int64_t shared_bytes, int64_t cluster) {
+  if (cluster > kPortableCluster &&
+      cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
   }
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
@@ -65,12 +112,20 @@ int resident_clusters(void (*kernel)(Params), int threads, int64_t shared_bytes,
   config.attrs = &attribute;
   config.numAttrs = 1;
   int clusters = 0;
-  // A size that the device cannot run is a valid answer: none.
   if (cudaOccupancyMaxActiveClusters(&clusters, function, &config) != cudaSuccess) {
     cudaGetLastError();
     return 0;
   }
   return clusters;
+}
+
+// How many clusters of such blocks can be resident. Permits the kernel clusters of that size.
+template <class Params>
+int resident_clusters(void (*kernel)(Params), int threads, int64_t shared_bytes, int64_t cluster) {
+  if (resident_blocks(kernel, threads, shared_bytes) == 0) return 0;
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  return device_answers.clusters.get([&] { return ask_resident_clusters(function, threads, shared_bytes, cluster); },
+                                     current_device(), function, threads, shared_bytes, cluster);
 }
 
 }  // namespace fastrnn::cuda

@@ -136,6 +136,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
   if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
+    if (!emulation::device().nonportable_clusters) return cudaErrorNotSupported;
     if (value) emulation::nonportable_clusters.insert(function);
     return cudaSuccess;
   }

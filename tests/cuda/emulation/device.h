@@ -18,6 +18,7 @@ struct Device {
   int registers_per_multiprocessor = 64 << 10;
   int clusters_of_sixteen = 8;     // that run at once, of one block to a multiprocessor
   int registers_per_thread = 128;  // what every kernel is taken to need
+  bool nonportable_clusters = true;
 };
 
 // Tests may change it between launches.
