@@ -1,7 +1,7 @@
 """Every cell, precision and path, forward and backward, on shapes so small that compute-sanitizer ends in minutes.
 
-A plain script: make gpu-sanitize runs it, each path forced. Rows and hidden units that do not fill their tile, more than one tile of
-each, more than one block; results are checked, so that what the sanitizer saw is what is right.
+A plain script: make gpu-sanitize runs it, each path forced. Rows and hidden units that do not fill their tile, more
+than one tile of each, more than one block; results are checked, so that what the sanitizer saw is what is right.
 """
 
 import argparse

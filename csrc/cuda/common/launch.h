@@ -33,7 +33,7 @@ inline int current_device() {
 }
 
 // What the runtime once said, by question. A plan asks some dozens of questions, whose answers never change, and each
-// takes the runtime about a microsecond.
+// takes the runtime an estimated microsecond.
 template <class... Question>
 class Answers {
  public:
@@ -58,6 +58,13 @@ struct DeviceAnswers {
   Answers<int, int> attributes;                               // of device, attribute
   Answers<int, const void*, int, int64_t> blocks;             // of device, kernel, threads, shared memory
   Answers<int, const void*, int, int64_t, int64_t> clusters;  // and size
+
+  // For tests that change the device.
+  void forget() {
+    attributes.forget();
+    blocks.forget();
+    clusters.forget();
+  }
 };
 inline DeviceAnswers device_answers;
 
