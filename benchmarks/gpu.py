@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -121,6 +123,7 @@ class Row:
     reason: str
     ours_us_per_step: float
     other_us_per_step: float
+    host_us: float  # of ours, a call
     ratio: float  # the other's time over ours: median of the pairs, and quartiles
     ratio_low: float
     ratio_high: float
@@ -159,6 +162,16 @@ def gpu_seconds(function: Callable[[], object]) -> float:
     end.synchronize()
     seconds: float = start.elapsed_time(end) / 1e3
     return seconds
+
+
+def host_seconds(function: Callable[[], object], wait: Callable[[], None], calls: int = 9) -> float:
+    """What a call takes of the host: the median, each on a GPU that has nothing else to do."""
+    times = []
+    for _ in range(calls):
+        wait()
+        times.append(wall_seconds(function))
+    wait()
+    return statistics.median(times)
 
 
 def on_streamed_path(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -222,12 +235,13 @@ def measure(problem: Problem, args: argparse.Namespace) -> Row | None:
     timed = gpu_seconds if device == "cuda" else wall_seconds
     bursts = Burst(ours, timed), Burst(other, timed)
     result: Paired = compare(*bursts, args.seconds, 5, timed=lambda burst: timed(burst) / burst.count)
+    host = host_seconds(ours, torch.cuda.synchronize if device == "cuda" else lambda: None) * 1e6
     microseconds = result.ours * 1e6 / case.steps, result.other * 1e6 / case.steps
     ratios = result.ratio, result.low, result.high, result.pairs
     what = problem.cell, problem.precision, problem.mode, case
     model = predict(*what, Gpu())
     modelled = (model.call_us_per_step, model.share(microseconds[0])) if model else (None, None)
-    return Row(*what, path, reason, *microseconds, *ratios, off_by, kernel, *modelled)
+    return Row(*what, path, reason, *microseconds, host, *ratios, off_by, kernel, *modelled)
 
 
 def problems(args: argparse.Namespace) -> Iterator[Problem]:
@@ -284,17 +298,28 @@ def facts() -> dict[str, Any]:
 
 HEADINGS = (
     *("layer", "precision", "mode", "T", "B", "I", "H", "path", "us/step", "predicted", "of the floor"),
-    *("other", "other / ours", "its kernel"),
+    *("other", "host us", "other / ours", "its kernel"),
 )
+
+
+ALLOWED_DIFFERENCE = {"f32": 1e-4, "tf32": 1e-2, "f16": 1e-2, "bf16": 5e-2}
+
+
+def is_right(row: Row) -> bool:
+    """Whether both sides' results agree; if not, or with NaN, a time means nothing."""
+    return row.difference <= ALLOWED_DIFFERENCE[row.precision]
 
 
 def line(row: Row) -> str:
     case = row.case
+    if not is_right(row):
+        what = f"{row.cell} {row.precision} {row.mode} T,B,I,H={case} {row.path}"
+        return f"WRONG: {what}: results differ by {row.difference:.2g}"
     kernel = row.other_kernel.removeprefix("void ").split("(")[0]
     modelled = ("", "")
     if row.predicted_us_per_step and row.share_of_floor:
         modelled = f"{row.predicted_us_per_step:.2f}", f"{row.share_of_floor:.0%}"
-    figures = f"{row.ours_us_per_step:.2f}", *modelled, f"{row.other_us_per_step:.2f}"
+    figures = f"{row.ours_us_per_step:.2f}", *modelled, f"{row.other_us_per_step:.2f}", f"{row.host_us:.0f}"
     ratio = f"{row.ratio:.2f} ({row.ratio_low:.2f}-{row.ratio_high:.2f})"
     sizes = case.steps, case.batch, case.input_size, case.hidden_size
     cells = (row.cell, row.precision, row.mode, *sizes, row.path, *figures, ratio, kernel[:48])
@@ -302,15 +327,7 @@ def line(row: Row) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    return "\n".join([f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|", *map(line, rows)])
-
-
-def warnings(rows: list[Row]) -> Iterator[str]:
-    """What makes a figure worthless."""
-    allowed = {"f32": 1e-4, "tf32": 1e-2, "f16": 1e-2, "bf16": 5e-2}
-    for row in rows:
-        if not row.difference <= allowed[row.precision]:
-            yield f"WRONG, results differ by {row.difference:.2g}: {line(row)}"
+    return "\n".join([f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|", *map(line, filter(is_right, rows))])
 
 
 def main() -> None:
@@ -336,9 +353,12 @@ def main() -> None:
     for case in PUBLISHED:
         if any(row.case == case for row in rows):
             print(f"{case}: {PUBLISHED[case]}")
-    print(*left_out, *warnings(rows), sep="\n")
+    wrong = [row for row in rows if not is_right(row)]
+    print(*left_out, *map(line, wrong), sep="\n")
     if args.csv:
-        results.write(args.csv, known, (row.columns(other) for row in rows))
+        results.write(args.csv, known, (row.columns(other) for row in rows if is_right(row)))
+    if wrong:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -203,8 +203,19 @@ void test_layers(Report& report) {
   expect_grid<T>(Path::kPersistent, {4, 8, 1}, of(3, 128, 128), report);
 }
 
+// The device is asked once: a later plan does not see that it has changed.
+template <class T>
+void test_device_is_asked_once(Report& report) {
+  expect_grid<T>(Path::kCluster, {4, 4, 1}, kPlain, report);
+  emulation::device().capability_major = 8;
+  expect_grid<T>(Path::kCluster, {4, 4, 1}, kPlain, report);
+  const On old([](auto& device) { device.capability_major = 8; });
+  expect_grid<T>(Path::kPersistent, {4, 4, 1}, kPlain, report);
+}
+
 template <class T>
 void test_type(Report& report) {
+  test_device_is_asked_once<T>(report);
   test_clusters<T>(report);
   test_persistent<T>(report);
   test_split<T>(report);
