@@ -50,6 +50,7 @@ CUDA_SOURCES = [
     "csrc/cuda/common/gemm.cpp",
     "csrc/cuda/common/upload.cu",
     "csrc/cuda/common/previous_h.cu",
+    "csrc/cuda/common/wait_limit.cu",
     "csrc/cuda/cluster/cluster_f32_exact.cu",
     "csrc/cuda/cluster/cluster_f32.cu",
     "csrc/cuda/cluster/cluster_f16.cu",

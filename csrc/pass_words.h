@@ -45,6 +45,7 @@ enum class Reason {
   kNothingToCompute,
   kOldDevice,
   kDoesNotFit,
+  kGaveUpWaiting,
   kMeta,
   kCount
 };
@@ -72,6 +73,7 @@ inline constexpr const char* kReasonWords[] = {
     "nothing to compute",
     "persistent kernels need compute capability 8.0 or higher",
     "the recurrent weights do not fit on the chip",
+    "a kernel waited in vain before, and gave up",
     "meta tensors: only shapes are computed",
 };
 static_assert(sizeof(kReasonWords) / sizeof(*kReasonWords) == static_cast<int>(Reason::kCount));

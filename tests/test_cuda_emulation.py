@@ -84,34 +84,40 @@ PERSISTENT, BLOCK = "persistent.cuh", "persistent_block.cuh"
 TILE, CELLS = "stationary_tile.cuh", "stationary_cells.cuh"
 FORWARD, BACKWARD = "persistent_forward.cuh", "persistent_backward.cuh"
 COPIED = "        wait_for_copies<0>();\n"
-FINISHED = "        finish(s, tile, inputs(buffer));\n"
+FINISHED = "        finish(s, tile, done);\n"
 MEET = "        __syncthreads();\n"
-FORWARD_AWAIT = "if (s > 0) exchange_.await(gemm_.begin(), gemm_.end(), s);"
-BACKWARD_AWAIT = "if (steps_done > 0) await_gradients(steps_done);"
-RECEIVED = "        if (tile >= tiles_.begin) sums_.received("
-POLL = "while (load_acquire(flag) < static_cast<uint32_t>(steps_done)) {"
+MEET_OR_LEAVE = "        if (__syncthreads_or(!in_time)) return false;\n"
+FORWARD_AWAIT = "if (s > 0 && !exchange_.await(s)) return give_up();"
+BACKWARD_AWAIT = "if (steps_done > 0 && !exchange_.await(steps_done)) return step_.give_up();"
+FORWARD_TOLD, BACKWARD_TOLD = "        if (is_last) exchange_", "        if (tile + 1 == tiles.end) exchange_"
+POLL = "return load_relaxed(group_ + i) >="
 RUNS = "if (!p.rows.include(row)) return;"
 STEP_CELLS = "\n  const int64_t state = row * hidden + unit;\n  const int64_t first"
 
-SPLIT = "split_sums.cuh"
+SPLIT, SPLIT_BACKWARD = "split_sums.cuh", "split_backward.cuh"
 CLUSTER_FORWARD, CLUSTER_BACKWARD, EXCHANGE = "cluster_forward.cuh", "cluster_backward.cuh", "cluster_exchange.cuh"
-H_AWAIT, PARTS_AWAIT = "if (s > 0) exchange_.await(local, s - 1);", "if (s < last_) exchange_.await(local, received);"
+H_AWAIT, PARTS_AWAIT = "s == 0 || exchange_.await(local, s - 1);", "s == last_ || exchange_.await(local, received);"
 # Either because nothing orders them, or because the next phase begins too early.
 UNAWAITED = "data race|expects a phase while the one before goes on"
-EARLY, FOR_EVER = "ended while stores to it were under way", "threads, such as .*, wait for an mbarrier in"
+EARLY = "ended while stores to it were under way"
+# A block waits for another that never comes: NaN, which tests/cuda/gpu.h looks for, an error, and no such kernel again.
+FOR_EVER = "waited in vain for another, and gave up"
+STREAMED_SINCE = r"[\s\S]*no plan: a kernel waited in vain before"
 
 FAULTS = (
     # Threads of a block that do not meet.
     Fault("forward_sums_unmet", "race", FORWARD, COPIED + MEET, COPIED),
-    Fault("forward_cells_unmet", "race", FORWARD, FINISHED + MEET, FINISHED),
+    Fault("forward_cells_unmet", "race", FORWARD, MEET + FORWARD_TOLD, FORWARD_TOLD),
     Fault("backward_sums_unmet", "race", BACKWARD, COPIED + MEET, COPIED),
-    Fault("backward_cells_unmet", "race", BACKWARD, MEET + RECEIVED, RECEIVED),
-    Fault("polling_lanes_unmet", "race", BLOCK, "    __syncwarp();\n", ""),
+    Fault("backward_cells_unmet", "race", BACKWARD, MEET + BACKWARD_TOLD, BACKWARD_TOLD),
+    Fault("split_cells_unmet", "race", SPLIT_BACKWARD, "__syncthreads_or(!in_time)", "!in_time"),
+    Fault("pollers_unmet", "race", BLOCK, "return !__syncthreads_or(!in_time);", "return in_time;"),
+    Fault("polls_unfenced", "race", BLOCK, "      fence_acquire();\n", ""),
     # Blocks that do not wait for one another.
     Fault("forward_step_unawaited", "race", FORWARD, FORWARD_AWAIT, ""),
-    Fault("forward_step_before_awaited", "race", FORWARD, FORWARD_AWAIT, FORWARD_AWAIT.replace(", s);", ", s - 1);")),
+    Fault("forward_step_before_awaited", "race", FORWARD, FORWARD_AWAIT, FORWARD_AWAIT.replace("(s)", "(s - 1)")),
     Fault("backward_step_unawaited", "race", BACKWARD, BACKWARD_AWAIT, ""),
-    Fault("last_block_unawaited", "race", BLOCK, "i * kUnitsPerBlock < end", "(i + 1) * kUnitsPerBlock < end"),
+    Fault("last_block_unawaited", "race", BLOCK, "i < gridDim.x; i +=", "i + 1 < gridDim.x; i +="),
     Fault(
         "flags_not_zeroed", "race", PERSISTENT, "cudaMemsetAsync(params.flags, 0,", "cudaMemsetAsync(params.flags, 9,"
     ),
@@ -121,28 +127,25 @@ FAULTS = (
         "race",
         BLOCK,
         POLL,
-        POLL.replace("load_acquire(flag)", "*static_cast<const volatile uint32_t*>(flag)") + " __nanosleep(1);",
+        "__nanosleep(1); " + POLL.replace("load_relaxed(group_ + i)", "static_cast<volatile uint32_t*>(group_)[i]"),
         "the flag is",
     ),
     Fault(
-        "flag_never_stored", "plain", BLOCK, "if (threadIdx.x == 0) store", "if (threadIdx.x > 999) store", "deadlock"
+        "flag_never_stored",
+        "plain",
+        BLOCK,
+        "if (threadIdx.x == 0) store",
+        "if (threadIdx.x > 999) store",
+        FOR_EVER + STREAMED_SINCE,
     ),
     Fault("groups_overlap", "race", TILE, "end = tiles * (blockIdx.y + 1) / gridDim.y;", "end = tiles;"),
     # Blocks that split a product.
     Fault(
-        "share_unawaited",
-        "race",
-        BACKWARD,
-        "first_gate_row_ + gemm_.begin(), first_gate_row_ + gemm_.end()",
-        "gemm_.begin(), gemm_.end()",
-        cell="Gru",
-    ),
-    Fault(
         "sums_unawaited",
         "race",
         SPLIT,
-        "await(int64_t n) const { exchange_.await(0, n); }",
-        "await(int64_t) const {}",
+        "await(int64_t n) const { return exchange_.await(0, n); }",
+        "await(int64_t) const { return true; }",
         UNAWAITED,
     ),
     Fault("sums_never_received", "plain", SPLIT, "{ exchange_.received(0, n); }", "{}", FOR_EVER),
@@ -150,14 +153,14 @@ FAULTS = (
     Fault("share_lost", "plain", SPLIT, "block < kSplit; ++block) sum", "block < kSplit - 1; ++block) sum"),
     Fault("share_of_another_block", "plain", SPLIT, "partial(n, cluster_rank())", "partial(n, 0)"),
     # Blocks of a cluster that do not wait for one another, and threads that do not meet in between.
-    Fault("h_unawaited", "race", CLUSTER_FORWARD, H_AWAIT, "", UNAWAITED),
+    Fault("h_unawaited", "race", CLUSTER_FORWARD, H_AWAIT, "true;", UNAWAITED),
     Fault("h_before_awaited", "race", CLUSTER_FORWARD, H_AWAIT, H_AWAIT.replace("s - 1);", "s + 1);"), UNAWAITED),
     Fault("h_loaded_unmet", "race", CLUSTER_FORWARD, "load_state(tile);\n    __syncthreads();", "load_state(tile);"),
-    Fault("h_multiplied_unmet", "race", CLUSTER_FORWARD, COPIED + MEET, COPIED),
+    Fault("h_multiplied_unmet", "race", CLUSTER_FORWARD, MEET_OR_LEAVE, ""),
     Fault("h_sent_unmet", "race", CLUSTER_FORWARD, FINISHED + MEET, FINISHED),
-    Fault("parts_unawaited", "race", CLUSTER_BACKWARD, PARTS_AWAIT, "", UNAWAITED),
-    Fault("grads_read_unmet", "race", CLUSTER_BACKWARD, COPIED + MEET, COPIED),
-    Fault("grads_written_unmet", "race", CLUSTER_BACKWARD, FINISHED + MEET, FINISHED),
+    Fault("parts_unawaited", "race", CLUSTER_BACKWARD, PARTS_AWAIT, "true;", UNAWAITED),
+    Fault("grads_read_unmet", "race", CLUSTER_BACKWARD, MEET_OR_LEAVE, ""),
+    Fault("grads_written_unmet", "race", CLUSTER_BACKWARD, "tile);\n" + MEET, "tile);\n"),
     Fault("one_buffer", "race", EXCHANGE, "n % kBuffers; }", "0; }", UNAWAITED),
     Fault("cluster_unmet", "race", EXCHANGE, "    cluster_sync();\n", "", "data race|not initialised"),
     Fault("too_few_bytes", "plain", EXCHANGE, "bytes_(bytes)", "bytes_(bytes - 16)", EARLY),
@@ -167,26 +170,26 @@ FAULTS = (
         "last_part_lost", "plain", CLUSTER_BACKWARD, "static_cast<int>(gridDim.x);", "static_cast<int>(gridDim.x) - 1;"
     ),
     Fault("last_tile_lost", "plain", "scattered_gemm.cuh", "- warp_ + kWarps - 1) /", "- warp_) /", FOR_EVER),
-    Fault("idle_rows_run", "plain", CLUSTER_FORWARD, "if (at < running) {", "if (at < p_.dims.batch) {"),
+    Fault("idle_rows_run", "plain", CLUSTER_FORWARD, "+ row < running) {", "+ row < p_.dims.batch) {"),
     Fault("idle_gates_unwritten", "race", CLUSTER_BACKWARD, "if (row >= running) {", "if (false) {", "nobody wrote"),
-    Fault("last_c_lost", "plain", CLUSTER_FORWARD, "if (at >= running_next)", "if (at > running_next)"),
+    Fault("last_c_lost", "plain", CLUSTER_FORWARD, "if (row < running_next)", "if (row <= running_next)"),
     # Copies behind the kernel's back.
     Fault("copies_unawaited", "race", FORWARD, COPIED, "", "an asynchronous access still under way"),
     Fault(
-        "copy_into_buffer_in_use",
+        "copy_into_inputs_in_use",
         "plain",
         BACKWARD,
-        "begin, inputs(buffer ^ 1));\n          }",
-        "begin, inputs(buffer));\n          }",
+        "        step_.finish(",
+        "        step_.fetch_after(s, tile);\n        step_.finish(",
     ),
     # Wrong rows, columns and numbers.
     Fault("last_piece_lost", "plain", "warp_sums.cuh", "(warp_ % kColumnGroups + 1)", "(warp_ % kColumnGroups)"),
     Fault(
         "first_row_of_wrong_gate",
         "plain",
-        BACKWARD,
-        "gate_row >= gate * hidden_",
-        "gate_row > gate * hidden_",
+        "persistent_backward_step.cuh",
+        "gate_row >= gate * hidden)",
+        "gate_row > gate * hidden)",
         cell="Gru",
     ),
     Fault(
@@ -200,8 +203,8 @@ FAULTS = (
         "tile_past_the_batch",
         "asan",
         FORWARD,
-        "    if (row >= running_rows(p_.steps, s)) return;\n    cells_.finish",
-        "    cells_.finish",
+        "const bool runs = row < running_rows(p_.steps, s), is_last",
+        "const bool runs = true, is_last",
     ),
     Fault("row_past_the_batch", "asan", "pointwise.cuh", "return row < (device_count", "return row <= (device_count"),
     Fault(

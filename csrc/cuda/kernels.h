@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../params.h"
+#include "common/wait_limit.h"
 #include "tuning.h"
 
 namespace fastrnn::cuda {
@@ -21,6 +22,11 @@ template <class T>
 using Forward = ForwardParams<T, Accumulator<T>>;
 template <class T>
 using Backward = BackwardParams<T, Accumulator<T>>;
+
+template <class Call>
+constexpr bool kIsBackward = false;
+template <class T, class A>
+constexpr bool kIsBackward<BackwardParams<T, A>> = true;
 
 // Where a call's work is enqueued. Owned by others: the stream by the caller, the handle by torch.
 struct Queue {
@@ -66,6 +72,7 @@ struct StationaryParams {
   Call calls[kCallsAtOnce];
   int64_t most_tiles;  // in a group of batch rows
   uint32_t* flags;     // (calls, batch_groups, unit_blocks) of a persistent kernel, zero
+  WaitLimit wait;
 };
 
 // One launch for the whole sequence, with w_hh in registers and shared memory, for one call or several independent

@@ -45,6 +45,7 @@ Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
   } else {
     const std::optional<Path> only = only_path();
     if (only == Path::kStreamed) return stream(Reason::kStreamedAskedFor);
+    if (gave_up_waiting()) return stream(Reason::kGaveUpWaiting);
     if (const std::optional<Reason> reason = why_streamed(work)) return stream(*reason);
     const int capability = device_attribute(cudaDevAttrComputeCapabilityMajor);
     if (capability < kLeastCapability) return stream(Reason::kOldDevice);

@@ -120,6 +120,7 @@ class CudaLoops {
         cell_(args.cell),
         shape_(shape),
         plan_(plan_pass<T>(args, shape, device.queue().allow_tf32, backward).plan) {
+    cuda::raise_if_gave_up();
     if (plan_.path != Path::kStreamed) upload_sizes();
   }
 
@@ -185,7 +186,7 @@ class CudaLoops {
     for (int k = 0; params.keep && k < cell_facts(cell_).cell_states; ++k) {
       params.cells[k] += call.chunk.first_row * shape_.dims.hidden_size;
     }
-    if (call.chunk.begin > 0) params.hx = params.output - shape_.batch * params.output_stride;
+    if (call.chunk.begin > 0) params.hx = h_before(params);
     return params;
   }
   cuda::Backward<T> of_sub_chunk(const BackwardCall<T, A>& call) const {
@@ -196,12 +197,20 @@ class CudaLoops {
     if (facts.reads_saved) params.saved += first_row * facts.saved_values * hidden;
     params.output += first_row * params.output_stride;
     if (params.grad_output) params.grad_output += first_row * params.grad_output_stride;
-    if (call.chunk.begin > 0) params.hx = params.output - shape_.batch * params.output_stride;
+    if (call.chunk.begin > 0) params.hx = h_before(params);
     for (int k = 0; k < facts.cell_states; ++k) {
       params.cells[k] += first_row * hidden;
       if (call.chunk.begin > 0) params.cx[k] = params.cells[k] - shape_.batch * hidden;
     }
     return params;
+  }
+
+  // The h with which the sub-chunk before ended: the last rows of its output, which hx may be only where no other
+  // direction's columns lie between them.
+  template <class Params>
+  const T* h_before(const Params& params) const {
+    STD_TORCH_CHECK(params.output_stride == shape_.dims.recurrent_size, "fastrnn: a wavefront of two directions");
+    return params.output - shape_.batch * params.output_stride;
   }
 
   std::string name(const char* pass) const { return std::string("fastrnn::") + pass + " " + name_of(plan_.path); }

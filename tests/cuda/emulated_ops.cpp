@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "cuda/common/wait_limit.h"
 #include "memory.h"
 #include "ops/bindings.h"
 #include "ops/torch_cuda.h"
@@ -18,6 +19,13 @@ std::map<std::string, int64_t, std::less<>> passes;  // by path
 // Tells a test which kernels a call took.
 extern "C" __attribute__((visibility("default"))) int64_t fastrnn_emulated_passes(const char* path) {
   return passes[path];
+}
+
+// As if a block of the last call had given up waiting for another.
+extern "C" __attribute__((visibility("default"))) void fastrnn_emulated_give_up() {
+  const fastrnn::Dims dims{3, 32, 32, false};
+  const auto limit = fastrnn::cuda::wait_limit(fastrnn::Path::kPersistent, true, dims, 7);
+  *limit.report = limit.call;
 }
 
 namespace fastrnn::ops {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 #include <string>
 
 #include "cuda/common/upload.h"
@@ -139,6 +140,27 @@ class Gpu {
       steps.device_offsets = offsets.data();
     }
     run(&params);
+    if (cuda::gave_up_waiting()) {
+      require_nan(params);
+      cuda::raise_if_gave_up();
+    }
+  }
+
+  // Where one block gives up, all do that wait for it, directly or not.
+  static void require_nan(const cuda::Forward<T>& params) {
+    require_nan(params.hy, params.dims.batch * params.dims.hidden_size);
+    require_nan(params.output + params.steps.offset(0) * params.output_stride, params.dims.hidden_size);
+  }
+  static void require_nan(const cuda::Backward<T>& params) {
+    require_nan(params.grad_h, params.dims.batch * params.dims.hidden_size);
+    const int64_t first = params.steps.offset(params.steps.steps - 1) * params.dims.hidden_size;
+    require_nan(params.grad_saved + first, params.dims.hidden_size);
+  }
+  template <class V>
+  static void require_nan(const V* values, int64_t count) {
+    const bool all =
+        std::all_of(values, values + count, [](V value) { return std::isnan(static_cast<double>(value)); });
+    if (!all) throw std::runtime_error("a kernel gave up and left numbers");
   }
 
   const Path path_;

@@ -22,7 +22,7 @@ struct ClusterLaunch {
   }
 
   static void run(const Call* calls, const Grid& grid, const Queue& queue) {
-    const StationaryParams<Call> params = stationary_params(calls, grid);
+    const StationaryParams<Call> params = stationary_params(Path::kCluster, calls, grid);
     const int64_t shared = shared_bytes(calls->dims, params.most_tiles);
     launch(kKernel,
            {grid.unit_blocks, grid.batch_groups, kThreadsPerBlock, shared, false, grid.calls, grid.unit_blocks}, params,

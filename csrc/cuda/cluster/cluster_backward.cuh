@@ -23,7 +23,7 @@ class ClusterBackwardBlock {
  public:
   struct Shared {
     typename Gemm::Shared gemm;
-    char* inputs;             // of the current tile and the next, double-buffered
+    Inputs inputs;            // of a tile
     float* partials;          // (tiles, 2, blocks, kUnits, kPartialStride): partial sums of dh for this block's units
     T* grads;                 // (16, kGradStride): gradients of this block's gates
     A* grad_h;                // (tiles, 16, kUnits): as in BackwardParams
@@ -32,7 +32,7 @@ class ClusterBackwardBlock {
 
     FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, SharedArena& arena)
         : gemm(dims.hidden_size, arena),
-          inputs(arena.take<char>(2 * Inputs(SharedArena(nullptr)).bytes)),
+          inputs(arena),
           partials(arena.take<float>(tiles * Exchange::kBuffers * dims.hidden_size * kPartialStride)),
           grads(arena.take<T>(kBatchRowsPerTile * kGradStride)),
           grad_h(arena.take<A>(tiles * kTileValues<kUnits>)) {
@@ -41,7 +41,7 @@ class ClusterBackwardBlock {
     }
   };
 
-  __device__ ClusterBackwardBlock(const Backward<T>& call, const Shared& shared)
+  __device__ ClusterBackwardBlock(const Backward<T>& call, const WaitLimit& limit, const Shared& shared)
       : p_(call),
         hidden_(call.dims.hidden_size),
         last_(call.steps.steps - 1),
@@ -49,7 +49,7 @@ class ClusterBackwardBlock {
         shared_(shared),
         cells_(call),
         gemm_(hidden_, shared.gemm),
-        exchange_(shared.barriers, tiles_.end - tiles_.begin,
+        exchange_(shared.barriers, limit, tiles_.end - tiles_.begin,
                   static_cast<int>(hidden_ * kBatchRowsPerTile * static_cast<int64_t>(sizeof(float))),
                   call.steps.steps) {
     const auto weight = [&](int64_t unit, int column) {
@@ -66,26 +66,40 @@ class ClusterBackwardBlock {
   }
 
   __device__ void run() {
-    int buffer = 0;
-    cells_.fetch(last_, tiles_.begin, inputs(buffer));
+    if (run_steps()) {
+      store_state();
+    } else {
+      cells_.fill_with_nan(tiles_);
+    }
+    exchange_.leave();
+  }
+
+ private:
+  // False if another block does not come.
+  __device__ bool run_steps() const {
+    cells_.fetch(last_, tiles_.begin, shared_.inputs);
     // s = -1 only passes the gradients of the first step's rows on to hx.
     for (int64_t s = last_; s >= -1; --s) {
-      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile, buffer ^= 1) {
+      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
         const int64_t local = tile - tiles_.begin, received = last_ - s - 1;
-        if (s < last_) exchange_.await(local, received);
+        const bool in_time = s == last_ || exchange_.await(local, received);
         wait_for_copies<0>();
-        __syncthreads();
+        if (__syncthreads_or(!in_time)) return false;
         if (s < last_) exchange_.received(local, received);
-        if (s >= 0 && tile + 1 < tiles_.end) {
-          cells_.fetch(s, tile + 1, inputs(buffer ^ 1));
-        } else if (s > 0) {
-          cells_.fetch(s - 1, tiles_.begin, inputs(buffer ^ 1));
-        }
-        finish(s, tile, inputs(buffer));
+        finish(s, tile);
         __syncthreads();
         if (s >= 0) multiply_and_send(s, tile);
+        if (s >= 0 && tile + 1 < tiles_.end) {
+          cells_.fetch(s, tile + 1, shared_.inputs);
+        } else if (s > 0) {
+          cells_.fetch(s - 1, tiles_.begin, shared_.inputs);
+        }
       }
     }
+    return true;
+  }
+
+  __device__ void store_state() const {
     for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
       for_own_rows(tile, [&](int64_t row, int in_tile) {
         p_.grad_h[state(row)] = grad_h(tile, in_tile);
@@ -94,15 +108,10 @@ class ClusterBackwardBlock {
     }
   }
 
- private:
   // Not 16, to avoid bank conflicts between neighbouring units' partial sums. Even, since they are stored in pairs.
   static constexpr int kPartialStride = kBatchRowsPerTile + 2;
   // Padded so that neighbouring lanes load their pieces from different banks.
   static constexpr int kGradStride = kDepth + 32 / static_cast<int>(sizeof(T));
-
-  __device__ Inputs inputs(int buffer) const {
-    return Inputs(SharedArena(shared_.inputs + buffer * Inputs(SharedArena(nullptr)).bytes));
-  }
 
   // Calls visit(row, in_tile) for this thread's rows that lie within the batch.
   template <class Visit>
@@ -136,7 +145,7 @@ class ClusterBackwardBlock {
     return sum;
   }
 
-  __device__ void finish(int64_t s, int64_t tile, const Inputs& inputs) const {
+  __device__ void finish(int64_t s, int64_t tile) const {
     const int64_t running = running_rows(p_.steps, s);
 #pragma unroll
     for (int in_tile = place_.first_row; in_tile < kBatchRowsPerTile; in_tile += Place::kRowStep) {
@@ -148,7 +157,7 @@ class ClusterBackwardBlock {
       }
       if (row >= p_.dims.batch) continue;
       cells_.finish(
-          s, row, inputs, [&] { return sum_of_partials(s + 1, tile, in_tile); }, grad_h(tile, in_tile),
+          s, row, shared_.inputs, [&] { return sum_of_partials(s + 1, tile, in_tile); }, grad_h(tile, in_tile),
           [&](int k) -> A& { return grad_cell(k, tile, in_tile); },
           [&](int slot, T value) {
 #pragma unroll
@@ -187,7 +196,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 1)
   SharedArena arena(dynamic_shared());
   const Backward<T>& call = params.calls[blockIdx.z];
   const typename Block::Shared shared(call.dims, params.most_tiles, arena);
-  Block(call, shared).run();
+  Block(call, params.wait, shared).run();
 #endif
 }
 

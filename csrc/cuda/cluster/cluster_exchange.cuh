@@ -9,6 +9,7 @@
 #pragma once
 
 #include "../common/layout.h"
+#include "../stationary/bounded_wait.cuh"
 #include "../stationary/stationary_tile.cuh"
 
 namespace fastrnn::cuda {
@@ -24,8 +25,8 @@ class ClusterExchange {
   }
 
   // bytes: arriving per step and tile; sends: number of steps that send anything. Ends with a cluster-wide barrier.
-  __device__ ClusterExchange(uint64_t* barriers, int64_t tiles, int bytes, int64_t sends)
-      : barriers_(barriers), bytes_(bytes), sends_(sends) {
+  __device__ ClusterExchange(uint64_t* barriers, const WaitLimit& limit, int64_t tiles, int bytes, int64_t sends)
+      : barriers_(barriers), wait_(limit), bytes_(bytes), sends_(sends) {
     if (threadIdx.x == 0) {
       for (int64_t i = 0; i < kBuffers * tiles; ++i) {
         mbarrier_init(barriers_ + i);
@@ -39,15 +40,20 @@ class ClusterExchange {
 
   static __device__ int64_t buffer(int64_t tile, int64_t n) { return tile * kBuffers + n % kBuffers; }
 
-  // Waits until everything that the cluster sends in step n, counted from 0, has arrived.
-  __device__ void await(int64_t tile, int64_t n) const {
-    mbarrier_wait(barriers_ + buffer(tile, n), static_cast<uint32_t>(n / kBuffers % 2));
+  // Waits until everything that the cluster sends in step n, counted from 0, has arrived; false if it does not.
+  __device__ bool await(int64_t tile, int64_t n) const {
+    uint64_t* const barrier = barriers_ + buffer(tile, n);
+    const auto parity = static_cast<uint32_t>(n / kBuffers % 2);
+    return wait_.until([&] { return mbarrier_try_wait(barrier, parity); });
   }
 
   // Call after a __syncthreads() that follows await(tile, n), and before sending step n + 1.
   __device__ void received(int64_t tile, int64_t n) const {
     if (threadIdx.x == 0) expect(tile, n + kBuffers);
   }
+
+  // Call with the whole block before it ends, whether it received everything or gave up.
+  __device__ void leave() const { leave_cluster(); }
 
   // Stores value to block `rank`, at the address that `to` has in this block.
   template <class V>
@@ -61,6 +67,7 @@ class ClusterExchange {
   }
 
   uint64_t* const barriers_;
+  const BoundedWait wait_;
   const int bytes_;
   const int64_t sends_;
 };

@@ -22,7 +22,7 @@ class ClusterForwardBlock {
  public:
   struct Shared {
     typename Gemm::Shared gemm;
-    T* inputs;           // of the current tile and the next, double-buffered
+    T* inputs;           // of a tile
     T* h;                // (tiles, 2, 16, h_stride): h, double-buffered over the steps
     T* own_h;            // (16, kUnits): staging area for what is sent
     A* cells = nullptr;  // (tiles, kCellStates, 16, kUnits)
@@ -30,7 +30,7 @@ class ClusterForwardBlock {
 
     FASTRNN_INLINE Shared(const Dims& dims, int64_t tiles, SharedArena& arena)
         : gemm(dims.recurrent_size, arena),
-          inputs(arena.take<T>(2 * Cells::kInputs)),
+          inputs(arena.take<T>(Cells::kInputs)),
           h(arena.take<T>(tiles * Exchange::kBuffers * kBatchRowsPerTile * h_stride(dims.hidden_size))),
           own_h(arena.take<T>(kTileValues<kUnits>)) {
       if (Cell::kCellStates > 0) cells = arena.take<A>(tiles * Cell::kCellStates * kTileValues<kUnits>);
@@ -38,7 +38,7 @@ class ClusterForwardBlock {
     }
   };
 
-  __device__ ClusterForwardBlock(const Forward<T>& call, const Shared& shared)
+  __device__ ClusterForwardBlock(const Forward<T>& call, const WaitLimit& limit, const Shared& shared)
       : p_(call),
         hidden_(call.dims.hidden_size),
         stride_(h_stride(hidden_)),
@@ -46,7 +46,7 @@ class ClusterForwardBlock {
         shared_(shared),
         cells_(call),
         gemm_(call.dims.recurrent_size, shared.gemm),
-        exchange_(shared.barriers, tiles_.end - tiles_.begin,
+        exchange_(shared.barriers, limit, tiles_.end - tiles_.begin,
                   static_cast<int>(kBatchRowsPerTile * hidden_ * static_cast<int64_t>(sizeof(T))), p_.steps.steps - 1) {
     const auto weight = [&](int gate, int unit, int64_t column) {
       return p_.w_hh + (gate * hidden_ + place_.first_unit + unit) * hidden_ + column;
@@ -57,33 +57,43 @@ class ClusterForwardBlock {
   }
 
   __device__ void run() {
-    int buffer = 0;
-    cells_.fetch(0, tiles_.begin, inputs(buffer));
-    for (int64_t s = 0; s < p_.steps.steps; ++s) {
-      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile, buffer ^= 1) {
-        const int64_t local = tile - tiles_.begin;
-        if (s > 0) exchange_.await(local, s - 1);
-        multiply(s, tile);
-        wait_for_copies<0>();
-        __syncthreads();
-        if (s > 0) exchange_.received(local, s - 1);
-        if (tile + 1 < tiles_.end) {
-          cells_.fetch(s, tile + 1, inputs(buffer ^ 1));
-        } else if (s + 1 < p_.steps.steps) {
-          cells_.fetch(s + 1, tiles_.begin, inputs(buffer ^ 1));
-        }
-        finish(s, tile, inputs(buffer));
-        __syncthreads();
-        if (s + 1 < p_.steps.steps) send(s, tile);
-      }
-    }
+    if (!run_steps()) cells_.fill_with_nan(tiles_);
+    exchange_.leave();
   }
 
  private:
+  static constexpr int kOwnRows = kBatchRowsPerTile / Place::kRowStep;  // of a thread, in a tile
+  using Done = typename Cells::Done[kOwnRows];
+
+  // False if another block does not come.
+  __device__ bool run_steps() const {
+    cells_.fetch(0, tiles_.begin, shared_.inputs);
+    for (int64_t s = 0; s < p_.steps.steps; ++s) {
+      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
+        const int64_t local = tile - tiles_.begin;
+        const bool in_time = s == 0 || exchange_.await(local, s - 1);
+        multiply(s, tile);
+        wait_for_copies<0>();
+        if (__syncthreads_or(!in_time)) return false;
+        if (s > 0) exchange_.received(local, s - 1);
+        Done done;
+        finish(s, tile, done);
+        __syncthreads();
+        if (s + 1 < p_.steps.steps) send(s, tile);
+        // What nobody waits for.
+        keep(s, tile, done);
+        if (tile + 1 < tiles_.end) {
+          cells_.fetch(s, tile + 1, shared_.inputs);
+        } else if (s + 1 < p_.steps.steps) {
+          cells_.fetch(s + 1, tiles_.begin, shared_.inputs);
+        }
+      }
+    }
+    return true;
+  }
+
   // Padded so that neighbouring lanes load their pieces from different banks.
   static FASTRNN_INLINE int64_t h_stride(int64_t hidden) { return hidden + 32 / static_cast<int64_t>(sizeof(T)); }
-
-  __device__ T* inputs(int buffer) const { return shared_.inputs + buffer * Cells::kInputs; }
 
   // h of the tile at step s, (16, stride_); at step -1, the initial state.
   __device__ T* h(int64_t s, int64_t tile) const {
@@ -114,40 +124,62 @@ class ClusterForwardBlock {
   }
 
   __device__ void multiply(int64_t s, int64_t tile) const {
-    gemm_.multiply([&](int row) { return h(s - 1, tile) + row * stride_; }, [](int64_t column) { return column; });
+    gemm_.multiply([&](int row) { return h(s - 1, tile) + row * stride_; }, [](int column) { return column; });
   }
 
   // Rows that do not run keep their h, which is hx until they begin.
-  __device__ void finish(int64_t s, int64_t tile, const T* inputs) const {
-    const int64_t running = running_rows(p_.steps, s), running_next = running_rows(p_.steps, s + 1);
+  __device__ void finish(int64_t s, int64_t tile, Done& done) const {
+    const int64_t running = running_rows(p_.steps, s);
 #pragma unroll
-    for (int row = place_.first_row; row < kBatchRowsPerTile; row += Place::kRowStep) {
-      const int64_t at = tile * kBatchRowsPerTile + row;
+    for (int i = 0; i < kOwnRows; ++i) {
+      const int row = own_row(i);
       T own_h = h(s - 1, tile)[row * stride_ + place_.first_unit + place_.unit];
-      if (at < running) {
-        own_h = cells_.finish(
-            s, at, inputs, [&](int gate) { return gemm_.sum(gate, place_.unit, row); }, [&] { return own_h; },
-            [&](int k) -> A& { return cell(k, tile, row); });
+      done[i] = {};
+      if (tile * kBatchRowsPerTile + row < running) {
+        CellStates<A> cells;
 #pragma unroll
-        for (int k = 0; k < Cell::kCellStates; ++k) {
-          if (at >= running_next) p_.cell[k][at * hidden_ + place_.first_unit + place_.unit] = cell(k, tile, row);
-        }
+        for (int k = 0; k < Cell::kCellStates; ++k) cells[k] = cell(k, tile, row);
+        done[i] =
+            cells_.run(row, shared_.inputs, [&](int gate) { return gemm_.sum(gate, place_.unit, row); }, own_h, cells);
+#pragma unroll
+        for (int k = 0; k < Cell::kCellStates; ++k) cell(k, tile, row) = done[i].cell[k];
+        own_h = narrow<T>(done[i].h);
       }
       shared_.own_h[row * kUnits + place_.unit] = own_h;
     }
   }
 
+  __device__ void keep(int64_t s, int64_t tile, const Done& done) const {
+    const int64_t running = running_rows(p_.steps, s), running_next = running_rows(p_.steps, s + 1);
+#pragma unroll
+    for (int i = 0; i < kOwnRows; ++i) {
+      const int64_t row = tile * kBatchRowsPerTile + own_row(i);
+      if (row >= running) continue;
+      cells_.publish(s, row, done[i]);
+      cells_.keep(s, row, done[i]);
+      if (row < running_next) continue;
+#pragma unroll
+      for (int k = 0; k < Cell::kCellStates; ++k) {
+        p_.cell[k][row * hidden_ + place_.first_unit + place_.unit] = done[i].cell[k];
+      }
+    }
+  }
+
+  // The thread's i-th row in a tile.
+  __device__ int own_row(int i) const { return place_.first_row + i * Place::kRowStep; }
+
   __device__ void send(int64_t s, int64_t tile) const {
     constexpr int kWidth = 16 / sizeof(T), kPieces = kTileValues<kUnits> / kWidth;
+    static_assert(kThreadsPerBlock % kPieces == 0);
     const int blocks = static_cast<int>(gridDim.x), first_rank = cluster_rank();
+    const int piece = static_cast<int>(threadIdx.x) % kPieces, row = piece * kWidth / kUnits;
+    T* const to = h(s, tile) + row * stride_ + place_.first_unit + piece * kWidth % kUnits;
+    const uint4 value = reinterpret_cast<const uint4*>(shared_.own_h)[piece];
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < kPieces * blocks; i += kThreadsPerBlock) {
-      const int piece = i % kPieces, row = piece * kWidth / kUnits, unit = piece * kWidth % kUnits;
+    for (int i = static_cast<int>(threadIdx.x) / kPieces; i < blocks; i += kThreadsPerBlock / kPieces) {
       // Staggered, so that not all blocks send to the same one first.
-      const int rank = (i / kPieces + first_rank) % blocks;
-      T* const to = h(s, tile) + row * stride_ + place_.first_unit + unit;
-      exchange_.send(reinterpret_cast<uint4*>(to), tile - tiles_.begin, s, rank,
-                     reinterpret_cast<const uint4*>(shared_.own_h)[piece]);
+      const int rank = first_rank + i < blocks ? first_rank + i : first_rank + i - blocks;
+      exchange_.send(reinterpret_cast<uint4*>(to), tile - tiles_.begin, s, rank, value);
     }
   }
 
@@ -169,7 +201,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 1)
   SharedArena arena(dynamic_shared());
   const Forward<T>& call = params.calls[blockIdx.z];
   const typename Block::Shared shared(call.dims, params.most_tiles, arena);
-  Block(call, shared).run();
+  Block(call, params.wait, shared).run();
 #endif
 }
 

@@ -82,14 +82,28 @@ __device__ __forceinline__ uint32_t to_tf32(float value) {
 }
 
 // Synchronisation between CTAs: what a CTA wrote before its __syncthreads(), after which one of its threads stores the
-// flag, is visible to whoever loads that value, and to the threads that synchronise with that one afterwards.
+// flag, is visible to whoever loads that value and then fences, and to the threads that synchronise with that one
+// afterwards. Polling with acquire loads instead would invalidate the L1 cache at every poll.
 __device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
-__device__ __forceinline__ uint32_t load_acquire(const uint32_t* flag) {
+__device__ __forceinline__ uint32_t load_relaxed(const uint32_t* flag) {
   uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
   return value;
+}
+__device__ __forceinline__ void fence_acquire() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
+// Nanoseconds since some moment in the past.
+__device__ __forceinline__ uint64_t global_time() {
+  uint64_t time;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time));
+  return time;
+}
+
+// Stores to host memory that the GPU can write.
+__device__ __forceinline__ void store_to_host(uint64_t* word, uint64_t value) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
 }
 
 // Copies 16 bytes from global to shared memory, both aligned to 16, asynchronously; zero-fills if not `valid` (the
@@ -143,6 +157,14 @@ __device__ __forceinline__ void cluster_sync() {
 #endif
 }
 
+// The same for blocks that are about to end, which no longer order anything: none may end while others can still store
+// to its shared memory.
+__device__ __forceinline__ void leave_cluster() {
+#if FASTRNN_HAS_CLUSTERS
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+
 // A transaction barrier in shared memory. A phase completes when the block has announced, once, how many bytes to
 // expect in it, and that many have been stored, in either order. Other blocks may use it after cluster_sync.
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier) {
@@ -158,21 +180,21 @@ __device__ __forceinline__ void mbarrier_expect(uint64_t* barrier, int bytes) {
                : "memory");
 #endif
 }
-// Waits until the phase of that parity has completed: 0 for the first, 1 for the second, 0 for the third. What was
-// stored in it, and what the storing blocks had done before their last barrier, is visible afterwards.
-__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
-#if FASTRNN_HAS_CLUSTERS
+// Whether the phase of that parity has completed, after waiting a while for it: 0 for the first, 1 for the second, 0
+// for the third. If so, what was stored in it, and what the storing blocks had done before their last barrier, is
+// visible.
+__device__ __forceinline__ bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
   uint32_t ended = 0;
-  while (!ended) {
-    asm volatile(
-        "{\n.reg .pred p;\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n}"
-        : "=r"(ended)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
-  }
+#if FASTRNN_HAS_CLUSTERS
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(ended)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
 #endif
+  return ended != 0;
 }
 
 // Stores asynchronously to block `rank` of the cluster, at the address that `shared` has in this block; that block's

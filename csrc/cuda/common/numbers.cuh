@@ -19,6 +19,9 @@ __device__ __forceinline__ T narrow(Accumulator<T> value) {
   return static_cast<T>(value);
 }
 
+template <class A>
+constexpr A kNan = std::numeric_limits<A>::quiet_NaN();
+
 // Machine epsilon, and the smallest normal number.
 template <class T>
 constexpr double kEpsilon = std::numeric_limits<T>::epsilon();

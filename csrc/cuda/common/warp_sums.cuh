@@ -1,5 +1,5 @@
 // Sums of a GEMM whose columns are partitioned over warps: each leaves its partial sums in shared memory, where they
-// are combined.
+// are combined. Slices are those of stationary/stationary_gemm.cuh.
 #pragma once
 
 #include "../stationary/stationary_tile.cuh"
@@ -10,14 +10,14 @@ namespace fastrnn::cuda {
 constexpr int kWarps = kThreadsPerBlock / 32;
 constexpr int kMmaUnits = 16;  // rows of an mma's left operand, the weights
 
-// The GEMM has kTileGroups groups of kTiles tiles of 16 rows. A warp serves one group, and has some of its columns.
-template <int kTiles, int kTileGroups>
+// A warp serves one of kSliceGroups groups of kSlices, and has some of its columns.
+template <int kSlices, int kSliceGroups>
 class WarpSums {
  public:
-  static constexpr int kColumnGroups = kWarps / kTileGroups;
+  static constexpr int kColumnGroups = kWarps / kSliceGroups;
 
   static FASTRNN_INLINE float* take(SharedArena& arena) {
-    return arena.take<float>(int64_t{kWarps} * kTiles * kMmaUnits * kStride);
+    return arena.take<float>(int64_t{kWarps} * kSlices * kMmaUnits * kStride);
   }
 
   __device__ explicit WarpSums(float* sums) : warp_(static_cast<int>(threadIdx.x) / 32), sums_(sums) {}
@@ -28,17 +28,17 @@ class WarpSums {
   __device__ int64_t first(int64_t count) const { return count * (warp_ % kColumnGroups) / kColumnGroups; }
   __device__ int64_t end(int64_t count) const { return count * (warp_ % kColumnGroups + 1) / kColumnGroups; }
 
-  // Stores this warp's partial sums of a row of a tile for two neighbouring batch rows.
-  __device__ void store(int tile, int row, int batch_row, const float2& sums) const {
-    *reinterpret_cast<float2*>(sums_ + index(warp_, tile, row, batch_row)) = sums;
+  // Stores this warp's partial sums of a row of a slice for two neighbouring batch rows.
+  __device__ void store(int slice, int row, int batch_row, const float2& sums) const {
+    *reinterpret_cast<float2*>(sums_ + index(warp_, slice, row, batch_row)) = sums;
   }
 
   // The complete sum; call after a __syncthreads(). row: counted over all groups, 16 each.
-  __device__ float total(int tile, int row, int batch_row) const {
+  __device__ float total(int slice, int row, int batch_row) const {
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < kColumnGroups; ++i) {
-      sum += sums_[index(row / kMmaUnits * kColumnGroups + i, tile, row % kMmaUnits, batch_row)];
+      sum += sums_[index(row / kMmaUnits * kColumnGroups + i, slice, row % kMmaUnits, batch_row)];
     }
     return sum;
   }
@@ -47,8 +47,8 @@ class WarpSums {
   // Not 16, to avoid bank conflicts between neighbouring rows' sums.
   static constexpr int kStride = kBatchRowsPerTile + 2;
 
-  static __device__ int index(int warp, int tile, int row, int batch_row) {
-    return ((warp * kTiles + tile) * kMmaUnits + row) * kStride + batch_row;
+  static __device__ int index(int warp, int slice, int row, int batch_row) {
+    return ((warp * kSlices + slice) * kMmaUnits + row) * kStride + batch_row;
   }
 
   const int warp_;

@@ -34,7 +34,7 @@ struct PersistentLaunch {
   }
 
   static void run(const Call* calls, const Grid& grid, const Queue& queue) {
-    StationaryParams<Call> params = stationary_params(calls, grid);
+    StationaryParams<Call> params = stationary_params(Path::kPersistent, calls, grid);
     params.flags = reinterpret_cast<uint32_t*>(calls->scratch);
     check(cudaMemsetAsync(params.flags, 0, static_cast<size_t>(flag_bytes(grid)), queue.stream));
     const int64_t shared = shared_bytes(calls->dims);

@@ -19,17 +19,18 @@ class PersistentForwardBlock {
  public:
   struct Shared {
     typename Gemm::Shared gemm;
-    T* inputs;  // of the current tile and the next, double-buffered
+    T* inputs;  // of a tile
 
     FASTRNN_INLINE Shared(const Dims& dims, SharedArena& arena)
-        : gemm(dims.recurrent_size, arena), inputs(arena.take<T>(2 * Cells::kInputs)) {}
+        : gemm(dims.recurrent_size, arena), inputs(arena.take<T>(Cells::kInputs)) {}
   };
 
-  __device__ PersistentForwardBlock(const Forward<T>& call, uint32_t* flags, const Shared& shared)
+  __device__ PersistentForwardBlock(const Forward<T>& call, uint32_t* flags, const WaitLimit& limit,
+                                    const Shared& shared)
       : p_(call),
         hidden_(call.dims.hidden_size),
         tiles_(call.dims.batch),
-        exchange_(flags),
+        exchange_(flags, limit),
         cells_(call),
         inputs_(shared.inputs),
         gemm_(call.dims.recurrent_size, shared.gemm) {
@@ -40,47 +41,78 @@ class PersistentForwardBlock {
   }
 
   __device__ void run() {
-    int buffer = 0;
-    cells_.fetch(0, tiles_.begin, inputs(buffer));
+    cells_.fetch(0, tiles_.begin, inputs_);
     for (int64_t s = 0; s < p_.steps.steps; ++s) {
-      if (s > 0) exchange_.await(gemm_.begin(), gemm_.end(), s);
-      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile, buffer ^= 1) {
+      if (s > 0 && !exchange_.await(s)) return give_up();
+      for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
+        const int64_t row = tile * kBatchRowsPerTile + place_.first_row;
+        const bool runs = row < running_rows(p_.steps, s), is_last = tile + 1 == tiles_.end;
+        const State state = load_state(s, row, runs);
         multiply(s, tile);
         wait_for_copies<0>();
         __syncthreads();
-        if (tile + 1 < tiles_.end) {
-          cells_.fetch(s, tile + 1, inputs(buffer ^ 1));
-        } else if (s + 1 < p_.steps.steps) {
-          cells_.fetch(s + 1, tiles_.begin, inputs(buffer ^ 1));
+        typename Cells::Done done{};
+        if (runs) {
+          done = cells_.run(
+              row, inputs_, [&](int gate) { return gemm_.sum(gate, place_.unit, place_.first_row); }, state.h,
+              state.cell);
+          cells_.publish(s, row, done);
         }
-        finish(s, tile, inputs(buffer));
         __syncthreads();
+        if (is_last) exchange_.announce(s + 1);
+        // What nobody waits for.
+        if (runs) keep(s, row, done);
+        if (!is_last) {
+          cells_.fetch(s, tile + 1, inputs_);
+        } else if (s + 1 < p_.steps.steps) {
+          cells_.fetch(s + 1, tiles_.begin, inputs_);
+        }
       }
-      exchange_.announce(s + 1);
     }
   }
 
  private:
-  __device__ T* inputs(int buffer) const { return inputs_ + buffer * Cells::kInputs; }
+  // What a step of a row starts from, for the thread's unit.
+  struct State {
+    T h;
+    CellStates<A> cell;
+  };
 
-  // The h_{t-1} that a row of step s starts from; null if the row does not run.
+  __device__ void give_up() const {
+    wait_for_copies<0>();
+    cells_.fill_with_nan(tiles_);
+  }
+
+  __device__ int64_t own(int64_t row) const { return row * hidden_ + place_.first_unit + place_.unit; }
+
+  // Loaded before the GEMM, which takes longer.
+  __device__ State load_state(int64_t s, int64_t row, bool runs) const {
+    State state{};
+    if (!runs) return state;
+    if constexpr (Cell::kReadsPreviousH) state.h = previous_h(s, row)[place_.first_unit + place_.unit];
+#pragma unroll
+    for (int k = 0; k < Cell::kCellStates; ++k) state.cell[k] = p_.cell[k][own(row)];
+    return state;
+  }
+
+  __device__ void keep(int64_t s, int64_t row, const typename Cells::Done& done) const {
+#pragma unroll
+    for (int k = 0; k < Cell::kCellStates; ++k) p_.cell[k][own(row)] = done.cell[k];
+    cells_.keep(s, row, done);
+  }
+
+  // The h_{t-1} that a running row of step s starts from.
   __device__ const T* previous_h(int64_t s, int64_t row) const {
-    if (row >= running_rows(p_.steps, s)) return nullptr;
     if (row >= running_rows(p_.steps, s - 1)) return p_.hx + row * hidden_;
     return p_.output + (first_row_of(p_.steps, s - 1) + row) * p_.output_stride;
   }
 
+  // Rows that do not run multiply what others read anyway: nobody asks for their sums.
   __device__ void multiply(int64_t s, int64_t tile) const {
-    gemm_.multiply([&](int row) { return previous_h(s, tile * kBatchRowsPerTile + row); },
-                   [](int64_t column) { return column; });
-  }
-
-  __device__ void finish(int64_t s, int64_t tile, const T* inputs) const {
-    const int64_t row = tile * kBatchRowsPerTile + place_.first_row, unit = place_.first_unit + place_.unit;
-    if (row >= running_rows(p_.steps, s)) return;
-    cells_.finish(
-        s, row, inputs, [&](int gate) { return gemm_.sum(gate, place_.unit, place_.first_row); },
-        [&] { return previous_h(s, row)[unit]; }, [&](int k) -> A& { return p_.cell[k][row * hidden_ + unit]; });
+    const int64_t first_row = tile * kBatchRowsPerTile, running = running_rows(p_.steps, s);
+    const T* const idle = first_row < running ? previous_h(s, first_row) : p_.hx;
+    gemm_.multiply([&](int row) { return first_row + row < running ? previous_h(s, first_row + row) : idle; },
+                   [](int column) { return column; });
   }
 
   const Forward<T>& p_;
@@ -100,7 +132,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 1)
   SharedArena arena(dynamic_shared());
   const Forward<T>& call = params.calls[blockIdx.z];
   const typename Block::Shared shared(call.dims, arena);
-  Block(call, params.flags, shared).run();
+  Block(call, params.flags, params.wait, shared).run();
 }
 
 }  // namespace fastrnn::cuda

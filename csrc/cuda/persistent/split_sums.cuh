@@ -14,9 +14,6 @@ class SplitSums {
   using Exchange = ClusterExchange<4>;
 
  public:
-  // How many GEMMs the sums lag behind, so that the exchange overlaps with the next GEMM.
-  static constexpr int kLag = 1;
-
   struct Shared {
     float* partials;     // (buffers, kSplit, kUnitsPerBlock, kPartialStride): for this block's units
     uint64_t* barriers;  // of the exchange
@@ -26,12 +23,13 @@ class SplitSums {
           barriers(Exchange::take_barriers(arena, 1)) {}
   };
 
-  __device__ SplitSums(const Shared& shared, int64_t gemms)
+  __device__ SplitSums(const Shared& shared, const WaitLimit& limit, int64_t gemms)
       : partials_(shared.partials),
-        exchange_(shared.barriers, 1, kSplit * kTileValues<kUnitsPerBlock> * static_cast<int>(sizeof(float)), gemms) {}
+        exchange_(shared.barriers, limit, 1, kSplit * kTileValues<kUnitsPerBlock> * static_cast<int>(sizeof(float)),
+                  gemms) {}
 
   // For the n-th GEMM, counted from 0: call after a barrier that follows its multiply(), and before the next
-  // multiply(). The GEMM's tiles are the blocks.
+  // multiply(). The GEMM's slices are the blocks.
   template <class Gemm>
   __device__ void send(const Gemm& gemm, int64_t n) const {
     constexpr int kPairs = kTileValues<kUnitsPerBlock> / 2;
@@ -45,13 +43,14 @@ class SplitSums {
     }
   }
 
-  // Waits until all blocks' partial sums of the n-th GEMM have arrived for sum().
-  __device__ void await(int64_t n) const { exchange_.await(0, n); }
+  // Waits until all blocks' partial sums of the n-th GEMM have arrived for sum(); false if they do not.
+  __device__ bool await(int64_t n) const { return exchange_.await(0, n); }
   // Call after a barrier that follows its last sum().
   __device__ void received(int64_t n) const { exchange_.received(0, n); }
 
-  template <class Gemm>
-  __device__ float sum(const Gemm&, int64_t n, int unit, int batch_row) const {
+  __device__ void leave() const { exchange_.leave(); }
+
+  __device__ float sum(int64_t n, int unit, int batch_row) const {
     float sum = 0;
 #pragma unroll
     for (int block = 0; block < kSplit; ++block) sum += partial(n, block)[unit * kPartialStride + batch_row];
@@ -70,29 +69,6 @@ class SplitSums {
 
   float* const partials_;
   const Exchange exchange_;
-};
-
-// The same for a single block, which has the whole sum at once.
-template <>
-class SplitSums<1> {
- public:
-  static constexpr int kLag = 0;
-
-  struct Shared {
-    FASTRNN_INLINE explicit Shared(SharedArena&) {}
-  };
-
-  __device__ SplitSums(const Shared&, int64_t) {}
-
-  template <class Gemm>
-  __device__ void send(const Gemm&, int64_t) const {}
-  __device__ void await(int64_t) const {}
-  __device__ void received(int64_t) const {}
-
-  template <class Gemm>
-  __device__ float sum(const Gemm& gemm, int64_t, int unit, int batch_row) const {
-    return gemm.sum(0, unit, batch_row);
-  }
 };
 
 }  // namespace fastrnn::cuda

@@ -34,10 +34,10 @@ __device__ __forceinline__ float4 load_quad(const float* values, int64_t stride)
   return {values[0], values[stride], values[2 * stride], values[3 * stride]};
 }
 
-template <int kTiles, int kTileGroups>
+template <int kSlices, int kSliceGroups>
 class ExactStationaryGemm {
-  using Sums = WarpSums<kTiles, kTileGroups>;
-  static constexpr int kRows = kTiles * kMmaUnits;  // in a group
+  using Sums = WarpSums<kSlices, kSliceGroups>;
+  static constexpr int kRows = kSlices * kMmaUnits;  // in a group
 
  public:
   struct Shared {
@@ -45,7 +45,7 @@ class ExactStationaryGemm {
     float* sums;
 
     FASTRNN_INLINE Shared(int64_t depth, SharedArena& arena)
-        : weights(arena.take<float4>(kTileGroups * depth / kQuad * kRows)), sums(Sums::take(arena)) {}
+        : weights(arena.take<float4>(kSliceGroups * depth / kQuad * kRows)), sums(Sums::take(arena)) {}
   };
 
   __device__ ExactStationaryGemm(int64_t depth, const Shared& shared)
@@ -72,26 +72,32 @@ class ExactStationaryGemm {
     const float* rows[kLaneBatchRows];
 #pragma unroll
     for (int b = 0; b < kLaneBatchRows; ++b) rows[b] = row(lane_ % 4 * kLaneBatchRows + b);
-    multiply_tiles<0>(rows, offset);
+    multiply_slices<0>(rows, offset);
   }
 
-  __device__ float sum(int tile, int row, int batch_row) const { return sums_.total(tile, row, batch_row); }
+  __device__ float sum(int slice, int row, int batch_row) const { return sums_.total(slice, row, batch_row); }
 
  private:
-  // Two tiles at a time, starting with kFirst: nvcc has no registers for more. On the second pass the batch rows come
+  // Two slices at a time, starting with kFirst: nvcc has no registers for more. On the second pass the batch rows come
   // from the L1 cache.
   template <int kFirst, class Offset>
-  __device__ void multiply_tiles(const float* const (&rows)[kLaneBatchRows], const Offset& offset) const {
-    constexpr int kCount = kTiles - kFirst < 2 ? kTiles - kFirst : 2;
+  __device__ void multiply_slices(const float* const (&rows)[kLaneBatchRows], const Offset& offset) const {
+    constexpr int kCount = kSlices - kFirst < 2 ? kSlices - kFirst : 2;
     float sums[2 * kCount][kLaneBatchRows] = {};
+    float4 ahead[kLaneBatchRows];
+    const auto load_quads = [&](int i) {
+      const int at = offset((static_cast<int>(first_) + i) * kQuad);
+#pragma unroll
+      for (int b = 0; b < kLaneBatchRows; ++b) ahead[b] = *reinterpret_cast<const float4*>(rows[b] + at);
+    };
+    load_quads(0);
 #pragma unroll 1
     for (int i = 0; i < quads_; ++i) {
-      const int64_t at = offset((first_ + i) * kQuad);
       float4 batch[kLaneBatchRows];
 #pragma unroll
-      for (int b = 0; b < kLaneBatchRows; ++b) {
-        batch[b] = rows[b] ? *reinterpret_cast<const float4*>(rows[b] + at) : float4{};
-      }
+      for (int b = 0; b < kLaneBatchRows; ++b) batch[b] = ahead[b];
+      // Past the last one, that one once more: a load that depends on a condition would be waited for by itself.
+      load_quads(i + 1 < quads_ ? i + 1 : i);
       add_quad(weights_ + i * kRows + kFirst * kMmaUnits + lane_ / 4, batch, sums);
     }
 #pragma unroll
@@ -102,7 +108,7 @@ class ExactStationaryGemm {
         sums_.store(kFirst + i / 2, row, batch_row, {sums[i][b], sums[i][b + 1]});
       }
     }
-    if constexpr (kFirst + kCount < kTiles) multiply_tiles<kFirst + kCount>(rows, offset);
+    if constexpr (kFirst + kCount < kSlices) multiply_slices<kFirst + kCount>(rows, offset);
   }
 
   const Sums sums_;
@@ -126,15 +132,15 @@ class ExactScatteredGemm {
   __device__ ExactScatteredGemm(int64_t rows, const Shared& shared)
       : warp_(static_cast<int>(threadIdx.x) / 32),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        tiles_(static_cast<int>(rows / kMmaUnits)),
+        slices_(static_cast<int>(rows / kMmaUnits)),
         weights_(shared.weights) {}
 
   template <class Address>
   __device__ void load_weights(const Address& address, int64_t stride) {
-    for (int tile = warp_; tile < tiles_; tile += kWarps) {
+    for (int slice = warp_; slice < slices_; slice += kWarps) {
       for (int i = lane_; i < kQuads * kMmaUnits; i += 32) {
-        const int64_t row = int64_t{tile} * kMmaUnits + i % kMmaUnits;
-        weights_[tile * kQuads * kMmaUnits + i] = load_quad(address(row, i / kMmaUnits * kQuad), stride);
+        const int64_t row = int64_t{slice} * kMmaUnits + i % kMmaUnits;
+        weights_[slice * kQuads * kMmaUnits + i] = load_quad(address(row, i / kMmaUnits * kQuad), stride);
       }
     }
     __syncwarp();
@@ -142,7 +148,7 @@ class ExactScatteredGemm {
 
   template <class Row, class Store>
   __device__ void multiply(const Row& row, const Store& store) const {
-    for (int tile = warp_; tile < tiles_; tile += kWarps) {
+    for (int slice = warp_; slice < slices_; slice += kWarps) {
       float sums[2][kLaneBatchRows] = {};
 #pragma unroll 4
       for (int quad = 0; quad < kQuads; ++quad) {
@@ -151,11 +157,11 @@ class ExactScatteredGemm {
         for (int b = 0; b < kLaneBatchRows; ++b) {
           batch[b] = *reinterpret_cast<const float4*>(row(lane_ % 4 * kLaneBatchRows + b) + quad * kQuad);
         }
-        add_quad(weights_ + (tile * kQuads + quad) * kMmaUnits + lane_ / 4, batch, sums);
+        add_quad(weights_ + (slice * kQuads + quad) * kMmaUnits + lane_ / 4, batch, sums);
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int64_t unit = int64_t{tile} * kMmaUnits + lane_ / 4 + i * 8;
+        const int64_t unit = int64_t{slice} * kMmaUnits + lane_ / 4 + i * 8;
 #pragma unroll
         for (int b = 0; b < kLaneBatchRows; b += 2) {
           store(unit, lane_ % 4 * kLaneBatchRows + b, float2{sums[i][b], sums[i][b + 1]});
@@ -165,8 +171,8 @@ class ExactScatteredGemm {
   }
 
  private:
-  const int warp_, lane_, tiles_;
-  float4* const weights_;  // (tiles, kQuads, 16)
+  const int warp_, lane_, slices_;
+  float4* const weights_;  // (slices, kQuads, 16)
 };
 
 }  // namespace fastrnn::cuda

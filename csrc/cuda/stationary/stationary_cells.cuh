@@ -33,12 +33,12 @@ class ForwardCells {
     commit_copies();
   }
 
-  // The step of a running row, for the thread's unit; returns h_t. sum(gate): result of the recurrent GEMM;
-  // previous_h(): the unit's own h_{t-1}; cell(k): its cell states, in before the step, out after it.
-  template <class Sum, class PreviousH, class CellState>
-  __device__ T finish(int64_t s, int64_t row, const T* inputs, const Sum& sum, const PreviousH& previous_h,
-                      const CellState& cell) const {
-    const int64_t unit = place_.first_unit + place_.unit;
+  using Done = Step<A, Cell::kSavedValues>;
+
+  // The step of a running row, for the thread's unit. sum(gate): result of the recurrent GEMM; h_prev, cell: the unit's
+  // own before the step.
+  template <class Sum>
+  __device__ Done run(int64_t row, const T* inputs, const Sum& sum, T h_prev, const CellStates<A>& cell) const {
     const int in_tile = static_cast<int>(row % kBatchRowsPerTile) * kUnits + place_.unit;
     A x[Cell::kGates], r[Cell::kGates];
 #pragma unroll
@@ -46,26 +46,48 @@ class ForwardCells {
       x[gate] = widen(inputs[gate * kTileValues<kUnits> + in_tile]) + x_bias_[gate];
       r[gate] = sum(gate) + r_bias_[gate];
     }
-    const int64_t at = first_row_of(p_.steps, s) + row;
-    Step<A, Cell::kSavedValues> step;
-    if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(previous_h());
+    Done step{};
+    if constexpr (Cell::kReadsPreviousH) step.h_prev = widen(h_prev);
 #pragma unroll
-    for (int k = 0; k < Cell::kCellStates; ++k) step.cell_prev[k] = cell(k);
+    for (int k = 0; k < Cell::kCellStates; ++k) step.cell_prev[k] = cell[k];
     Cell::forward(x, r, step);
-    if (Cell::kReadsSaved && p_.keep) {
-      T* saved = p_.saved + at * p_.saved_stride + unit;
+    return step;
+  }
+
+  // Stores h_t, which other blocks may wait for.
+  __device__ void publish(int64_t s, int64_t row, const Done& step) const {
+    const int64_t unit = place_.first_unit + place_.unit;
+    const T h = narrow<T>(step.h);
+    p_.output[(first_row_of(p_.steps, s) + row) * p_.output_stride + unit] = h;
+    if (row >= running_rows(p_.steps, s + 1)) p_.hy[row * hidden_ + unit] = h;
+  }
+
+  // Stores what backward needs.
+  __device__ void keep(int64_t s, int64_t row, const Done& step) const {
+    if (!p_.keep) return;
+    const int64_t unit = place_.first_unit + place_.unit, at = first_row_of(p_.steps, s) + row;
+    if constexpr (Cell::kReadsSaved) {
+      T* const saved = p_.saved + at * p_.saved_stride + unit;
 #pragma unroll
       for (int k = 0; k < Cell::kSavedValues; ++k) saved[k * hidden_] = narrow<T>(step.saved[k]);
     }
 #pragma unroll
-    for (int k = 0; k < Cell::kCellStates; ++k) {
-      cell(k) = step.cell[k];
-      if (p_.keep) p_.cells[k][at * hidden_ + unit] = step.cell[k];
+    for (int k = 0; k < Cell::kCellStates; ++k) p_.cells[k][at * hidden_ + unit] = step.cell[k];
+  }
+
+  // The results of the block's units and tiles.
+  __device__ void fill_with_nan(const Tiles& tiles) const {
+    for (int64_t s = 0; s < p_.steps.steps; ++s) {
+      place_.for_rows(tiles, running_rows(p_.steps, s), [&](int64_t row) {
+        p_.output[(first_row_of(p_.steps, s) + row) * p_.output_stride + place_.first_unit + place_.unit] =
+            narrow<T>(kNan<A>);
+      });
     }
-    const T h = narrow<T>(step.h);
-    p_.output[at * p_.output_stride + unit] = h;
-    if (row >= running_rows(p_.steps, s + 1)) p_.hy[row * hidden_ + unit] = h;
-    return h;
+    place_.for_rows(tiles, p_.dims.batch, [&](int64_t row) {
+      const int64_t state = row * hidden_ + place_.first_unit + place_.unit;
+      p_.hy[state] = narrow<T>(kNan<A>);
+      for (int k = 0; k < Cell::kCellStates; ++k) p_.cell[k][state] = kNan<A>;
+    });
   }
 
  private:
@@ -92,9 +114,8 @@ class BackwardCells {
   struct Inputs {
     T *saved = nullptr, *grad_output, *h = nullptr, *h_prev = nullptr;
     CellStates<A*> cell{}, cell_prev{};
-    int64_t bytes;
 
-    FASTRNN_INLINE explicit Inputs(SharedArena&& arena) : grad_output(arena.take<T>(kTileValues<kUnits>)) {
+    FASTRNN_INLINE explicit Inputs(SharedArena& arena) : grad_output(arena.take<T>(kTileValues<kUnits>)) {
       if (Cell::kReadsSaved) saved = arena.take<T>(Cell::kSavedValues * kTileValues<kUnits>);
       if (Cell::kReadsH) h = arena.take<T>(kTileValues<kUnits>);
       if (Cell::kReadsPreviousH) h_prev = arena.take<T>(kTileValues<kUnits>);
@@ -102,7 +123,6 @@ class BackwardCells {
         cell[k] = arena.take<A>(kTileValues<kUnits>);
         cell_prev[k] = arena.take<A>(kTileValues<kUnits>);
       }
-      bytes = arena.used();
     }
   };
 
@@ -193,6 +213,21 @@ class BackwardCells {
     if constexpr (Cell::kCarriesH) grad_h = grad.h;
 #pragma unroll
     for (int k = 0; k < Cell::kCellStates; ++k) grad_cell(k) = grad.cell[k];
+  }
+
+  // The gradients of the block's units and tiles.
+  __device__ void fill_with_nan(const Tiles& tiles) const {
+    const int64_t unit = place_.first_unit + place_.unit;
+    for (int64_t s = 0; s < p_.steps.steps; ++s) {
+      place_.for_rows(tiles, running_rows(p_.steps, s), [&](int64_t row) {
+        T* const saved = p_.grad_saved + (first_row_of(p_.steps, s) + row) * Cell::kSavedValues * hidden_ + unit;
+        for (int c = 0; c < Cell::kSavedValues; ++c) saved[c * hidden_] = narrow<T>(kNan<A>);
+      });
+    }
+    place_.for_rows(tiles, p_.dims.batch, [&](int64_t row) {
+      p_.grad_h[row * hidden_ + unit] = kNan<A>;
+      for (int k = 0; k < Cell::kCellStates; ++k) p_.grad_cell[k][row * hidden_ + unit] = kNan<A>;
+    });
   }
 
  private:

@@ -7,27 +7,6 @@
 
 namespace fastrnn::cuda {
 
-// The calling thread's place in a tile of 16 batch rows by the block's units: it runs the cells of one unit, in every
-// kRowStep-th row.
-template <int kUnits>
-struct ThreadPlace {
-  static constexpr int kRowStep = kThreadsPerBlock / kUnits;
-  int unit = static_cast<int>(threadIdx.x) % kUnits;
-  int first_row = static_cast<int>(threadIdx.x) / kUnits;
-  int64_t first_unit = int64_t{blockIdx.x} * kUnits;  // the block's
-};
-
-template <class Call>
-StationaryParams<Call> stationary_params(const Call* calls, const Grid& grid) {
-  StationaryParams<Call> params{};
-  for (int64_t i = 0; i < grid.calls; ++i) params.calls[i] = calls[i];
-  params.most_tiles = grid.tiles(calls->dims.batch);
-  return params;
-}
-
-template <int kUnits>
-constexpr int kTileValues = kBatchRowsPerTile * kUnits;
-
 // The tiles of batch rows of this block's group.
 struct Tiles {
   int64_t begin, end;
@@ -38,6 +17,37 @@ struct Tiles {
     end = tiles * (blockIdx.y + 1) / gridDim.y;
   }
 };
+
+// The calling thread's place in a tile of 16 batch rows by the block's units: it runs the cells of one unit, in every
+// kRowStep-th row.
+template <int kUnits>
+struct ThreadPlace {
+  static constexpr int kRowStep = kThreadsPerBlock / kUnits;
+  int unit = static_cast<int>(threadIdx.x) % kUnits;
+  int first_row = static_cast<int>(threadIdx.x) / kUnits;
+  int64_t first_unit = int64_t{blockIdx.x} * kUnits;  // the block's
+
+  // Calls visit(row) for the thread's rows of these tiles, up to a row.
+  template <class Visit>
+  __device__ void for_rows(const Tiles& tiles, int64_t end, const Visit& visit) const {
+    for (int64_t row = tiles.begin * kBatchRowsPerTile + first_row; row < tiles.end * kBatchRowsPerTile && row < end;
+         row += kRowStep) {
+      visit(row);
+    }
+  }
+};
+
+template <class Call>
+StationaryParams<Call> stationary_params(Path path, const Call* calls, const Grid& grid) {
+  StationaryParams<Call> params{};
+  params.wait = wait_limit(path, kIsBackward<Call>, calls->dims, calls->steps.steps);
+  for (int64_t i = 0; i < grid.calls; ++i) params.calls[i] = calls[i];
+  params.most_tiles = grid.tiles(calls->dims.batch);
+  return params;
+}
+
+template <int kUnits>
+constexpr int kTileValues = kBatchRowsPerTile * kUnits;
 
 // Rows running at step s; none outside the sequence.
 __device__ __forceinline__ int64_t running_rows(const Steps& steps, int64_t s) {

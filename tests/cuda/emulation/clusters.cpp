@@ -114,19 +114,21 @@ void mbarrier_expect(uint64_t* barrier, uint32_t bytes, Place place) {
   s.deliveries.end_phase_if_complete(found);
 }
 
-void mbarrier_wait(uint64_t* barrier, uint32_t parity, Place place) {
+bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity, Place place) {
   const InEmulator scope;
   Scheduler& s = scheduler();
   Thread& self = begin(place);
   s.yield();
   const MBarrier& found = own_barrier(self, barrier, place);
   // As on the GPU: the phase of that parity has ended when the one that goes on has the other.
-  while (found.phases % 2 == parity) {
+  if (found.phases % 2 == parity) {
     self.mbarrier = &found;
     s.wait_for(found);
   }
   self.mbarrier = nullptr;
-  if (observer) observer->mbarrier_waited(self, found, __builtin_return_address(0));
+  const bool ended = found.phases % 2 != parity;
+  if (ended && observer) observer->mbarrier_waited(self, found, __builtin_return_address(0));
+  return ended;
 }
 
 void store_async(void* shared, uint64_t* barrier, int rank, const void* value, size_t bytes, Place place) {

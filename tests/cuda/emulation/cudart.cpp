@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <set>
@@ -21,6 +22,7 @@ constexpr int kPortableCluster = 8, kLargestCluster = 16, kLeastCapabilityOfClus
 
 std::map<const void*, size_t> shared_opt_ins;  // of each kernel
 std::set<const void*> nonportable_clusters;    // kernels that may have them
+std::set<const void*> host_memory;             // that the GPU can write
 
 size_t shared_limit(const void* kernel) {
   const auto found = shared_opt_ins.find(kernel);
@@ -32,6 +34,8 @@ void require_gpu(const void* memory, size_t bytes, const char* call) {
 }
 
 }  // namespace
+
+bool is_host_memory(const void* memory) { return host_memory.count(memory); }
 
 Device& device() {
   static Device device;
@@ -102,6 +106,14 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
 }
+
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  *memory = std::malloc(bytes);
+  emulation::host_memory.insert(*memory);
+  return cudaSuccess;
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
 
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;

@@ -39,6 +39,10 @@ inline void __syncthreads(std::source_location place = std::source_location::cur
   fastrnn::emulation::meet_block(place);
 }
 
+inline int __syncthreads_or(int value, std::source_location place = std::source_location::current()) {
+  return fastrnn::emulation::meet_block_or(value != 0, place);
+}
+
 inline void __syncwarp(unsigned mask = ~0u, std::source_location place = std::source_location::current()) {
   fastrnn::emulation::require_full_mask(mask, place);
   fastrnn::emulation::meet_warp(place);
@@ -123,8 +127,13 @@ inline uint32_t to_tf32(float value) {
 inline void store_release(uint32_t* flag, uint32_t value, emulation::Place place = emulation::Place::current()) {
   emulation::store_release(flag, value, place);
 }
-inline uint32_t load_acquire(const uint32_t* flag, emulation::Place place = emulation::Place::current()) {
-  return emulation::load_acquire(flag, place);
+inline uint32_t load_relaxed(const uint32_t* flag, emulation::Place place = emulation::Place::current()) {
+  return emulation::load_relaxed(flag, place);
+}
+inline void fence_acquire() { emulation::fence_acquire(); }
+inline uint64_t global_time() { return emulation::global_time(); }
+inline void store_to_host(uint64_t* word, uint64_t value, emulation::Place place = emulation::Place::current()) {
+  emulation::store_to_host(word, value, place);
 }
 
 inline void copy_async(void* shared, const void* global, bool valid,
@@ -139,14 +148,16 @@ void wait_for_copies() {
 
 inline int cluster_rank() { return emulation::cluster_rank(); }
 inline void cluster_sync(emulation::Place place = emulation::Place::current()) { emulation::meet_cluster(place); }
+inline void leave_cluster(emulation::Place place = emulation::Place::current()) { emulation::meet_cluster(place); }
 inline void mbarrier_init(uint64_t* barrier, emulation::Place place = emulation::Place::current()) {
   emulation::mbarrier_init(barrier, place);
 }
 inline void mbarrier_expect(uint64_t* barrier, int bytes, emulation::Place place = emulation::Place::current()) {
   emulation::mbarrier_expect(barrier, static_cast<uint32_t>(bytes), place);
 }
-inline void mbarrier_wait(uint64_t* barrier, uint32_t parity, emulation::Place place = emulation::Place::current()) {
-  emulation::mbarrier_wait(barrier, parity, place);
+inline bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity,
+                              emulation::Place place = emulation::Place::current()) {
+  return emulation::mbarrier_try_wait(barrier, parity, place);
 }
 template <class V>
 void store_async(V* shared, uint64_t* barrier, int rank, const V& value,

@@ -34,7 +34,7 @@ void store_release(uint32_t* flag, uint32_t value, Place place) {
   if (s.random.one_in(2)) s.yield();
 }
 
-uint32_t load_acquire(const uint32_t* flag, Place place) {
+uint32_t load_relaxed(const uint32_t* flag, Place place) {
   const InEmulator scope;
   Scheduler& s = scheduler();
   Thread& self = s.running();
@@ -51,8 +51,26 @@ uint32_t load_acquire(const uint32_t* flag, Place place) {
   }
   self.flag = flag;
   self.seen = value;
-  if (observer) observer->acquired(self, flag, __builtin_return_address(0));
+  if (self.unfenced.empty() || self.unfenced.back() != flag) self.unfenced.push_back(flag);
+  if (observer) observer->polled(self, flag, __builtin_return_address(0));
   return value;
+}
+
+void fence_acquire() {
+  const InEmulator scope;
+  Thread& self = scheduler().running();
+  for (const uint32_t* flag : self.unfenced) {
+    if (observer) observer->acquired(self, flag);
+  }
+  self.unfenced.clear();
+}
+
+uint64_t global_time() { return scheduler().time(); }
+
+void store_to_host(uint64_t* word, uint64_t value, Place place) {
+  const InEmulator scope;
+  if (!is_host_memory(word)) scheduler().fail("a store to what is not the host's, in " + describe(place));
+  __atomic_store_n(word, value, __ATOMIC_SEQ_CST);
 }
 
 void let_others_run() {

@@ -75,7 +75,9 @@ struct GossipThread {
     const bool last = step + 1 == kGossipSteps;
     if (kWrong == Mischief::kAwait || (kWrong == Mischief::kLastAwait && last)) return;
     const int parity = step / 2 % 2;
-    cuda::mbarrier_wait(barriers + step % 2, static_cast<uint32_t>(kWrong == Mischief::kParity ? 1 - parity : parity));
+    const auto awaited = static_cast<uint32_t>(kWrong == Mischief::kParity ? 1 - parity : parity);
+    while (!cuda::mbarrier_try_wait(barriers + step % 2, awaited)) {
+    }
   }
 
   __device__ void run() const {

@@ -1,6 +1,7 @@
 // Barriers of blocks and warps, and what a warp does together.
 #include <bit>
 #include <span>
+#include <utility>
 
 #include "observer.h"
 #include "scheduler.h"
@@ -42,16 +43,24 @@ void meet_block(Place place) {
   Block& block = *warp.block;
   if (block.ended > 0) diverged(self, place, "a thread of its block has ended");
   if (warp.at_meeting) diverged(self, place, "lanes of its warp wait for it to do something together");
-  if (block.cluster->arrived > 0 && warp.at_block) diverged(self, place, "lanes of its warp wait for the cluster");
+  if (block.arrived == 0 && warp.at_block) diverged(self, place, "lanes of its warp wait for the cluster");
   if (block.arrived == 0) block.first = &self;
   require_same_place(self, *block.first, place);
   warp.at_block |= bit(self);
   if (++block.arrived == block.thread_count) {
     block.arrived = 0;
+    block.last_any = std::exchange(block.any, false);
     release_all(block);
     if (observer) observer->met(block);
   }
   scheduler().suspend();
+}
+
+bool meet_block_or(bool value, Place place) {
+  Block& block = *scheduler().running().warp->block;
+  if (value) block.any = true;
+  meet_block(place);
+  return block.last_any;
 }
 
 void meet_cluster(Place place) {

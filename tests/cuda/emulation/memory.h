@@ -59,6 +59,9 @@ inline bool is_global_memory(const void* address) {
   return is_gpu_memory(address) && static_cast<const char*>(address) >= gpu_memory() + kSharedBytes;
 }
 
+// Whether cudaHostAlloc returned that.
+bool is_host_memory(const void* memory);
+
 // Whether all of it lies within one allocation.
 bool is_allocated(const void* memory, size_t bytes);
 

@@ -16,7 +16,8 @@ class Observer {
   virtual void met(const Warp& warp) = 0;  // in __syncwarp alone: other meetings order nothing
   virtual void met(const Cluster& cluster) = 0;
   virtual void released(const Thread& thread, const uint32_t* flag, const void* caller) = 0;
-  virtual void acquired(const Thread& thread, const uint32_t* flag, const void* caller) = 0;
+  virtual void polled(const Thread& thread, const uint32_t* flag, const void* caller) = 0;
+  virtual void acquired(const Thread& thread, const uint32_t* flag) = 0;
   virtual void mbarrier_made(const Thread& thread, const MBarrier& barrier, const void* caller) = 0;
   virtual void mbarrier_expected(const Thread& thread, const MBarrier& barrier, const void* caller) = 0;
   virtual void mbarrier_waited(const Thread& thread, const MBarrier& barrier, const void* caller) = 0;

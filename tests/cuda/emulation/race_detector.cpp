@@ -37,10 +37,10 @@ class Detector final : public Observer {
     write(flag, sizeof(*flag), {order_.now(thread.number, true), code_of(caller)});
     order_.release(thread.number, flag);
   }
-  void acquired(const Thread& thread, const uint32_t* flag, const void* caller) override {
+  void polled(const Thread& thread, const uint32_t* flag, const void* caller) override {
     read(flag, sizeof(*flag), {order_.now(thread.number, true), code_of(caller)});
-    order_.acquire(thread.number, flag);
   }
+  void acquired(const Thread& thread, const uint32_t* flag) override { order_.acquire(thread.number, flag); }
 
   void mbarrier_made(const Thread& thread, const MBarrier& barrier, const void* caller) override {
     write(barrier.address, sizeof(*barrier.address), {order_.now(thread.number, false), code_of(caller)});

@@ -58,6 +58,12 @@ struct Relay {
 
 inline int64_t relay_shared_floats(int threads) { return (kRelaySlots + 1) * threads; }
 
+__device__ inline uint32_t load_acquire(const uint32_t* flag) {
+  const uint32_t value = cuda::load_relaxed(flag);
+  cuda::fence_acquire();
+  return value;
+}
+
 template <Wrong kWrong>
 struct RelayThread {
   const Relay& p;
@@ -97,7 +103,7 @@ struct RelayThread {
   }
 
   __device__ static uint32_t load(const uint32_t* flag) {
-    return kWrong == Wrong::kAcquire ? *static_cast<const volatile uint32_t*>(flag) : cuda::load_acquire(flag);
+    return kWrong == Wrong::kAcquire ? *static_cast<const volatile uint32_t*>(flag) : load_acquire(flag);
   }
 
   __device__ float sum_of_warp(float value) const {

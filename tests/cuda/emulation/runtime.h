@@ -33,6 +33,7 @@ char* shared_memory();
 
 void require_full_mask(unsigned mask, Place place);
 void meet_block(Place place);
+bool meet_block_or(bool value, Place place);  // whether it was true for any thread
 void meet_warp(Place place);
 
 // Lanes of a warp meet, each with operands of its own; when all have come, `combine` works on all operands at once.
@@ -54,7 +55,11 @@ struct ShuffleOperands {
 Combine shuffle;
 
 void store_release(uint32_t* flag, uint32_t value, Place place);
-uint32_t load_acquire(const uint32_t* flag, Place place);
+uint32_t load_relaxed(const uint32_t* flag, Place place);
+void fence_acquire();  // of what was seen in flags since the last
+// Time passes while nothing can happen but that threads look again.
+uint64_t global_time();
+void store_to_host(uint64_t* word, uint64_t value, Place place);
 void let_others_run();
 
 // Of clusters: blocks that run at once and reach one another's shared memory (clusters.cpp).
@@ -62,7 +67,7 @@ int cluster_rank();
 void meet_cluster(Place place);
 void mbarrier_init(uint64_t* barrier, Place place);
 void mbarrier_expect(uint64_t* barrier, uint32_t bytes, Place place);
-void mbarrier_wait(uint64_t* barrier, uint32_t parity, Place place);
+bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity, Place place);
 void store_async(void* shared, uint64_t* barrier, int rank, const void* value, size_t bytes, Place place);
 
 void copy_async(void* shared, const void* global, bool valid, Place place);

@@ -17,6 +17,7 @@ constexpr uint64_t kTurnsOfWarp = 8, kTurnsOfBlock = 32;
 // So often may all threads wait for flags and be told to look again without news, before that is a deadlock. Threads
 // may look at flags that they need not wait for.
 constexpr size_t kRevivals = 1000;
+constexpr uint64_t kTimeBetweenLooks = 1'000'000'000;  // in nanoseconds, while nothing else happens
 constexpr size_t kStalePollsOfThread = 1000, kStalePolls = 100000;
 
 uint64_t seed_of_environment() {
@@ -174,14 +175,18 @@ void Scheduler::wake(const MBarrier& barrier) {
 }
 
 // What is under way arrives when nothing else can happen. A flag may have changed without a release, or a thread may
-// have polled one that need not change.
+// have polled one that need not change; who waits for an mbarrier may look at the clock.
 void Scheduler::revive() {
   while (ready_blocks_.empty() && deliveries.deliver_one()) {
   }
   if (!ready_blocks_.empty()) return;
-  if (waiting_for_flags_.empty() || ++revivals_ > kRevivals) deadlock();
+  const bool any_looks = !waiting_for_flags_.empty() || !waiting_for_mbarriers_.empty();
+  if (!any_looks || ++revivals_ > kRevivals) deadlock();
+  time_ += kTimeBetweenLooks;
   for (Thread* thread : waiting_for_flags_) make_ready(*thread);
   waiting_for_flags_.clear();
+  for (const auto& [barrier, thread] : waiting_for_mbarriers_) make_ready(*thread);
+  waiting_for_mbarriers_.clear();
 }
 
 void Scheduler::note_stale_poll() {

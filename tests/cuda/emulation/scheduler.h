@@ -25,7 +25,8 @@ struct Thread : Coordinates {
   Place place{};                   // where it waits, or waited last
   const uint32_t* flag = nullptr;  // which it polled last, if it has done nothing else since, and what it saw
   uint32_t seen = 0;
-  const MBarrier* mbarrier = nullptr;  // that it waits for
+  std::vector<const uint32_t*> unfenced;  // flags that it looked at since it last fenced
+  const MBarrier* mbarrier = nullptr;     // that it waits for
   CopyQueue copies;
 };
 
@@ -61,6 +62,8 @@ struct Block {
   size_t ready_index = 0;   // among the scheduler's ready blocks
   size_t arrived = 0;       // threads that wait at the barrier, and ...
   Thread* first = nullptr;  // ... which of them came first
+  bool any = false;         // of their values in meet_block_or, and ...
+  bool last_any = false;    // ... those when they last met
   size_t ended = 0;
 };
 
@@ -101,6 +104,7 @@ class Scheduler {
   void wake(const uint32_t* flag);
   void note_news() { revivals_ = stale_polls_ = 0; }  // something happened that a thread may have waited for
   void note_stale_poll();
+  uint64_t time() const { return time_; }
   [[noreturn]] void end();
   [[noreturn]] void fail(const std::string& message);
 
@@ -121,6 +125,7 @@ class Scheduler {
   std::vector<Thread*> waiting_for_flags_;
   std::vector<std::pair<const MBarrier*, Thread*>> waiting_for_mbarriers_;
   size_t revivals_ = 0, stale_polls_ = 0;  // since the last news
+  uint64_t time_ = 1;                      // nanoseconds
   std::string fault_;
 };
 

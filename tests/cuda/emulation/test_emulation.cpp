@@ -214,7 +214,7 @@ __global__ void chain(const Chain p) {
   if (block == 0) {
     p.values[tid] = static_cast<float>(tid);
   } else if (tid == 40) {
-    while (cuda::load_acquire(p.flags + block - 1) == 0) __nanosleep(20);
+    while (load_acquire(p.flags + block - 1) == 0) __nanosleep(20);
   }
   __syncthreads();
   if (tid == 50) {
@@ -238,7 +238,7 @@ struct Turns {
 };
 
 __global__ void turns(const Turns p) {
-  const uint32_t seen = cuda::load_acquire(p.counter);
+  const uint32_t seen = load_acquire(p.counter);
   cuda::store_release(p.counter, seen + 1);
   p.seen[threadIdx.x] = seen;
 }
@@ -262,14 +262,14 @@ struct Flag {
 
 // Looks often at a flag that it need not wait for.
 __global__ void looks(const Flag p) {
-  for (int i = 0; i < 500; ++i) cuda::load_acquire(p.flag);
+  for (int i = 0; i < 500; ++i) load_acquire(p.flag);
 }
 
 // Waits for ever, on stacks where AddressSanitizer guards a local array that the next kernel's is larger than.
 __global__ void waits(const Flag p) {
   volatile uint32_t local[100];
   for (volatile uint32_t& value : local) value = 0;
-  while (cuda::load_acquire(p.flag) == local[threadIdx.x]) __nanosleep(20);
+  while (load_acquire(p.flag) == local[threadIdx.x]) __nanosleep(20);
 }
 
 __global__ void uses_stack(const Flag p) {

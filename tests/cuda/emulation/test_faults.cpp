@@ -86,7 +86,7 @@ __global__ void crowd(const Crowd p) {
   if (tid > 0) return;
   cuda::store_release(p.flags + block, 1);
   for (int other = 1; block == 0 && other < kCrowd - kForgetLast; ++other) {
-    while (cuda::load_acquire(p.flags + other) == 0) __nanosleep(20);
+    while (load_acquire(p.flags + other) == 0) __nanosleep(20);
   }
   if (block == 0) *p.value = 2;
 }

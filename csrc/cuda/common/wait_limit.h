@@ -1,0 +1,27 @@
+// What becomes of a kernel whose blocks wait for one another in vain: it must not hang. A block that has waited longer
+// than a limit fills its results with NaN, stores to host memory which call that was, and ends. The next call from the
+// host raises an error, and from then on this process takes the streamed path.
+#pragma once
+
+#include <cstdint>
+
+#include "../../params.h"
+#include "../../pass_words.h"
+
+namespace fastrnn::cuda {
+
+struct WaitLimit {
+  uint64_t nanoseconds;
+  uint64_t* report;  // in host memory: where a block that gives up stores
+  uint64_t call;     // this
+};
+
+// Of a launch. FASTRNN_CUDA_WAIT_SECONDS takes the place of kWaitSeconds.
+WaitLimit wait_limit(Path path, bool backward, const Dims& dims, int64_t steps);
+
+// Whether a block of any call gave up.
+bool gave_up_waiting();
+// Raises the error if so, once.
+void raise_if_gave_up();
+
+}  // namespace fastrnn::cuda
