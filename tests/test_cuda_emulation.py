@@ -89,7 +89,7 @@ MEET = "        __syncthreads();\n"
 MEET_OR_LEAVE = "        if (__syncthreads_or(!in_time)) return false;\n"
 FORWARD_AWAIT = "if (s > 0 && !exchange_.await(s)) return give_up();"
 BACKWARD_AWAIT = "if (steps_done > 0 && !exchange_.await(steps_done)) return step_.give_up();"
-FORWARD_TOLD, BACKWARD_TOLD = "        if (is_last) exchange_", "        if (tile + 1 == tiles.end) exchange_"
+FORWARD_TOLD, BACKWARD_TOLD = "        if (is_last) exchange_", "        if (tile + 1 == tiles.end) {"
 POLL = "return load_relaxed(group_ + i) >="
 RUNS = "if (!p.rows.include(row)) return;"
 STEP_CELLS = "\n  const int64_t state = row * hidden + unit;\n  const int64_t first"
@@ -170,9 +170,9 @@ FAULTS = (
         "last_part_lost", "plain", CLUSTER_BACKWARD, "static_cast<int>(gridDim.x);", "static_cast<int>(gridDim.x) - 1;"
     ),
     Fault("last_tile_lost", "plain", "scattered_gemm.cuh", "- warp_ + kWarps - 1) /", "- warp_) /", FOR_EVER),
-    Fault("idle_rows_run", "plain", CLUSTER_FORWARD, "+ row < running) {", "+ row < p_.dims.batch) {"),
-    Fault("idle_gates_unwritten", "race", CLUSTER_BACKWARD, "if (row >= running) {", "if (false) {", "nobody wrote"),
-    Fault("last_c_lost", "plain", CLUSTER_FORWARD, "if (row < running_next)", "if (row <= running_next)"),
+    Fault("idle_rows_run", "plain", CLUSTER_FORWARD, "+ row < rows.running) {", "+ row < p_.dims.batch) {"),
+    Fault("idle_gates_unwritten", "race", CLUSTER_BACKWARD, "if (row >= rows.now.running) {", "if (false) {", "nobody wrote"),
+    Fault("last_c_lost", "plain", CLUSTER_FORWARD, "if (row < rows.after.running)", "if (row <= rows.after.running)"),
     # Copies behind the kernel's back.
     Fault("copies_unawaited", "race", FORWARD, COPIED, "", "an asynchronous access still under way"),
     Fault(
@@ -180,7 +180,7 @@ FAULTS = (
         "plain",
         BACKWARD,
         "        step_.finish(",
-        "        step_.fetch_after(s, tile);\n        step_.finish(",
+        "        step_.fetch(rows, tile);\n        step_.finish(",
     ),
     # Wrong rows, columns and numbers.
     Fault("last_piece_lost", "plain", "warp_sums.cuh", "(warp_ % kColumnGroups + 1)", "(warp_ % kColumnGroups)"),
@@ -196,14 +196,14 @@ FAULTS = (
         "hy_of_first_row_lost",
         "plain",
         CELLS,
-        "row >= running_rows(p_.steps, s + 1)",
-        "row > running_rows(p_.steps, s + 1)",
+        "row >= rows.after.running",
+        "row > rows.after.running",
     ),
     Fault(
         "tile_past_the_batch",
         "asan",
         FORWARD,
-        "const bool runs = row < running_rows(p_.steps, s), is_last",
+        "const bool runs = row < rows.now.running, is_last",
         "const bool runs = true, is_last",
     ),
     Fault("row_past_the_batch", "asan", "pointwise.cuh", "return row < (device_count", "return row <= (device_count"),

@@ -77,7 +77,8 @@ class ClusterBackwardBlock {
  private:
   // False if another block does not come.
   __device__ bool run_steps() const {
-    cells_.fetch(last_, tiles_.begin, shared_.inputs);
+    RowsAround rows(p_.steps, last_);
+    cells_.fetch(rows, tiles_.begin, shared_.inputs);
     // s = -1 only passes the gradients of the first step's rows on to hx.
     for (int64_t s = last_; s >= -1; --s) {
       for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
@@ -86,15 +87,13 @@ class ClusterBackwardBlock {
         wait_for_copies<0>();
         if (__syncthreads_or(!in_time)) return false;
         if (s < last_) exchange_.received(local, received);
-        finish(s, tile);
+        finish(s, rows, tile);
         __syncthreads();
         if (s >= 0) multiply_and_send(s, tile);
-        if (s >= 0 && tile + 1 < tiles_.end) {
-          cells_.fetch(s, tile + 1, shared_.inputs);
-        } else if (s > 0) {
-          cells_.fetch(s - 1, tiles_.begin, shared_.inputs);
-        }
+        if (s >= 0 && tile + 1 < tiles_.end) cells_.fetch(rows, tile + 1, shared_.inputs);
       }
+      rows.go_back(p_.steps, s - 1);
+      if (s > 0) cells_.fetch(rows, tiles_.begin, shared_.inputs);
     }
     return true;
   }
@@ -145,19 +144,18 @@ class ClusterBackwardBlock {
     return sum;
   }
 
-  __device__ void finish(int64_t s, int64_t tile) const {
-    const int64_t running = running_rows(p_.steps, s);
+  __device__ void finish(int64_t s, const RowsAround& rows, int64_t tile) const {
 #pragma unroll
     for (int in_tile = place_.first_row; in_tile < kBatchRowsPerTile; in_tile += Place::kRowStep) {
       const int64_t row = tile * kBatchRowsPerTile + in_tile;
       T* const grads = shared_.grads + in_tile * kGradStride + place_.unit;
-      if (row >= running) {
+      if (row >= rows.now.running) {
 #pragma unroll
         for (int gate = 0; gate < Cell::kGates; ++gate) grads[gate * kUnits] = narrow<T>(A{0});
       }
       if (row >= p_.dims.batch) continue;
       cells_.finish(
-          s, row, shared_.inputs, [&] { return sum_of_partials(s + 1, tile, in_tile); }, grad_h(tile, in_tile),
+          rows, row, shared_.inputs, [&] { return sum_of_partials(s + 1, tile, in_tile); }, grad_h(tile, in_tile),
           [&](int k) -> A& { return grad_cell(k, tile, in_tile); },
           [&](int slot, T value) {
 #pragma unroll

@@ -67,7 +67,8 @@ class ClusterForwardBlock {
 
   // False if another block does not come.
   __device__ bool run_steps() const {
-    cells_.fetch(0, tiles_.begin, shared_.inputs);
+    RowsAround rows(p_.steps, 0);
+    cells_.fetch(rows.now, tiles_.begin, shared_.inputs);
     for (int64_t s = 0; s < p_.steps.steps; ++s) {
       for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
         const int64_t local = tile - tiles_.begin;
@@ -77,17 +78,18 @@ class ClusterForwardBlock {
         if (__syncthreads_or(!in_time)) return false;
         if (s > 0) exchange_.received(local, s - 1);
         Done done;
-        finish(s, tile, done);
+        finish(s, rows.now, tile, done);
         __syncthreads();
         if (s + 1 < p_.steps.steps) send(s, tile);
         // What nobody waits for.
-        keep(s, tile, done);
+        keep(rows, tile, done);
         if (tile + 1 < tiles_.end) {
-          cells_.fetch(s, tile + 1, shared_.inputs);
+          cells_.fetch(rows.now, tile + 1, shared_.inputs);
         } else if (s + 1 < p_.steps.steps) {
-          cells_.fetch(s + 1, tiles_.begin, shared_.inputs);
+          cells_.fetch(rows.after, tiles_.begin, shared_.inputs);
         }
       }
+      rows.go_forward(p_.steps, s + 1);
     }
     return true;
   }
@@ -128,14 +130,13 @@ class ClusterForwardBlock {
   }
 
   // Rows that do not run keep their h, which is hx until they begin.
-  __device__ void finish(int64_t s, int64_t tile, Done& done) const {
-    const int64_t running = running_rows(p_.steps, s);
+  __device__ void finish(int64_t s, const StepRows& rows, int64_t tile, Done& done) const {
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {
       const int row = own_row(i);
       T own_h = h(s - 1, tile)[row * stride_ + place_.first_unit + place_.unit];
       done[i] = {};
-      if (tile * kBatchRowsPerTile + row < running) {
+      if (tile * kBatchRowsPerTile + row < rows.running) {
         CellStates<A> cells;
 #pragma unroll
         for (int k = 0; k < Cell::kCellStates; ++k) cells[k] = cell(k, tile, row);
@@ -149,15 +150,14 @@ class ClusterForwardBlock {
     }
   }
 
-  __device__ void keep(int64_t s, int64_t tile, const Done& done) const {
-    const int64_t running = running_rows(p_.steps, s), running_next = running_rows(p_.steps, s + 1);
+  __device__ void keep(const RowsAround& rows, int64_t tile, const Done& done) const {
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {
       const int64_t row = tile * kBatchRowsPerTile + own_row(i);
-      if (row >= running) continue;
-      cells_.publish(s, row, done[i]);
-      cells_.keep(s, row, done[i]);
-      if (row < running_next) continue;
+      if (row >= rows.now.running) continue;
+      cells_.publish(rows, row, done[i]);
+      cells_.keep(rows.now, row, done[i]);
+      if (row < rows.after.running) continue;
 #pragma unroll
       for (int k = 0; k < Cell::kCellStates; ++k) {
         p_.cell[k][row * hidden_ + place_.first_unit + place_.unit] = done[i].cell[k];

@@ -20,21 +20,26 @@ class WholeBackwardBlock {
 
   __device__ void run() {
     const Tiles& tiles = step_.tiles;
-    step_.fetch_first();
+    RowsAround rows = step_.last_rows();
+    step_.fetch(rows, tiles.begin);
     // s = -1 only passes the gradients of the first step's rows on to hx.
     for (int64_t s = step_.last; s >= -1; --s) {
       const int64_t steps_done = step_.last - s;
       if (steps_done > 0 && !exchange_.await(steps_done)) return step_.give_up();
       for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
         const auto state = step_.load_state(tile);
-        step_.multiply(s, tile);
+        step_.multiply(rows.after, tile);
         wait_for_copies<0>();
         __syncthreads();
-        step_.finish(s, tile, state, [&] { return step_.gemm().sum(0, step_.place.unit, step_.place.first_row); });
+        step_.finish(rows, tile, state, [&] { return step_.gemm().sum(0, step_.place.unit, step_.place.first_row); });
         __syncthreads();
-        if (tile + 1 == tiles.end) exchange_.announce(steps_done + 1);
-        step_.fetch_after(s, tile);
+        if (tile + 1 == tiles.end) {
+          exchange_.announce(steps_done + 1);
+        } else if (s >= 0) {
+          step_.fetch(rows, tile + 1);
+        }
       }
+      step_.go_back(s, rows);
     }
   }
 

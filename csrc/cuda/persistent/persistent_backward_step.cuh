@@ -49,15 +49,16 @@ class PersistentBackwardStep {
     gemm_.load_weights(weight, hidden_);
   }
 
-  // Starts to copy what the first step of the first tile reads, or what follows a tile's step s.
-  __device__ void fetch_first() const { cells_.fetch(last, tiles.begin, inputs_); }
-  __device__ void fetch_after(int64_t s, int64_t tile) const {
-    if (s >= 0 && tile + 1 < tiles.end) {
-      cells_.fetch(s, tile + 1, inputs_);
-    } else if (s > 0) {
-      cells_.fetch(s - 1, tiles.begin, inputs_);
-    }
+  // Starts to copy what a tile reads.
+  __device__ void fetch(const RowsAround& rows, int64_t tile) const { cells_.fetch(rows, tile, inputs_); }
+
+  // Goes from step s to the one before it.
+  __device__ void go_back(int64_t s, RowsAround& rows) const {
+    rows.go_back(p_.steps, s - 1);
+    if (s > 0) fetch(rows, tiles.begin);
   }
+
+  __device__ RowsAround last_rows() const { return {p_.steps, last}; }
 
   // Loaded before the GEMM, which takes longer.
   __device__ State load_state(int64_t tile) const {
@@ -71,20 +72,22 @@ class PersistentBackwardStep {
   }
 
   // Rows that did not run at the next step multiply what others read anyway: nobody asks for their sums.
-  __device__ void multiply(int64_t s, int64_t tile) const {
-    const int64_t after = running_rows(p_.steps, s + 1), first_row = tile * kBatchRowsPerTile;
-    const T* const grads = p_.grad_saved + (first_row_of(p_.steps, s + 1) + first_row) * Cell::kSavedValues * hidden_;
-    const T* const idle = first_row < after ? grads : p_.w_hh;
-    gemm_.multiply([&](int row) { return first_row + row < after ? grads + row * Cell::kSavedValues * hidden_ : idle; },
-                   [&](int row) { return slot_offset(static_cast<int>(first_gate_row_) + row); });
+  __device__ void multiply(const StepRows& after, int64_t tile) const {
+    const int64_t first_row = tile * kBatchRowsPerTile;
+    const T* const grads = p_.grad_saved + (after.first + first_row) * Cell::kSavedValues * hidden_;
+    const T* const idle = first_row < after.running ? grads : p_.w_hh;
+    gemm_.multiply(
+        [&](int row) { return first_row + row < after.running ? grads + row * Cell::kSavedValues * hidden_ : idle; },
+        [&](int row) { return slot_offset(static_cast<int>(first_gate_row_) + row); });
   }
 
   // sum(): the sum of the GEMM for the thread's row and unit.
   template <class Sum>
-  __device__ void finish(int64_t s, int64_t tile, State state, const Sum& sum) const {
+  __device__ void finish(const RowsAround& rows, int64_t tile, State state, const Sum& sum) const {
     const int64_t row = own_row(tile);
     if (row >= p_.dims.batch) return;
-    cells_.finish(s, row, inputs_, sum, state.grad_h, [&](int k) -> A& { return state.grad_cell[k]; }, [](int, T) {});
+    cells_.finish(
+        rows, row, inputs_, sum, state.grad_h, [&](int k) -> A& { return state.grad_cell[k]; }, [](int, T) {});
     p_.grad_h[own(row)] = state.grad_h;
 #pragma unroll
     for (int k = 0; k < Cell::kCellStates; ++k) p_.grad_cell[k][own(row)] = state.grad_cell[k];

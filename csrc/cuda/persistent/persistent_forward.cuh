@@ -41,14 +41,15 @@ class PersistentForwardBlock {
   }
 
   __device__ void run() {
-    cells_.fetch(0, tiles_.begin, inputs_);
+    RowsAround rows(p_.steps, 0);
+    cells_.fetch(rows.now, tiles_.begin, inputs_);
     for (int64_t s = 0; s < p_.steps.steps; ++s) {
       if (s > 0 && !exchange_.await(s)) return give_up();
       for (int64_t tile = tiles_.begin; tile < tiles_.end; ++tile) {
         const int64_t row = tile * kBatchRowsPerTile + place_.first_row;
-        const bool runs = row < running_rows(p_.steps, s), is_last = tile + 1 == tiles_.end;
-        const State state = load_state(s, row, runs);
-        multiply(s, tile);
+        const bool runs = row < rows.now.running, is_last = tile + 1 == tiles_.end;
+        const State state = load_state(rows, row, runs);
+        multiply(rows, tile);
         wait_for_copies<0>();
         __syncthreads();
         typename Cells::Done done{};
@@ -56,18 +57,19 @@ class PersistentForwardBlock {
           done = cells_.run(
               row, inputs_, [&](int gate) { return gemm_.sum(gate, place_.unit, place_.first_row); }, state.h,
               state.cell);
-          cells_.publish(s, row, done);
+          cells_.publish(rows, row, done);
         }
         __syncthreads();
         if (is_last) exchange_.announce(s + 1);
         // What nobody waits for.
-        if (runs) keep(s, row, done);
+        if (runs) keep(rows.now, row, done);
         if (!is_last) {
-          cells_.fetch(s, tile + 1, inputs_);
+          cells_.fetch(rows.now, tile + 1, inputs_);
         } else if (s + 1 < p_.steps.steps) {
-          cells_.fetch(s + 1, tiles_.begin, inputs_);
+          cells_.fetch(rows.after, tiles_.begin, inputs_);
         }
       }
+      rows.go_forward(p_.steps, s + 1);
     }
   }
 
@@ -86,32 +88,33 @@ class PersistentForwardBlock {
   __device__ int64_t own(int64_t row) const { return row * hidden_ + place_.first_unit + place_.unit; }
 
   // Loaded before the GEMM, which takes longer.
-  __device__ State load_state(int64_t s, int64_t row, bool runs) const {
+  __device__ State load_state(const RowsAround& rows, int64_t row, bool runs) const {
     State state{};
     if (!runs) return state;
-    if constexpr (Cell::kReadsPreviousH) state.h = previous_h(s, row)[place_.first_unit + place_.unit];
+    if constexpr (Cell::kReadsPreviousH) state.h = previous_h(rows.before, row)[place_.first_unit + place_.unit];
 #pragma unroll
     for (int k = 0; k < Cell::kCellStates; ++k) state.cell[k] = p_.cell[k][own(row)];
     return state;
   }
 
-  __device__ void keep(int64_t s, int64_t row, const typename Cells::Done& done) const {
+  __device__ void keep(const StepRows& rows, int64_t row, const typename Cells::Done& done) const {
 #pragma unroll
     for (int k = 0; k < Cell::kCellStates; ++k) p_.cell[k][own(row)] = done.cell[k];
-    cells_.keep(s, row, done);
+    cells_.keep(rows, row, done);
   }
 
-  // The h_{t-1} that a running row of step s starts from.
-  __device__ const T* previous_h(int64_t s, int64_t row) const {
-    if (row >= running_rows(p_.steps, s - 1)) return p_.hx + row * hidden_;
-    return p_.output + (first_row_of(p_.steps, s - 1) + row) * p_.output_stride;
+  // The h_{t-1} that a running row starts from.
+  __device__ const T* previous_h(const StepRows& before, int64_t row) const {
+    if (row >= before.running) return p_.hx + row * hidden_;
+    return p_.output + (before.first + row) * p_.output_stride;
   }
 
   // Rows that do not run multiply what others read anyway: nobody asks for their sums.
-  __device__ void multiply(int64_t s, int64_t tile) const {
-    const int64_t first_row = tile * kBatchRowsPerTile, running = running_rows(p_.steps, s);
-    const T* const idle = first_row < running ? previous_h(s, first_row) : p_.hx;
-    gemm_.multiply([&](int row) { return first_row + row < running ? previous_h(s, first_row + row) : idle; },
+  __device__ void multiply(const RowsAround& rows, int64_t tile) const {
+    const int64_t first_row = tile * kBatchRowsPerTile, last_row = rows.now.running - 1;
+    const auto row_to_read = [&](int row) { return first_row + row <= last_row ? first_row + row : first_row; };
+    const bool any = first_row <= last_row;
+    gemm_.multiply([&](int row) { return any ? previous_h(rows.before, row_to_read(row)) : p_.hx; },
                    [](int column) { return column; });
   }
 

@@ -34,7 +34,8 @@ class SplitBackwardBlock {
   // The sums of a tile are exchanged while the next one's are computed. False if another block does not come.
   __device__ bool run_steps() {
     const Tiles& tiles = step_.tiles;
-    step_.fetch_first();
+    RowsAround rows = step_.last_rows();
+    step_.fetch(rows, tiles.begin);
     // s = -1 only passes the gradients of the first step's rows on to hx.
     for (int64_t s = step_.last; s >= -1; --s) {
       const int64_t steps_done = step_.last - s;
@@ -43,7 +44,7 @@ class SplitBackwardBlock {
         const int64_t tile = next - 1;
         const bool finishes = tile >= tiles.begin;
         const auto state = finishes ? step_.load_state(tile) : typename BackwardStep::State{};
-        if (next < tiles.end) step_.multiply(s, next);
+        if (next < tiles.end) step_.multiply(rows.after, next);
         wait_for_copies<0>();
         __syncthreads();
         if (next < tiles.end) sums_.send(step_.gemm(), gemm_number(s, next));
@@ -51,15 +52,16 @@ class SplitBackwardBlock {
         if (finishes) {
           const int64_t number = gemm_number(s, tile);
           in_time = sums_.await(number);
-          step_.finish(s, tile, state, [&] { return sums_.sum(number, step_.place.unit, step_.place.first_row); });
+          step_.finish(rows, tile, state, [&] { return sums_.sum(number, step_.place.unit, step_.place.first_row); });
         }
         if (__syncthreads_or(!in_time)) return false;
         if (finishes) {
           sums_.received(gemm_number(s, tile));
-          step_.fetch_after(s, tile);
+          if (s >= 0 && next < tiles.end) step_.fetch(rows, next);
         }
       }
       exchange_.announce(steps_done + 1);
+      step_.go_back(s, rows);
     }
     return true;
   }

@@ -20,14 +20,14 @@ class ForwardCells {
     for (int gate = 0; gate < Cell::kGates; ++gate) load_bias(gate);
   }
 
-  // Starts to copy a tile's x W_ih^T of step s, (G, 16, kUnits).
-  __device__ void fetch(int64_t s, int64_t tile, T* inputs) const {
-    const int64_t first_row = tile * kBatchRowsPerTile, running = running_rows(p_.steps, s);
-    const T* x = p_.saved + (first_row_of(p_.steps, s) + first_row) * p_.saved_stride + place_.first_unit;
+  // Starts to copy a tile's x W_ih^T of a step, (G, 16, kUnits).
+  __device__ void fetch(const StepRows& rows, int64_t tile, T* inputs) const {
+    const int64_t first_row = tile * kBatchRowsPerTile;
+    const T* x = p_.saved + (rows.first + first_row) * p_.saved_stride + place_.first_unit;
 #pragma unroll
     for (int gate = 0; gate < Cell::kGates; ++gate) {
       fetch_tile<kUnits>(gate, inputs + gate * kTileValues<kUnits>, p_.w_hh, [&](int row) {
-        return first_row + row < running ? x + row * p_.saved_stride + gate * hidden_ : nullptr;
+        return first_row + row < rows.running ? x + row * p_.saved_stride + gate * hidden_ : nullptr;
       });
     }
     commit_copies();
@@ -55,17 +55,17 @@ class ForwardCells {
   }
 
   // Stores h_t, which other blocks may wait for.
-  __device__ void publish(int64_t s, int64_t row, const Done& step) const {
+  __device__ void publish(const RowsAround& rows, int64_t row, const Done& step) const {
     const int64_t unit = place_.first_unit + place_.unit;
     const T h = narrow<T>(step.h);
-    p_.output[(first_row_of(p_.steps, s) + row) * p_.output_stride + unit] = h;
-    if (row >= running_rows(p_.steps, s + 1)) p_.hy[row * hidden_ + unit] = h;
+    p_.output[(rows.now.first + row) * p_.output_stride + unit] = h;
+    if (row >= rows.after.running) p_.hy[row * hidden_ + unit] = h;
   }
 
   // Stores what backward needs.
-  __device__ void keep(int64_t s, int64_t row, const Done& step) const {
+  __device__ void keep(const StepRows& rows, int64_t row, const Done& step) const {
     if (!p_.keep) return;
-    const int64_t unit = place_.first_unit + place_.unit, at = first_row_of(p_.steps, s) + row;
+    const int64_t unit = place_.first_unit + place_.unit, at = rows.first + row;
     if constexpr (Cell::kReadsSaved) {
       T* const saved = p_.saved + at * p_.saved_stride + unit;
 #pragma unroll
@@ -128,11 +128,11 @@ class BackwardCells {
 
   __device__ explicit BackwardCells(const Backward<T>& call) : p_(call), hidden_(call.dims.hidden_size) {}
 
-  // Starts to copy what step s of a tile reads.
-  __device__ void fetch(int64_t s, int64_t tile, const Inputs& to) const {
+  // Starts to copy what a tile's step reads.
+  __device__ void fetch(const RowsAround& rows, int64_t tile, const Inputs& to) const {
     const int64_t first_row = tile * kBatchRowsPerTile, unit = place_.first_unit;
-    const int64_t running = running_rows(p_.steps, s), before = running_rows(p_.steps, s - 1);
-    const int64_t at = first_row_of(p_.steps, s) + first_row, at_before = first_row_of(p_.steps, s - 1) + first_row;
+    const int running = rows.now.running, before = rows.before.running;
+    const int64_t at = rows.now.first + first_row, at_before = rows.before.first + first_row;
     const auto get = [&](int turn, auto* tile_values, auto&& address) {
       fetch_tile<kUnits>(turn, tile_values, p_.w_hh,
                          [&](int row) { return first_row + row < running ? address(row) + unit : nullptr; });
@@ -168,13 +168,13 @@ class BackwardCells {
     commit_copies();
   }
 
-  // Step s of a row, for the thread's unit. sum(): result of the GEMM with the next step's gradients, if the row ran
+  // The step of a row, for the thread's unit. sum(): result of the GEMM with the next step's gradients, if the row ran
   // there; grad_h and grad_cell(k) as in BackwardParams, for this unit; write(slot, value) receives the gradients of
   // the saved values of a running row. Step -1 only passes the gradients of the rows that have begun on to hx.
   template <class Sum, class CellState, class Write>
-  __device__ void finish(int64_t s, int64_t row, const Inputs& inputs, const Sum& sum, A& grad_h,
+  __device__ void finish(const RowsAround& rows, int64_t row, const Inputs& inputs, const Sum& sum, A& grad_h,
                          const CellState& grad_cell, const Write& write) const {
-    const bool runs_now = row < running_rows(p_.steps, s), ran_after = row < running_rows(p_.steps, s + 1);
+    const bool runs_now = row < rows.now.running, ran_after = row < rows.after.running;
     if (!runs_now && !ran_after) return;
     A dh = ran_after ? sum() : A{0};
     if (Cell::kCarriesH || !ran_after) dh += grad_h;
@@ -203,7 +203,7 @@ class BackwardCells {
       grad.cell[k] = grad_cell(k);
     }
     Cell::backward(step, grad);
-    T* saved = p_.grad_saved + (first_row_of(p_.steps, s) + row) * Cell::kSavedValues * hidden_ + unit;
+    T* saved = p_.grad_saved + (rows.now.first + row) * Cell::kSavedValues * hidden_ + unit;
 #pragma unroll
     for (int c = 0; c < Cell::kSavedValues; ++c) {
       const T value = narrow<T>(grad.saved[c]);

@@ -173,7 +173,7 @@ class StationaryGemm {
     const auto load_piece = [&](int i, Loaded<T>(&to)[kRowTiles]) {
       // In the registers' pieces, which are all there, nvcc has a constant for this.
       const int piece = (kAll && i < kRegisterPieces) || i < last ? i : last;
-      const int at = offset((static_cast<int>(first_) + piece) * kDepth);
+      const unsigned at = offset((static_cast<int>(first_) + piece) * kDepth);
 #pragma unroll
       for (int half = 0; half < kRowTiles; ++half) to[half] = load(rows[half] + at);
     };
@@ -189,13 +189,14 @@ class StationaryGemm {
     if constexpr (kAll) {
 #pragma unroll 1
       for (int first = kRegisterPieces; first < pieces_; first += kAhead) {
+        const uint4* const fragments = &shared_fragment(first, 0);
 #pragma unroll
         for (int k = 0; k < kAhead; ++k) {
           if (first + k >= pieces_) break;
           uint32_t weights[kSlices][4];
 #pragma unroll
           for (int slice = 0; slice < kSlices; ++slice) {
-            const uint4 fragment = shared_fragment(first + k, slice);
+            const uint4 fragment = fragments[(k * kSlices + slice) * 32];
             weights[slice][0] = fragment.x;
             weights[slice][1] = fragment.y;
             weights[slice][2] = fragment.z;

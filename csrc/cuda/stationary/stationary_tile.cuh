@@ -61,6 +61,35 @@ __device__ __forceinline__ int64_t first_row_of(const Steps& steps, int64_t s) {
   return steps.device_offsets ? steps.device_offsets[steps.time(s)] : steps.time(s) * steps.batch;
 }
 
+// The rows of a step: how many run, and where the first one is in the data.
+struct StepRows {
+  int running;
+  int64_t first;
+
+  __device__ StepRows(const Steps& steps, int64_t s)
+      : running(static_cast<int>(running_rows(steps, s))), first(first_row_of(steps, s)) {}
+};
+
+// Those of a step and its neighbours, since asking again is a branch each time, and in ragged batches a load.
+struct RowsAround {
+  StepRows before, now, after;
+
+  __device__ RowsAround(const Steps& steps, int64_t s) : before(steps, s - 1), now(steps, s), after(steps, s + 1) {}
+
+  // From s - 1 to s.
+  __device__ void go_forward(const Steps& steps, int64_t s) {
+    before = now;
+    now = after;
+    after = StepRows(steps, s + 1);
+  }
+  // From s + 1 to s.
+  __device__ void go_back(const Steps& steps, int64_t s) {
+    after = now;
+    now = before;
+    before = StepRows(steps, s - 1);
+  }
+};
+
 // Starts to copy a tile, 16 bytes per thread. address(row): where the row's units are stored, null for zeros. `turn`
 // spreads successive calls over the threads; legal: any valid address in global memory.
 template <int kUnits, class V, class Address>
@@ -71,9 +100,10 @@ __device__ __forceinline__ void fetch_tile(int turn, V* tile, const void* legal,
   constexpr int kBusyThreads = kAll < kThreadsPerBlock ? kAll : kThreadsPerBlock;
   const int first = (static_cast<int>(threadIdx.x) + turn * kBusyThreads) % kThreadsPerBlock;
   if (first >= kBusyThreads) return;
+  static_assert(kAll % kBusyThreads == 0);
 #pragma unroll
-  for (int i = first; i < kAll; i += kBusyThreads) {
-    const int row = i / kPieces, column = i % kPieces * kWidth;
+  for (int n = 0; n < kAll / kBusyThreads; ++n) {
+    const int i = first + n * kBusyThreads, row = i / kPieces, column = i % kPieces * kWidth;
     const V* from = address(row);
     copy_async(tile + row * kUnits + column, from ? static_cast<const void*>(from + column) : legal, from != nullptr);
   }
