@@ -20,6 +20,11 @@ REGISTER_BYTES = 48 * 4 * THREADS  # of weights, in a block
 CLUSTER_UNITS, LARGEST_CLUSTER = (16, 32), 16
 SPLIT_BLOCKS, LEAST_BYTES_TO_SPLIT = 4, 8 << 20
 CALLS_AT_ONCE, SUB_CHUNK_STEPS = 4, 64  # of layers that run as a wavefront
+PIECE = {"f32": 4, "tf32": 8, "f16": 16, "bf16": 16}  # columns that a warp multiplies at once
+LOADS_AHEAD = {"f32": 2, "tf32": 8, "f16": 8, "bf16": 8}  # pieces whose loads are under way together
+# Of a thread for a row, forward and backward, counted in the machine code for sm_90; then those before a product.
+CELL_INSTRUCTIONS = {"RNN": (70, 80), "GRU": (145, 115), "LSTM": (200, 155)}
+PRODUCT_INSTRUCTIONS = 160
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,12 @@ class Gpu:
     memory_bandwidth: float = 4.8e12
     gemm: Rates = Rates(50e12, 350e12, 700e12)  # operations
     clusters_of_sixteen: int = 8  # that run at once
-    grid_exchange: float = 1.6e-6  # store, flag with release, poll with acquire, load, all through L2
-    cluster_exchange: float = 0.6e-6  # st.async, mbarrier
+    l2_latency: float = 0.28e-6  # of loads that wait for what was loaded before, or for a flag
+    grid_exchange: float = 1.1e-6  # store and fence, flag, half a poll too late, fence: four times through L2
+    cluster_exchange: float = 0.5e-6  # the last st.async on its way, mbarrier
+    peer_bandwidth: int = 14  # bytes a clock and multiprocessor, of st.async in 8 or 16 bytes
     launch: float = 8e-6  # from one launch to the next: its start, and weights on their way to the blocks
-    cells: float = 0.35e-6  # two barriers of a block, sums, nonlinearities, stores
+    waits_of_cells: float = 0.11e-6  # two barriers of a block, and what each instruction waits for the one before
     least_exchange: float = 0.5e-6  # that a step cannot do without
 
 
@@ -107,14 +114,14 @@ def shared_memory(cell: str, precision: str, hidden: int, grid: Grid, backward: 
     size, tile = BYTES[precision], ROWS * grid.units
     weights = held_weights(cell, precision, hidden, grid.units)
     if backward:
-        inputs = 2 * tile * ((SAVED_VALUES[cell] + 1) * size + 8 * (cell == "LSTM"))
+        inputs = tile * ((SAVED_VALUES[cell] + 1) * size + 8 * (cell == "LSTM"))
         if grid.path == "cluster":
             return weights + inputs + grid.tiles * 2 * hidden * (ROWS + 2) * 4 + GATES[cell] * tile * 4
         parts = 4 * grid.split if grid.split > 1 else 0
         return weights + inputs + (WARPS * grid.split + parts) * 16 * (ROWS + 2) * 4
     sums = WARPS * GATES[cell] * 16 * (ROWS + 2) * 4
     states = grid.tiles * 2 * ROWS * (hidden + 16) * size if grid.path == "cluster" else 0
-    return weights + sums + states + 2 * GATES[cell] * tile * size
+    return weights + sums + states + GATES[cell] * tile * size
 
 
 def most_calls(grid: Grid, case: Case, layers: int, room: int) -> Grid:
@@ -166,6 +173,24 @@ def pays_to_split(cell: str, precision: str, case: Case, grid: Grid, gpu: Gpu) -
     return there_is_one and enough and grid.calls * grid.blocks * grid.groups <= fit * SPLIT_BLOCKS
 
 
+def loads_in_turn(cell: str, precision: str, hidden: int, grid: Grid, backward: bool) -> int:
+    """How often a warp of a persistent kernel waits for what it multiplies."""
+    columns = hidden * (GATES[cell] if backward else 1) // grid.split
+    pieces = -(-columns // PIECE[precision] // WARPS)
+    slices = grid.split if backward else GATES[cell]
+    held = REGISTER_BYTES // (THREADS * 16 * slices)
+    # nvcc moves loads for pieces beyond the registers' behind the products of those.
+    moved = pieces > held and slices > 1 and precision != "f32"
+    return -(-pieces // LOADS_AHEAD[precision]) + moved
+
+
+def cell_seconds(cell: str, grid: Grid, backward: bool, gpu: Gpu) -> float:
+    """Of a tile. Two warps share a scheduler, which issues an instruction a clock."""
+    rows = grid.units // 16  # of a thread
+    instructions = CELL_INSTRUCTIONS[cell][backward] * rows + PRODUCT_INSTRUCTIONS
+    return gpu.waits_of_cells + 2 * instructions / gpu.clock
+
+
 def step_seconds(cell: str, precision: str, case: Case, grid: Grid, backward: bool, gpu: Gpu) -> float:
     """One step of one pass: an exchange, then for each tile its product, as long as the slowest part, and its cells."""
     size, gates, hidden = BYTES[precision], GATES[cell], case.hidden_size
@@ -175,15 +200,20 @@ def step_seconds(cell: str, precision: str, case: Case, grid: Grid, backward: bo
         # Forward, the groups of warps that share h read all of it each, and their sums meet; backward, dh arrives.
         moved = 4 * hidden * ROWS * 2 if backward else (grid.units // 16) * hidden * ROWS * size
         sums = 0 if backward else 2 * WARPS * gates * 16 * ROWS * 4
-        exchange, through_l2 = gpu.cluster_exchange, 0.0
+        exchange, through_l2, latencies = gpu.cluster_exchange, 0.0, 0.0
+        sent_rows = min(ROWS, case.batch + case.batch % 2 if backward else case.batch)
+        from_peers = hidden * sent_rows * (4 if backward else size)
     else:
         # Split, what the blocks of a cluster exchange of one tile travels behind the next one's product.
         moved = 2 * grid.split * grid.units * ROWS * 4 if grid.split > 1 else 0
         sums = 2 * WARPS * (grid.split if backward else gates) * 16 * ROWS * 4
         exchange = gpu.grid_exchange + (gpu.cluster_exchange if grid.split > 1 else 0)
         through_l2 = read_in_step(cell, precision, case, grid, backward) / grid.tiles / gpu.l2_bandwidth
+        latencies = gpu.l2_latency * loads_in_turn(cell, precision, hidden, grid, backward)
+        from_peers = moved
     shared = (weights + moved + sums) / gpu.shared_bandwidth / gpu.clock
-    return exchange + grid.tiles * (max(operations, shared, through_l2) + gpu.cells)
+    product = max(operations, shared, through_l2, latencies) + from_peers / gpu.peer_bandwidth / gpu.clock
+    return exchange + grid.tiles * (product + cell_seconds(cell, grid, backward, gpu))
 
 
 def stack_seconds(cell: str, precision: str, case: Case, layers: int, grid: Grid, backward: bool, gpu: Gpu) -> float:

@@ -84,7 +84,7 @@ PERSISTENT, BLOCK = "persistent.cuh", "persistent_block.cuh"
 TILE, CELLS = "stationary_tile.cuh", "stationary_cells.cuh"
 FORWARD, BACKWARD = "persistent_forward.cuh", "persistent_backward.cuh"
 COPIED = "        wait_for_copies<0>();\n"
-FINISHED = "        finish(s, tile, done);\n"
+FINISHED = "        finish(s, rows.now, tile, done);\n"
 MEET = "        __syncthreads();\n"
 MEET_OR_LEAVE = "        if (__syncthreads_or(!in_time)) return false;\n"
 FORWARD_AWAIT = "if (s > 0 && !exchange_.await(s)) return give_up();"
@@ -163,15 +163,25 @@ FAULTS = (
     Fault("grads_written_unmet", "race", CLUSTER_BACKWARD, "tile);\n" + MEET, "tile);\n"),
     Fault("one_buffer", "race", EXCHANGE, "n % kBuffers; }", "0; }", UNAWAITED),
     Fault("cluster_unmet", "race", EXCHANGE, "    cluster_sync();\n", "", "data race|not initialised"),
-    Fault("too_few_bytes", "plain", EXCHANGE, "bytes_(bytes)", "bytes_(bytes - 16)", EARLY),
-    Fault("too_many_bytes", "plain", EXCHANGE, "bytes_(bytes)", "bytes_(bytes + 16)", FOR_EVER),
+    Fault("too_few_bytes", "plain", EXCHANGE, "* row_bytes_);", "* row_bytes_ - 16);", EARLY),
+    Fault("too_many_bytes", "plain", EXCHANGE, "* row_bytes_);", "* row_bytes_ + 16);", FOR_EVER),
     Fault("never_expected", "plain", EXCHANGE, "if (n < sends_) mbar", "if (n < 0) mbar", FOR_EVER),
     Fault(
         "last_part_lost", "plain", CLUSTER_BACKWARD, "static_cast<int>(gridDim.x);", "static_cast<int>(gridDim.x) - 1;"
     ),
+    Fault(
+        "padding_unwritten", "race", CLUSTER_FORWARD, "if (at >= p_.dims.batch) h(0", "if (false) h(0", "nobody wrote"
+    ),
     Fault("last_tile_lost", "plain", "scattered_gemm.cuh", "- warp_ + kWarps - 1) /", "- warp_) /", FOR_EVER),
     Fault("idle_rows_run", "plain", CLUSTER_FORWARD, "+ row < rows.running) {", "+ row < p_.dims.batch) {"),
-    Fault("idle_gates_unwritten", "race", CLUSTER_BACKWARD, "if (row >= rows.now.running) {", "if (false) {", "nobody wrote"),
+    Fault(
+        "idle_gates_unwritten",
+        "race",
+        CLUSTER_BACKWARD,
+        "if (row >= rows.now.running) {",
+        "if (false) {",
+        "nobody wrote",
+    ),
     Fault("last_c_lost", "plain", CLUSTER_FORWARD, "if (row < rows.after.running)", "if (row <= rows.after.running)"),
     # Copies behind the kernel's back.
     Fault("copies_unawaited", "race", FORWARD, COPIED, "", "an asynchronous access still under way"),

@@ -49,8 +49,7 @@ class ClusterBackwardBlock {
         shared_(shared),
         cells_(call),
         gemm_(hidden_, shared.gemm),
-        exchange_(shared.barriers, limit, tiles_.end - tiles_.begin,
-                  static_cast<int>(hidden_ * kBatchRowsPerTile * static_cast<int64_t>(sizeof(float))),
+        exchange_(shared.barriers, limit, (tiles_.rows(call.dims.batch) + 1) / 2 * 2, hidden_ * sizeof(float),
                   call.steps.steps) {
     const auto weight = [&](int64_t unit, int column) {
       const int64_t gate_row = column / kUnits * hidden_ + place_.first_unit + column % kUnits;
@@ -168,8 +167,11 @@ class ClusterBackwardBlock {
 
   __device__ void multiply_and_send(int64_t s, int64_t tile) const {
     float* const own_partials = partials(s, tile) + int64_t{cluster_rank()} * kUnits * kPartialStride;
+    // In pairs.
+    const int sent_rows = exchange_.rows_of(tile - tiles_.begin);
     const auto row = [&](int batch_row) { return shared_.grads + batch_row * kGradStride; };
     gemm_.multiply(row, [&](int64_t unit, int batch_row, float2 sums) {
+      if (batch_row >= sent_rows) return;
       float* const to = own_partials + unit % kUnits * kPartialStride + batch_row;
       exchange_.send(reinterpret_cast<float2*>(to), tile - tiles_.begin, last_ - s, static_cast<int>(unit / kUnits),
                      sums);

@@ -24,10 +24,12 @@ class ClusterExchange {
     return arena.take<uint64_t>(kBuffers * tiles);
   }
 
-  // bytes: arriving per step and tile; sends: number of steps that send anything. Ends with a cluster-wide barrier.
-  __device__ ClusterExchange(uint64_t* barriers, const WaitLimit& limit, int64_t tiles, int bytes, int64_t sends)
-      : barriers_(barriers), wait_(limit), bytes_(bytes), sends_(sends) {
+  // rows: of all tiles, 16 in each but the last; row_bytes: arriving per step and row; sends: number of steps that send
+  // anything. Ends with a cluster-wide barrier.
+  __device__ ClusterExchange(uint64_t* barriers, const WaitLimit& limit, int64_t rows, int64_t row_bytes, int64_t sends)
+      : barriers_(barriers), wait_(limit), rows_(rows), row_bytes_(static_cast<int>(row_bytes)), sends_(sends) {
     if (threadIdx.x == 0) {
+      const int64_t tiles = (rows + kBatchRowsPerTile - 1) / kBatchRowsPerTile;
       for (int64_t i = 0; i < kBuffers * tiles; ++i) {
         mbarrier_init(barriers_ + i);
       }
@@ -52,6 +54,12 @@ class ClusterExchange {
     if (threadIdx.x == 0) expect(tile, n + kBuffers);
   }
 
+  // How many rows of a tile are sent.
+  __device__ int rows_of(int64_t tile) const {
+    const int64_t left = rows_ - tile * kBatchRowsPerTile;
+    return left < kBatchRowsPerTile ? static_cast<int>(left) : kBatchRowsPerTile;
+  }
+
   // Call with the whole block before it ends, whether it received everything or gave up.
   __device__ void leave() const { leave_cluster(); }
 
@@ -63,12 +71,13 @@ class ClusterExchange {
 
  private:
   __device__ void expect(int64_t tile, int64_t n) const {
-    if (n < sends_) mbarrier_expect(barriers_ + buffer(tile, n), bytes_);
+    if (n < sends_) mbarrier_expect(barriers_ + buffer(tile, n), rows_of(tile) * row_bytes_);
   }
 
   uint64_t* const barriers_;
   const BoundedWait wait_;
-  const int bytes_;
+  const int64_t rows_;
+  const int row_bytes_;
   const int64_t sends_;
 };
 

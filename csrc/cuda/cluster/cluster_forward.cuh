@@ -46,8 +46,7 @@ class ClusterForwardBlock {
         shared_(shared),
         cells_(call),
         gemm_(call.dims.recurrent_size, shared.gemm),
-        exchange_(shared.barriers, limit, tiles_.end - tiles_.begin,
-                  static_cast<int>(kBatchRowsPerTile * hidden_ * static_cast<int64_t>(sizeof(T))), p_.steps.steps - 1) {
+        exchange_(shared.barriers, limit, tiles_.rows(call.dims.batch), hidden_ * sizeof(T), p_.steps.steps - 1) {
     const auto weight = [&](int gate, int unit, int64_t column) {
       return p_.w_hh + (gate * hidden_ + place_.first_unit + unit) * hidden_ + column;
     };
@@ -115,6 +114,8 @@ class ClusterForwardBlock {
 #pragma unroll 1
       for (int64_t unit = threadIdx.x; unit < hidden_; unit += kThreadsPerBlock) {
         to[unit] = at < p_.dims.batch ? p_.hx[at * hidden_ + unit] : narrow<T>(A{0});
+        // Nobody sends what lies beyond the batch.
+        if (at >= p_.dims.batch) h(0, tile)[row * stride_ + unit] = narrow<T>(A{0});
       }
     }
     for (int k = 0; k < Cell::kCellStates; ++k) {
@@ -173,6 +174,7 @@ class ClusterForwardBlock {
     static_assert(kThreadsPerBlock % kPieces == 0);
     const int blocks = static_cast<int>(gridDim.x), first_rank = cluster_rank();
     const int piece = static_cast<int>(threadIdx.x) % kPieces, row = piece * kWidth / kUnits;
+    if (row >= exchange_.rows_of(tile - tiles_.begin)) return;
     T* const to = h(s, tile) + row * stride_ + place_.first_unit + piece * kWidth % kUnits;
     const uint4 value = reinterpret_cast<const uint4*>(shared_.own_h)[piece];
 #pragma unroll 1

@@ -25,8 +25,7 @@ class SplitSums {
 
   __device__ SplitSums(const Shared& shared, const WaitLimit& limit, int64_t gemms)
       : partials_(shared.partials),
-        exchange_(shared.barriers, limit, 1, kSplit * kTileValues<kUnitsPerBlock> * static_cast<int>(sizeof(float)),
-                  gemms) {}
+        exchange_(shared.barriers, limit, kBatchRowsPerTile, kSplit * kUnitsPerBlock * sizeof(float), gemms) {}
 
   // For the n-th GEMM, counted from 0: call after a barrier that follows its multiply(), and before the next
   // multiply(). The GEMM's slices are the blocks.

@@ -16,6 +16,11 @@ struct Tiles {
     begin = tiles * blockIdx.y / gridDim.y;
     end = tiles * (blockIdx.y + 1) / gridDim.y;
   }
+
+  // Their rows that lie within the batch.
+  __device__ int64_t rows(int64_t batch) const {
+    return (batch < end * kBatchRowsPerTile ? batch : end * kBatchRowsPerTile) - begin * kBatchRowsPerTile;
+  }
 };
 
 // The calling thread's place in a tile of 16 batch rows by the block's units: it runs the cells of one unit, in every
