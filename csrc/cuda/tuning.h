@@ -14,6 +14,7 @@ constexpr int64_t kCallsAtOnce = 4;     // most calls in one launch: directions,
 constexpr int64_t kLeastBytesToSplit = 8 << 20;  // gates' gradients that all blocks read in a step
 
 // When a kernel whose blocks wait for one another gives up (common/wait_limit.h).
-constexpr int64_t kWaitSeconds = 10;  // that a block waits for another
+constexpr int64_t kWaitSeconds = 10;    // that a block waits for another
+constexpr int64_t kStartSeconds = 600;  // the same, until all blocks have begun
 
 }  // namespace fastrnn::cuda

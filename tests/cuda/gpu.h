@@ -116,10 +116,12 @@ class Gpu {
     return cuda::backward_scratch<T>(drawn.cell, params, plan.plan);
   }
   void run(const Case& drawn, const cuda::Forward<T>& params, const GpuPlan& plan) const {
-    run_on_gpu(params, plan, [&](const auto* call) { cuda::run_forward(drawn.cell, call, plan.plan, queue()); });
+    run_on_gpu(drawn.cell, params, plan,
+               [&](const auto* call) { cuda::run_forward(drawn.cell, call, plan.plan, queue()); });
   }
   void run(const Case& drawn, const cuda::Backward<T>& params, const GpuPlan& plan) const {
-    run_on_gpu(params, plan, [&](const auto* call) { cuda::run_backward(drawn.cell, call, plan.plan, queue()); });
+    run_on_gpu(drawn.cell, params, plan,
+               [&](const auto* call) { cuda::run_backward(drawn.cell, call, plan.plan, queue()); });
   }
 
  private:
@@ -127,7 +129,7 @@ class Gpu {
 
   // Like the ops: kernels that run all steps find the sizes in GPU memory.
   template <class Params, class Run>
-  void run_on_gpu(Params params, const GpuPlan& plan, const Run& run) const {
+  void run_on_gpu(CellKind cell, Params params, const GpuPlan& plan, const Run& run) const {
     emulation::set_seed(plan.seed);
     Steps& steps = params.steps;
     const GpuMemory<int64_t> sizes(steps.steps), offsets(steps.steps);
@@ -141,17 +143,19 @@ class Gpu {
     }
     run(&params);
     if (cuda::gave_up_waiting()) {
-      require_nan(params);
+      require_nan(params, cell_facts(cell));
       cuda::raise_if_gave_up();
     }
   }
 
   // Where one block gives up, all do that wait for it, directly or not.
-  static void require_nan(const cuda::Forward<T>& params) {
+  static void require_nan(const cuda::Forward<T>& params, const CellFacts& facts) {
     require_nan(params.hy, params.dims.batch * params.dims.hidden_size);
     require_nan(params.output + params.steps.offset(0) * params.output_stride, params.dims.hidden_size);
+    if (!params.keep || !facts.reads_saved) return;
+    require_nan(params.saved + params.steps.offset(0) * params.saved_stride, params.saved_stride);
   }
-  static void require_nan(const cuda::Backward<T>& params) {
+  static void require_nan(const cuda::Backward<T>& params, const CellFacts&) {
     require_nan(params.grad_h, params.dims.batch * params.dims.hidden_size);
     const int64_t first = params.steps.offset(params.steps.steps - 1) * params.dims.hidden_size;
     require_nan(params.grad_saved + first, params.dims.hidden_size);

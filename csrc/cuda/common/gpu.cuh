@@ -158,10 +158,10 @@ __device__ __forceinline__ void cluster_sync() {
 }
 
 // The same for blocks that are about to end, which no longer order anything: none may end while others can still store
-// to its shared memory.
+// to its shared memory. Not .aligned, since threads that filled different rows with NaN need not have converged.
 __device__ __forceinline__ void leave_cluster() {
 #if FASTRNN_HAS_CLUSTERS
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
 #endif
 }
 

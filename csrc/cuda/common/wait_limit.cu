@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -14,7 +15,7 @@ namespace fastrnn::cuda {
 namespace {
 
 std::atomic<uint64_t*> report_of_process{nullptr};
-std::atomic<bool> raised{false};
+std::atomic<bool> ever_raised{false};
 
 // How a call is packed into a word: a bit that is always set, two for the kernel, and sizes up to what fits.
 constexpr int kSizeBits = 20;
@@ -59,9 +60,9 @@ uint64_t* report() {
   return word;
 }
 
-double seconds() {
+std::optional<double> seconds_asked_for() {
   const char* const wish = std::getenv("FASTRNN_CUDA_WAIT_SECONDS");
-  if (!wish || !*wish) return kWaitSeconds;
+  if (!wish || !*wish) return {};
   char* end = nullptr;
   const double seconds = std::strtod(wish, &end);
   if (*end == '\0' && seconds > 0 && seconds < 1e9) return seconds;
@@ -69,22 +70,32 @@ double seconds() {
                            ": use a positive number of seconds, or leave it unset");
 }
 
-uint64_t reported() {
-  const volatile uint64_t* const word = report_of_process;
-  return word ? *word : 0;
+// Leaves room for the next report.
+uint64_t take_report() {
+  uint64_t* const word = report_of_process;
+  return word ? __atomic_exchange_n(word, 0, __ATOMIC_RELAXED) : 0;
 }
 
 }  // namespace
 
 WaitLimit wait_limit(Path path, bool backward, const Dims& dims, int64_t steps) {
-  return {static_cast<uint64_t>(seconds() * 1e9), report(), pack(path, backward, dims, steps)};
+  const std::optional<double> seconds = seconds_asked_for();
+  const auto nanoseconds = [&](int64_t otherwise) {
+    return static_cast<uint64_t>(seconds.value_or(static_cast<double>(otherwise)) * 1e9);
+  };
+  return {nanoseconds(kWaitSeconds), nanoseconds(kStartSeconds), report(), pack(path, backward, dims, steps)};
 }
 
-bool gave_up_waiting() { return reported() != 0; }
+bool gave_up_waiting() {
+  const volatile uint64_t* const word = report_of_process;
+  return ever_raised || (word && *word != 0);
+}
 
 void raise_if_gave_up() {
-  const uint64_t word = reported();
-  if (word == 0 || raised.exchange(true)) return;
+  if (!gave_up_waiting()) return;
+  ever_raised = true;
+  const uint64_t word = take_report();
+  if (word == 0) return;
   throw std::runtime_error("fastrnn: a block of " + words_of_call(word) +
                            " waited in vain for another, and gave up: results of that call are NaN, and so is what "
                            "was computed from them. From now on this process takes the streamed path. If the GPU was "

@@ -12,16 +12,17 @@ namespace fastrnn::cuda {
 
 struct WaitLimit {
   uint64_t nanoseconds;
-  uint64_t* report;  // in host memory: where a block that gives up stores
-  uint64_t call;     // this
+  uint64_t nanoseconds_at_start;  // until all blocks of a persistent kernel have begun
+  uint64_t* report;               // in host memory: where a block that gives up stores
+  uint64_t call;                  // this
 };
 
-// Of a launch. FASTRNN_CUDA_WAIT_SECONDS takes the place of kWaitSeconds.
+// Of a launch. FASTRNN_CUDA_WAIT_SECONDS takes the place of kWaitSeconds and kStartSeconds.
 WaitLimit wait_limit(Path path, bool backward, const Dims& dims, int64_t steps);
 
-// Whether a block of any call gave up.
+// Whether a block of any call has given up.
 bool gave_up_waiting();
-// Raises the error if so, once.
+// Raises the error if one has since the last error.
 void raise_if_gave_up();
 
 }  // namespace fastrnn::cuda

@@ -21,11 +21,13 @@ class FlagExchange {
   }
 
   // Waits until all blocks of the group have completed that many steps; false, for all threads, if they do not. Call
-  // with the whole block, which meets.
+  // with the whole block, which meets. Not all blocks need have begun before the first step: other kernels, such as
+  // NCCL's that wait for another machine, may hold their multiprocessors.
   __device__ bool await(int64_t steps_done) const {
     bool in_time = true;
     for (unsigned i = threadIdx.x; i < gridDim.x; i += kThreadsPerBlock) {
-      const bool done = wait_.until([&] { return load_relaxed(group_ + i) >= static_cast<uint32_t>(steps_done); });
+      const bool done =
+          wait_.until([&] { return load_relaxed(group_ + i) >= static_cast<uint32_t>(steps_done); }, steps_done == 1);
       fence_acquire();
       in_time = in_time && done;
     }

@@ -75,12 +75,18 @@ class ForwardCells {
     for (int k = 0; k < Cell::kCellStates; ++k) p_.cells[k][at * hidden_ + unit] = step.cell[k];
   }
 
-  // The results of the block's units and tiles.
+  // The results of the block's units and tiles, and what backward reads of them: it may be under way before the host
+  // learns of it.
   __device__ void fill_with_nan(const Tiles& tiles) const {
+    Done nan{};
+    nan.h = kNan<A>;
+    for (A& value : nan.saved) value = kNan<A>;
+    for (int k = 0; k < Cell::kCellStates; ++k) nan.cell[k] = kNan<A>;
     for (int64_t s = 0; s < p_.steps.steps; ++s) {
-      place_.for_rows(tiles, running_rows(p_.steps, s), [&](int64_t row) {
-        p_.output[(first_row_of(p_.steps, s) + row) * p_.output_stride + place_.first_unit + place_.unit] =
-            narrow<T>(kNan<A>);
+      const RowsAround rows(p_.steps, s);
+      place_.for_rows(tiles, rows.now.running, [&](int64_t row) {
+        publish(rows, row, nan);
+        keep(rows.now, row, nan);
       });
     }
     place_.for_rows(tiles, p_.dims.batch, [&](int64_t row) {
