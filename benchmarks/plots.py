@@ -102,7 +102,14 @@ def heat(lines: Sequence[results.Line]) -> Figure:
         limit = math.log(MOST_HEAT)
         axis.imshow(fields, HEAT, aspect="auto", vmin=-limit, vmax=limit, origin="lower")
         for (batch, size), ratio in ratios.items():
-            axis.text(sizes.index(size), batches.index(batch), f"{ratio:.2g}", ha="center", va="center", color="black")
+            axis.text(
+                sizes.index(size),
+                batches.index(batch),
+                f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}",
+                ha="center",
+                va="center",
+                color="black",
+            )
         axis.set_xticks(range(len(sizes)), list(map(str, sizes)), rotation=90)
         axis.set_yticks(range(len(batches)), list(map(str, batches)))
         axis.set_title(group[0].cell)

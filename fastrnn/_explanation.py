@@ -69,7 +69,30 @@ _TITLES = ["layer", "direction", "pass", "path", "threads", "weights", "products
 
 @dataclass(frozen=True)
 class Explanation:
-    """What :func:`explain` found: ``rows`` to look at, ``str()`` to read."""
+    """What :func:`explain` found: ``rows`` to look at, ``str()`` to read.
+
+    The first lines say how the passes run, and why; then come what holds for all of them, and a table in which rows
+    that differ in nothing but their place are one. Its words:
+
+    path
+        "fused": one kernel for the sequence on the CPU. "streamed", "persistent", "cluster": the three ways of a GPU.
+        "with extras": the kernel that also knows resets, zoneout and other options. "formula": torch ops, step by
+        step, which is slow. "none": the pass would not run.
+    tile
+        The rows (of the batch) and columns (of hidden units' gates) that are multiplied at a time in registers.
+    threads
+        That run one direction of one layer; on a GPU, of a block.
+    weights
+        How the recurrent weights are read: "in place", "packed" in the order that the kernel reads them, which each
+        call does anew, or "packed ahead", by ``pack_weights()``.
+    products
+        Forward, when the input is multiplied by ``w_ih``: "in the loop" over time, or "ahead" of it, and by what.
+        Backward, what multiplies the large matrices: "panels" is our own code, the others are libraries of torch's.
+    reserve
+        Memory kept from forward for backward, of all layers and directions of the row.
+
+    ``rows`` holds the same for programs: a row for each layer, direction and pass, sizes in bytes.
+    """
 
     rows: tuple[Row, ...]
 

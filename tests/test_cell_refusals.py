@@ -222,7 +222,7 @@ def test_refused(function):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x, r, h: None, "must return h, but h is of type NoneType"),
+        (lambda x, r, h: None, "must return h, but h is None: is a return missing?"),
         (lambda x, r, h: 1.0, "must return h, but h is of type float"),
         (lambda x, r, h: OUTSIDE, "must return h, but h is of type Tensor"),
         (lambda x, r, h: x, "h is x, which is all gates"),
@@ -233,6 +233,18 @@ def test_results(function, message):
     with pytest.raises((TypeError, ValueError), match=message) as raised:
         trace(function, ("z",))
     assert str(raised.value).startswith(__file__)
+
+
+@pytest.mark.parametrize("recurrent", ("dense", "diagonal"))
+def test_what_is_never_used_is_said(recurrent):
+    def function(x, r, h, *, w, v):
+        return x.z + r.a * w
+
+    warned = "the cell's function never uses gate b, weight v"
+    with pytest.warns(UserWarning, match=warned) as raised:
+        trace(function, ("z", "a", "b"), recurrent=recurrent, weights=("w", "v"))
+    assert raised[0].filename == __file__
+    assert raised[0].lineno == function.__code__.co_firstlineno
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,8 @@ def test_what_it_names_is_there(command):
         check_make(*arguments)
     elif program == ".venv/bin/python":
         check_python(*arguments)
+    elif program == "pytest":
+        check_pytest(*arguments)
     elif program == ".venv/bin/torchrun":
         script = next(i for i, argument in enumerate(arguments) if argument.endswith(".py"))
         check_script(*arguments[script:])

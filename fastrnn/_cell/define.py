@@ -39,8 +39,8 @@ def cell(
     The function is called once, at definition, with values that record what is done to them; what it computes is then
     fixed, Python numbers included. It sees one unit of one sequence, so all it may do is elementwise: ``+ - * /``,
     negation, powers of a number, comparisons, and of torch (and as methods, and of ``torch.nn.functional``): square,
-    reciprocal, sqrt, rsqrt, abs, exp, log, sigmoid, logsigmoid, tanh, relu, leaky_relu, elu, softplus, silu, gelu with
-    ``approximate="tanh"``, hardsigmoid, clamp, minimum, maximum, where.
+    reciprocal, sqrt, rsqrt, abs, exp, expm1, log, log1p, sigmoid, logsigmoid, tanh, relu, leaky_relu, elu, softplus,
+    silu, gelu with ``approximate="tanh"``, hardsigmoid, clamp, minimum, maximum, where; and ``detach()``.
 
     The first call for a dtype compiles the kernels with g++, for this processor, and keeps them on disk where torch
     keeps extensions (``TORCH_EXTENSIONS_DIR``); ``FASTRNN_COMPILE=0`` forbids it. Where there can be no kernels the

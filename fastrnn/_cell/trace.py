@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .graph import Graph
 from .names import check_recurrent, gate_names, state_names, weight_names
-from .nodes import Node, leaf
+from .nodes import Node, leaf, topological
 from .refuse import definition_line, refusal
 from .values import Gates, Value
 
@@ -56,7 +57,9 @@ def trace(
     result = function(*arguments, *state_values, **keywords)
     names = state_list if output is None else (output, *state_list)
     results = _check_results(result, names, function)
-    return Graph(gate_list, state_list, recurrent, weight_list, reads_input, output, results)
+    graph = Graph(gate_list, state_list, recurrent, weight_list, reads_input, output, results)
+    _warn_of_unused(graph, function)
+    return graph
 
 
 def _check_parameters(
@@ -95,6 +98,8 @@ def _check_results(result: Any, names: Sequence[str], function: Callable[..., An
     for name, value in zip(names, values, strict=False):
         if isinstance(value, Gates):
             raise refusal(TypeError, f"{expected}, but {name} is {value.name}, which is all gates", line)
+        if value is None:
+            raise refusal(TypeError, f"{expected}, but {name} is None: is a return missing?", line)
         if not isinstance(value, Value):
             raise refusal(TypeError, f"{expected}, but {name} is of type {type(value).__name__}", line)
         if value.node.is_condition:
@@ -104,3 +109,14 @@ def _check_results(result: Any, names: Sequence[str], function: Callable[..., An
     if len(values) != len(names):
         raise refusal(ValueError, f"{expected}, got {len(values)} values", line)
     return tuple(value.node for value in values)
+
+
+def _warn_of_unused(graph: Graph, function: Callable[..., Any]) -> None:
+    """A UserWarning of what the layer would have weights for and multiply in vain."""
+    nodes = set(topological(graph.results))
+    first, of_r = (len(graph.gates), "weight") if graph.recurrent == "diagonal" else (0, "r")
+    unused = [f"gate {name}" for k, name in enumerate(graph.gates) if nodes.isdisjoint((leaf("x", k), leaf(of_r, k)))]
+    unused += [f"weight {name}" for k, name in enumerate(graph.weights) if leaf("weight", first + k) not in nodes]
+    if unused:
+        file, number = definition_line(function)
+        warnings.warn_explicit(f"the cell's function never uses {', '.join(unused)}", UserWarning, file, number)

@@ -186,7 +186,7 @@ def find_word(name: str) -> Word:
     elif name in _LOGICAL:
         advice = "combine conditions by nesting torch.where"
     else:
-        advice = f"allowed are {ALLOWED}"
+        advice = f"every unit is computed by itself, and allowed are {ALLOWED}"
     raise refusal(TypeError, f"{name} has no place in a cell's function: {advice}")
 
 
