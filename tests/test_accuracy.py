@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import DTYPES, KERNELS, Case, call, make_leaves, outputs_and_gradients
+from cases import DTYPES, KERNELS, Case, away_from_the_jump_, call, make_leaves, outputs_and_gradients
 from chance import critical_count
 from torch.overrides import TorchFunctionMode
 
@@ -63,21 +63,6 @@ def case_of(kernel, shape):
     options = options | {"bidirectional": True}
     seq, batch, input_size, hidden_size = shape[:4]
     return Case(layer, options, seq=seq, batch=batch, input_size=input_size, hidden_size=hidden_size)
-
-
-def away_from_the_jump_(module):
-    """Biases that hold every relu unit firmly on or off.
-
-    An f32 result that falls on the other side of relu's jump has quite another gradient, for torch.nn as for us: one
-    such element would be the whole error.
-    """
-    with torch.no_grad():
-        for name, weight in module.named_parameters():
-            if name.startswith("bias_ih"):
-                weight.copy_(8.0 * (2 * torch.randint(0, 2, weight.shape) - 1))
-            elif name.startswith("weight"):
-                # Small enough that what arrives from other units, themselves around 8, cannot outweigh the bias.
-                weight.mul_(0.1)
 
 
 def three_results(case, gain, ours):

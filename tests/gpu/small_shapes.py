@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from cases import KERNELS
+from drawn import Draw, case_of
 from machine import missing, the_device
-from measure import Draw, case_of
 from precisions import PRECISIONS
 from torch import nn
 
@@ -26,7 +26,7 @@ SIZES = ((64, 18), (5, 3))
 # The environment that has a path taken, whatever the plan would choose.
 WAYS = {
     "streamed": {"FASTRNN_CUDA_PATH": "streamed"},
-    "persistent": {"FASTRNN_CUDA_PATH": "persistent"},
+    "persistent": {"FASTRNN_CUDA_PATH": "persistent", "FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT": str(1 << 60)},
     "split": {"FASTRNN_CUDA_PATH": "persistent", "FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT": "0"},
     "cluster": {"FASTRNN_CUDA_PATH": "cluster"},
 }

@@ -8,7 +8,8 @@ import itertools
 import pytest
 import torch
 from cases import KERNELS, LAYERS
-from measure import case_of, close
+from drawn import case_of
+from measure import close
 from precisions import PRECISIONS
 from primals import RAGGED, LayerCase, assert_close_trees, loss_of
 from test_vmap import batched, dims_of, looped

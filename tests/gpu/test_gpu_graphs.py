@@ -3,8 +3,8 @@
 import pytest
 import torch
 from cases import KERNELS, LAYERS
-from machine import needs_gpu
-from measure import Draw, case_of, close, floating, results_of
+from drawn import Draw, case_of, floating
+from measure import close, needs_gpu, results_of
 from precisions import PRECISIONS
 from torch import nn
 from torch.utils._pytree import tree_leaves

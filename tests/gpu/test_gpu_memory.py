@@ -5,8 +5,9 @@ import gc
 import pytest
 import torch
 from cases import LAYERS
-from machine import need_free_memory, needs_gpu, sized
-from measure import case_of, kernel_of
+from drawn import case_of, kernel_of
+from machine import sized
+from measure import needs_gpu
 from precisions import PRECISIONS
 from torch.utils._pytree import tree_leaves
 
@@ -16,6 +17,13 @@ by_layer = pytest.mark.parametrize("layer", LAYERS)
 by_precision = pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
 
 MIB = 2**20
+
+
+def need_free_memory(gib):
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0] / 2**30
+    if free < gib:
+        pytest.skip(f"takes {gib} GiB of the GPU's memory, {free:.0f} are free")
 
 
 def requested():

@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 from cases import KERNELS, LAYERS
-from machine import is_hopper, needs_gpu
-from measure import LENGTHS, ON_CHIP, SURELY_FITS, Draw, allowed_paths, case_of, explained, floating
+from drawn import LENGTHS, Draw, case_of, floating
+from machine import is_hopper
+from measure import ON_CHIP, SURELY_FITS, allowed_paths, explained, needs_gpu
 from precisions import PRECISIONS
 
 import fastrnn

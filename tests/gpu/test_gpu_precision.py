@@ -3,8 +3,9 @@
 import pytest
 import torch
 from cases import CELLS, LAYERS
+from drawn import LENGTHS
 from machine import REHEARSE
-from measure import LENGTHS, ON_CHIP
+from measure import ON_CHIP
 from precisions import PRECISIONS
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence

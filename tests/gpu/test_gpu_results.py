@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 from cases import CELLS, KERNELS, LAYERS, Case, assert_same, call, flatten, option_product, randn, tolerance
-from measure import LENGTHS, case_of, check, close, floor
+from drawn import LENGTHS, case_of
+from measure import check, close, floor
 from precisions import PRECISIONS
 from torch import nn
 

@@ -1,12 +1,15 @@
 """The same bits on every run, on every stream and device; and a host that never waits for the GPU."""
 
+import subprocess
+import sys
 from contextlib import contextmanager
 
+import crowded
 import pytest
 import torch
 from cases import KERNELS, LAYERS
-from machine import needs_gpu, run_script
-from measure import LENGTHS, Draw, case_of, close, kernel_of, results_of
+from drawn import LENGTHS, Draw, case_of, kernel_of
+from measure import close, needs_gpu, results_of
 from precisions import PRECISIONS
 
 import fastrnn
@@ -89,77 +92,15 @@ def test_another_stream(layer, precision, device):
     assert all(map(torch.equal, actual, expected))
 
 
-# Persistent kernels whose blocks nearly fill an H200 each, so that two cannot run at once; with matrix products between
-# them for company. Blocks of one that wait for blocks which the other keeps out would wait for ever.
-CROWDED = """
-    import sys
-    from concurrent.futures import ThreadPoolExecutor
-    import torch, fastrnn
-
-    how, layer = sys.argv[1:]
-    torch.manual_seed(0)
-    half = dict(dtype=torch.bfloat16, device="cuda")
-    modules = [getattr(fastrnn, layer)(128, 1024, **half) for _ in range(2)]
-    values = [torch.randn(60, 64, 128, requires_grad=True, **half) for _ in modules]
-    factor = torch.randn(8192, 8192, **half)
-    for module, value in zip(modules, values):
-        rows = fastrnn.explain(module, value).rows
-        if {row.path for row in rows} != {"persistent"}:
-            print("streamed:", rows[0].reason)
-            sys.exit(0 if torch.cuda.get_device_capability() < (9, 0) else "should be persistent")
-
-    def run(index):
-        output = modules[index](values[index])[0]
-        return [output, *torch.autograd.grad(output.float().sum(), [values[index], *modules[index].parameters()])]
-
-    expected = [run(index) for index in range(2)]
-    torch.cuda.synchronize()
-    streams = [torch.cuda.Stream() for _ in range(3)]
-
-    def on_stream(index):
-        with torch.cuda.stream(streams[index]):
-            return run(index)
-
-    for index in range(2):
-        on_stream(index)  # cuBLAS has now what it wants for each stream
-    with torch.cuda.stream(streams[2]):
-        factor @ factor
-
-    def check(results):
-        torch.cuda.synchronize()
-        for actual, right in zip(results, expected):
-            assert all(map(torch.equal, actual, right)), "another result beside another kernel"
-
-    if how == "streams":
-        for _ in range(20):
-            with torch.cuda.stream(streams[2]):
-                factor @ factor
-            check([on_stream(0), on_stream(1)])
-    elif how == "threads":
-        with ThreadPoolExecutor(2) as pool:
-            for _ in range(20):
-                check(list(pool.map(on_stream, range(2))))
-    else:  # branches of one graph
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for stream in streams:
-                stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(streams[2]):
-                factor @ factor
-            results = [on_stream(0), on_stream(1)]
-            for stream in streams:
-                torch.cuda.current_stream().wait_stream(stream)
-        for _ in range(20):
-            graph.replay()
-            check(results)
-"""
-
-
 @needs_gpu
 @by_layer
-@pytest.mark.parametrize("how", ("streams", "threads", "graph"))
-def test_two_persistent_kernels_at_once(layer, how):
-    run_script(CROWDED, how, layer, timeout=90)
+@pytest.mark.parametrize("how", crowded.HOWS)
+@pytest.mark.parametrize("hidden", crowded.HIDDEN)
+def test_two_kernels_that_fill_the_gpu_at_once(layer, how, hidden):
+    """In a process of its own: a hang fails the test and nothing else."""
+    command = [sys.executable, crowded.__file__, how, layer, str(hidden)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
 
 
 @needs_gpu
