@@ -11,6 +11,7 @@ PYTEST_ARGS ?=
 DRAWS ?= 200
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+FIRST_ARGS ?=
 # Thread counts that bench measures; by default its own.
 THREADS ?=
 # What bench and gpu-bench measured, and what gpu-profile recorded (.ncu-rep, for Nsight Compute).
@@ -29,7 +30,7 @@ FOLDERS := $(wildcard csrc fastrnn tests benchmarks examples)
 .DEFAULT_GOAL := help
 .PHONY: help venv build test test-all test-draws test-sanitize test-aarch64 cuda-emulate cuda-compile demo examples lint format clean distclean FORCE
 .PHONY: clients docs wheel repair
-.PHONY: bench bench-quick plots gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
+.PHONY: bench bench-quick plots gpu-first gpu-build gpu-check gpu-sanitize gpu-bench gpu-profile
 
 help:
 	@echo "make venv       make $(VENV) with torch, the tools, and this package (editable)"
@@ -53,6 +54,7 @@ help:
 	@echo "make clean      remove what was built        make distclean: $(VENV) too"
 	@echo
 	@echo "On a machine with a GPU, with the torch of PYTHON in place of $(VENV), built in the tree first:"
+	@echo "make gpu-first       what to begin with, in 7 minutes: builds, tries every path, measures   FIRST_ARGS=\"--help\""
 	@echo "make gpu-check       the tests of the GPU     make gpu-sanitize   its kernels under compute-sanitizer"
 	@echo "make gpu-bench       measure, into $(GPU_CSV)     make gpu-profile   its kernels under Nsight Compute"
 	@echo
@@ -122,6 +124,10 @@ gpu-%: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 gpu-build:
 	@"$(PYTHON)" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || { echo "fastrnn: the torch of '$(PYTHON)' finds no GPU; nvidia-smi says whether the driver does. Another torch: make PYTHON=..."; exit 1; }
 	FASTRNN_CUDA=1 "$(PYTHON)" setup.py --quiet build_ext --inplace
+
+# Builds by itself: that is one of its steps, under a limit as all are.
+gpu-first:
+	"$(PYTHON)" tests/gpu/first_run.py $(FIRST_ARGS)
 
 gpu-check: gpu-build
 	"$(PYTHON)" -m pytest tests/gpu -m gpu -p no:cacheprovider $(PYTEST_ARGS)

@@ -83,7 +83,7 @@ class Problem:
 
     cell: str
     precision: str
-    mode: str
+    mode: str  # of MODES, or "forward", the first half of training
     case: Case
 
     @property
@@ -107,6 +107,8 @@ class Problem:
                     return module(value)
 
             return infer
+        if self.mode == "forward":
+            return lambda: module(value)
         wanted = [value, *module.parameters()]
         return lambda: torch.autograd.grad(module(value)[0], wanted, upstream)
 
@@ -200,11 +202,11 @@ def difference(ours: Any, other: Any) -> float:
     return ((mine - theirs).norm() / theirs.norm()).item()
 
 
-def chosen_path(module: nn.Module, value: Tensor, training: bool) -> tuple[str, str]:
+def chosen_path(module: nn.Module, value: Tensor, mode: str) -> tuple[str, str]:
     """The path of a call, and the reason; those of backward are named where they are others."""
-    with torch.set_grad_enabled(training):
+    with torch.set_grad_enabled(mode != "inference"):
         forward, backward = fastrnn.explain(module, value).rows
-    if not training or (forward.path, forward.reason) == (backward.path, backward.reason):
+    if mode != "training" or (forward.path, forward.reason) == (backward.path, backward.reason):
         return forward.path, forward.reason
     return f"{forward.path}, {backward.path}", f"{forward.reason}; backward: {backward.reason}"
 
@@ -214,12 +216,12 @@ def measure(problem: Problem, args: argparse.Namespace) -> Row | None:
     case, device = problem.case, args.device
     torch.backends.cudnn.allow_tf32 = problem.precision == "tf32"
     module = problem.build(fastrnn, device)
-    training = problem.mode == "training"
+    keeps = problem.mode != "inference"
     value = torch.randn(
-        case.steps, case.batch, case.input_size, dtype=problem.dtype, device=device, requires_grad=training
+        case.steps, case.batch, case.input_size, dtype=problem.dtype, device=device, requires_grad=keeps
     )
     upstream = torch.randn(case.steps, case.batch, case.hidden_size, dtype=problem.dtype, device=device)
-    path, reason = chosen_path(module, value, training)
+    path, reason = chosen_path(module, value, problem.mode)
     ours, kernel = problem.call(module, value, upstream), ""
     if args.paths:
         if "streamed" in path and not args.rehearse:
@@ -228,8 +230,8 @@ def measure(problem: Problem, args: argparse.Namespace) -> Row | None:
     else:
         theirs = problem.build(nn, device)
         other = problem.call(theirs, value, upstream)
-        if device == "cuda":
-            few = value.detach()[:PROFILED_STEPS].requires_grad_(training)
+        if device == "cuda" and problem.mode != "forward":
+            few = value.detach()[:PROFILED_STEPS].requires_grad_(keeps)
             kernel = longest_kernel(problem.call(theirs, few, upstream[:PROFILED_STEPS]))
     off_by = difference(ours(), other())
     timed = gpu_seconds if device == "cuda" else wall_seconds

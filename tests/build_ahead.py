@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 MODULES = (
     "test_cuda_emulated_layers",
     "test_cuda_emulated_extras",
+    "test_gpu_first_run",
     "test_emulation",
     "test_cuda_emulation",
     "test_cuda_compile",

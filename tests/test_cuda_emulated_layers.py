@@ -4,7 +4,6 @@ The ops take the places of the CPU's, so tensors of the CPU go all the way that 
 torch.func, autocast. What kernels do to memory, and under every schedule, is tested without torch.
 """
 
-import ctypes
 import itertools
 import sys
 from collections import Counter
@@ -26,7 +25,7 @@ from cases import (
     outputs_and_gradients,
     randn,
 )
-from primals import KERNEL_OPS, RAGGED, LayerCase, assert_close_trees, counted, loss_of, recorded
+from primals import RAGGED, LayerCase, assert_close_trees, counted, loss_of, recorded
 from test_lengths import both as layers_in_f64
 from test_lengths import packed as on_packed
 from test_lengths import padding, with_lengths
@@ -67,18 +66,14 @@ def build_ahead(quick):
 def library():
     if cuda_include() is None:
         pytest.skip("CUDA's headers were not found: install its toolkit, or set CUDA_HOME")
-    path = emulated_library.build_library()
-    torch.ops.load_library(path)
-    return ctypes.CDLL(str(path))
+    return emulated_library.load()
 
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch, library):
     """The CUDA ops in place of the CPU's, and the rules for tensors of a GPU."""
-    for name in KERNEL_OPS:
-        monkeypatch.setattr(schema, name, getattr(torch.ops.fastrnn_emulated, f"_{name}").default)
-    monkeypatch.setattr(precision, "kernels_take_half", lambda input: True)
-    monkeypatch.setattr(ragged, "packs_padded", lambda input: False)
+    for replacement in emulated_library.replacements():
+        monkeypatch.setattr(*replacement)
 
 
 @pytest.fixture
