@@ -44,6 +44,7 @@ IS_X86 = platform.machine() in ("x86_64", "AMD64")
 CUDA_SOURCES = [
     "csrc/ops/register_cuda.cpp",
     "csrc/ops/layer_cuda.cpp",
+    "csrc/ops/cuda_verdicts.cpp",
     "csrc/ops/torch_cuda.cpp",
     "csrc/cuda/run.cpp",
     "csrc/cuda/plan.cpp",
@@ -51,6 +52,7 @@ CUDA_SOURCES = [
     "csrc/cuda/common/upload.cu",
     "csrc/cuda/common/previous_h.cu",
     "csrc/cuda/common/wait_limit.cu",
+    "csrc/cuda/common/comparison.cu",
     "csrc/cuda/cluster/cluster_f32_exact.cu",
     "csrc/cuda/cluster/cluster_f32.cu",
     "csrc/cuda/cluster/cluster_f16.cu",

@@ -46,6 +46,8 @@ enum class Reason {
   kOldDevice,
   kDoesNotFit,
   kGaveUpWaiting,
+  kFailedVerification,
+  kUnverified,
   kMeta,
   kCount
 };
@@ -74,6 +76,8 @@ inline constexpr const char* kReasonWords[] = {
     "persistent kernels need compute capability 8.0 or higher",
     "the recurrent weights do not fit on the chip",
     "a kernel waited in vain before, and gave up",
+    "on this GPU the kernel that keeps them on the chip differed from the streamed path",
+    "a graph is captured, and the kernel has not been verified: fastrnn.cuda.warm_up() does that ahead",
     "meta tensors: only shapes are computed",
 };
 static_assert(sizeof(kReasonWords) / sizeof(*kReasonWords) == static_cast<int>(Reason::kCount));

@@ -9,7 +9,7 @@ print(fastrnn.explain(lstm, input))  # which kernel runs, and why
 
 import torch  # noqa: F401  (first: the extension links against libraries that torch loads)
 
-from . import functional
+from . import cuda, functional
 from ._cell.define import cell
 from ._explanation import Explanation
 from ._ops import flops as _flops  # noqa: F401  (lets torch count what the ops compute)
@@ -44,6 +44,7 @@ __all__ = [
     "Stream",
     "cell",
     "convert",
+    "cuda",
     "explain",
     "functional",
     "patched",

@@ -74,6 +74,7 @@ def gpu(monkeypatch, library):
     """The CUDA ops in place of the CPU's, and the rules for tensors of a GPU."""
     for replacement in emulated_library.replacements():
         monkeypatch.setattr(*replacement)
+    monkeypatch.setenv("FASTRNN_CUDA_VERIFY", "0")  # as test_cuda_verification.py does
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@
 #include "../cuda/common/upload.h"
 #include "../cuda/run.h"
 #include "chunks.h"
+#include "cuda_verification.h"
 #include "torch_cuda.h"
 
 namespace fastrnn::ops {
@@ -30,6 +31,7 @@ class CudaDevice {
   explicit CudaDevice(const LayerArgs& args) : place_(args.input), context_(args.input, args.allow_tf32) {}
 
   const cuda::Queue& queue() const { return context_.queue(); }
+  int index() const { return place_.index; }
 
   Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const { return ops::empty(sizes, dtype, place_); }
 
@@ -101,12 +103,28 @@ class CudaDevice {
   CudaContext context_;
 };
 
-// Which way a pass of a layer takes, on the current device.
+// Which way a pass of a layer takes, on the current device: as planned, unless the plan's kernel is known to be wrong
+// there. Where nothing is known, the kernel is verified if the pass is about to run, or would be at its first use; but
+// not while a graph is captured, which would hold the comparison.
 template <class T>
-cuda::Choice plan_pass(const LayerArgs& args, const LayerShape& shape, bool allow_tf32, bool backward) {
-  const cuda::Workload work{shape.steps,   shape.dims, shape.layers,           shape.directions,
-                            shape.dense(), allow_tf32, args.extras.has_value()};
-  return cuda::choose_plan<T>(args.cell, work, backward);
+cuda::Choice plan_pass(const CudaDevice& device, const LayerArgs& args, const LayerShape& shape, bool backward,
+                       bool runs) {
+  const cuda::Queue& queue = device.queue();
+  const cuda::Workload work{shape.steps,   shape.dims,       shape.layers,           shape.directions,
+                            shape.dense(), queue.allow_tf32, args.extras.has_value()};
+  const cuda::Choice choice = cuda::choose_plan<T>(args.cell, work, backward);
+  if (choice.plan.path == Path::kStreamed || !wants_verification()) return choice;
+  const auto stream = [](Reason reason) { return cuda::Choice{{Path::kStreamed, {}, {}}, {reason}}; };
+  if constexpr (!std::is_same_v<T, double>) {
+    const VerifiedKernel kernel{device.index(), args.cell, shape.dtype, backward, shape.dims, choice.plan};
+    std::optional<Verdict> verdict = Verdicts::instance().of(kernel);
+    if (!verdict && is_capturing(queue.stream)) return stream(Reason::kUnverified);
+    if (!verdict && runs) {
+      verdict = Verdicts::instance().find(kernel, [&] { return Verification<T, CudaDevice>(device, kernel).fault(); });
+    }
+    if (verdict == Verdict::kWrong) return stream(Reason::kFailedVerification);
+  }
+  return choice;
 }
 
 // The time loops of a pass. The weights are of T.
@@ -119,7 +137,7 @@ class CudaLoops {
       : device_(device),
         cell_(args.cell),
         shape_(shape),
-        plan_(plan_pass<T>(args, shape, device.queue().allow_tf32, backward).plan) {
+        plan_(plan_pass<T>(device, args, shape, backward, true).plan) {
     cuda::raise_if_gave_up();
     if (plan_.path != Path::kStreamed) upload_sizes();
   }

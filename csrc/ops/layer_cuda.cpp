@@ -52,8 +52,8 @@ LayerInputGrads CudaLayer::backward(const LayerArgs& args, const LayerGrads& gra
 }
 
 PassPlan CudaLayer::plan(const LayerArgs& args, bool backward) {
-  return on_gpu(args, [&](const CudaDevice&, const LayerShape& shape, auto type) {
-    const auto [plan, reasons] = plan_pass<decltype(type)>(args, shape, args.allow_tf32, backward);
+  return on_gpu(args, [&](const CudaDevice& device, const LayerShape& shape, auto type) {
+    const auto [plan, reasons] = plan_pass<decltype(type)>(device, args, shape, backward, false);
     const int64_t units = plan.units(shape.dims);
     return PassPlan{.path = plan.path,
                     .architecture = architecture(),

@@ -15,11 +15,10 @@ OPS = ("plain_infer", "plain_forward", "plain_backward", "plan")
 
 CSRC, HERE = ROOT / "csrc", ROOT / "tests" / "cuda"
 SOURCES = (
-    *(CSRC / "ops" / f"{name}.cpp" for name in ("layer_cuda", "shape")),
+    *(CSRC / "ops" / f"{name}.cpp" for name in ("layer_cuda", "cuda_verdicts", "shape")),
     *sorted((CSRC / "cuda").glob("*/*.cu")),
-    CSRC / "cuda" / "run.cpp",
     CSRC / "cuda" / "plan.cpp",
-    *(HERE / f"{name}.cpp" for name in ("emulated_gemm", "emulated_ops")),
+    *(HERE / f"{name}.cpp" for name in ("emulated_gemm", "emulated_ops", "spoilt_run")),
     ROOT / "tests" / "gpu" / "first" / "fit.cpp",
 )
 

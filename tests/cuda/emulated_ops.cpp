@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "cuda/common/wait_limit.h"
+#include "device.h"
 #include "memory.h"
 #include "ops/bindings.h"
 #include "ops/torch_cuda.h"
@@ -26,6 +27,17 @@ extern "C" __attribute__((visibility("default"))) void fastrnn_emulated_give_up(
   const fastrnn::Dims dims{3, 32, 32, false};
   const auto limit = fastrnn::cuda::wait_limit(fastrnn::Path::kPersistent, true, dims, 7);
   *limit.report = limit.call;
+}
+
+// Whether graphs are captured: by the caller, by another thread.
+extern "C" __attribute__((visibility("default"))) void fastrnn_emulated_capture(bool here, bool elsewhere) {
+  fastrnn::emulation::device().captures = here;
+  fastrnn::emulation::device().captures_elsewhere = elsewhere;
+}
+
+// How often the host has waited for the GPU.
+extern "C" __attribute__((visibility("default"))) int fastrnn_emulated_synchronised() {
+  return fastrnn::emulation::device().synchronised;
 }
 
 namespace fastrnn::ops {

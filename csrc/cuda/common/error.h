@@ -8,10 +8,14 @@
 
 namespace fastrnn::cuda {
 
+struct CudaError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 inline void check(cudaError_t error) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // clears it; the next call would report it again
-  throw std::runtime_error(std::string("fastrnn: CUDA error: ") + cudaGetErrorString(error));
+  throw CudaError(std::string("fastrnn: CUDA error: ") + cudaGetErrorString(error));
 }
 
 }  // namespace fastrnn::cuda

@@ -91,6 +91,12 @@ bool gave_up_waiting() {
   return ever_raised || (word && *word != 0);
 }
 
+bool forget_if_gave_up(Path path, bool backward, const Dims& dims, int64_t steps) {
+  uint64_t* const word = report_of_process;
+  uint64_t call = pack(path, backward, dims, steps);
+  return word && __atomic_compare_exchange_n(word, &call, 0, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
 void raise_if_gave_up() {
   if (!gave_up_waiting()) return;
   ever_raised = true;

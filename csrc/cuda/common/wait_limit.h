@@ -22,6 +22,8 @@ WaitLimit wait_limit(Path path, bool backward, const Dims& dims, int64_t steps);
 
 // Whether a block of any call has given up.
 bool gave_up_waiting();
+// The same of that call alone, which is then forgotten.
+bool forget_if_gave_up(Path path, bool backward, const Dims& dims, int64_t steps);
 // Raises the error if one has since the last error.
 void raise_if_gave_up();
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "device.h"
 #include "memory.h"
@@ -20,9 +21,10 @@ constexpr size_t kSharedTakenByRuntime = 1 << 10;  // of each block
 constexpr int kBlocksPerMultiprocessor = 32;
 constexpr int kPortableCluster = 8, kLargestCluster = 16, kLeastCapabilityOfClusters = 9;
 
-std::map<const void*, size_t> shared_opt_ins;  // of each kernel
-std::set<const void*> nonportable_clusters;    // kernels that may have them
-std::set<const void*> host_memory;             // that the GPU can write
+std::map<const void*, size_t> shared_opt_ins;                      // of each kernel
+std::set<const void*> nonportable_clusters;                        // kernels that may have them
+std::set<const void*> host_memory;                                 // that the GPU can write
+cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;  // of the calling thread
 
 size_t shared_limit(const void* kernel) {
   const auto found = shared_opt_ins.find(kernel);
@@ -113,7 +115,31 @@ cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
   return cudaSuccess;
 }
 
-cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, emulation::capture_mode);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  const bool captures = emulation::device().captures;
+  *status = captures ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  const emulation::Device& device = emulation::device();
+  if (device.captures || (device.captures_elsewhere && emulation::capture_mode != cudaStreamCaptureModeRelaxed)) {
+    return cudaErrorStreamCaptureUnsupported;
+  }
+  ++emulation::device().synchronised;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {};
+  std::strcpy(properties->name, "emulated GPU");
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;

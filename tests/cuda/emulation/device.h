@@ -19,6 +19,9 @@ struct Device {
   int clusters_of_sixteen = 8;     // that run at once, of one block to a multiprocessor
   int registers_per_thread = 128;  // what every kernel is taken to need
   bool nonportable_clusters = true;
+  bool captures = false;            // the caller, to a graph
+  bool captures_elsewhere = false;  // another thread
+  int synchronised = 0;             // so often a stream
 };
 
 // Tests may change it between launches.
