@@ -21,9 +21,30 @@ class Kernel:
     stack: int
     local: int
     shared: int  # static, with what CUDA takes for itself
-    instructions: Counter = field(
-        default_factory=Counter
-    )  # on tensor cores, local memory, and barriers of more than a block
+    # On tensor cores, loads and stores of every kind, barriers, calls: as they stand, one after the other.
+    code: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def instructions(self):
+        return Counter(self.code)
+
+    @property
+    def loads_ahead(self):
+        """The most loads that stand together before a product, with no barrier or other product in between."""
+        most = loads = 0
+        for instruction in self.code:
+            if "MMA" in instruction:
+                most = max(most, loads)
+            if "MMA" in instruction or instruction.startswith("BAR"):
+                loads = 0
+            loads += instruction.startswith(("LDG", "LDS", "LD."))
+        return most
+
+    @property
+    def calls_in_steps(self):
+        """Calls of functions behind the first barrier of a block, where the steps begin."""
+        barriers = [place for place, name in enumerate(self.code) if name.startswith("BAR")]
+        return sum(name.startswith("CALL") for name in self.code[barriers[0] if barriers else 0 :])
 
 
 def nvidia_tool(name):
@@ -48,7 +69,9 @@ def dump(library, *options):
 
 
 USAGE = r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)"
-INSTRUCTION = r"\*/\s+(?:@!?U?P\w+ )?(?P<instruction>(?:[A-Z]*MMA|LDL|STL|MEMBAR|UCGABAR_ARV)\b[\w.]*)"
+INSTRUCTION = (
+    r"\*/\s+(?:@!?U?P\w+ )?(?P<instruction>(?:[A-Z]*MMA|LDL?|LDG|LDS|STL?|BAR|CALL|MEMBAR|UCGABAR_ARV)\b[\w.]*)"
+)
 
 
 def facts(pattern, text):
@@ -85,7 +108,7 @@ def kernels_in(library):
 
     def count(architecture):
         for key, match in facts(INSTRUCTION, dump(library, "--gpu-architecture", architecture, "--dump-sass")):
-            kernels[key].instructions[match["instruction"]] += 1
+            kernels[key].code.append(match["instruction"])
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(count, {architecture for architecture, _ in kernels}))

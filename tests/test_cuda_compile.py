@@ -33,12 +33,14 @@ LIBRARIES, OBJECTS = BUILD / "lib", BUILD / "objects"
 # nvcc takes a minute for each. `make cuda-compile` has all of them compiled.
 ARCHITECTURES = {"8.0": "sm_80", "9.0": "sm_90"}
 if os.environ.get("FASTRNN_TEST_ARCHITECTURES") == "all":
-    ARCHITECTURES |= {"10.0": "sm_100", "12.0": "sm_120"}
+    ARCHITECTURES = {"8.0": "sm_80", "8.6": "sm_86", "9.0": "sm_90", "10.0": "sm_100", "12.0": "sm_120"}
+WITHOUT_CLUSTERS = ("sm_80", "sm_86")
 
 TENSOR_CORES, EXACT = "0", "1"  # of csrc/cuda/kernels.h
 UNITS = (16, 32)  # of a block of a cluster kernel
 WHOLE, SPLIT = "1", "4"  # blocks that split a product of a persistent kernel, backward
 CELLS = {"Elman<Tanh>": 1, "Elman<Relu>": 1, "Lstm": 4, "Gru": 3}  # gates
+LOADS_AHEAD = 8 * 2  # kAhead of csrc/cuda/stationary/stationary_gemm.cuh, for two tiles of batch rows
 # The instruction on tensor cores for each type of persistent kernel: TF32, float16 and bfloat16, all with float sums.
 MMA = {"float": "HMMA.1688.F32.TF32", "__half": "HMMA.16816.F32", "__nv_bfloat16": "HMMA.16816.F32.BF16"}
 
@@ -167,7 +169,7 @@ def test_nothing_is_in_local_memory(kernels):
 def test_shared_memory_is_dynamic(kernels):
     """The emulator sees no other; from sm_90 on CUDA takes 1 KiB for itself where a kernel uses any."""
     for kernel in kernels:
-        assert kernel.shared in ((0,) if kernel.architecture == "sm_80" else (0, 1024)), kernel
+        assert kernel.shared in ((0,) if kernel.architecture in WITHOUT_CLUSTERS else (0, 1024)), kernel
 
 
 def test_streamed_kernels_leave_room_for_each_other(kernels):
@@ -181,17 +183,28 @@ def test_tensor_cores(kernels):
     """Kernels that keep w_hh multiply by the mma of their type, in whole pieces, or exactly; others by cuBLAS."""
     for kernel in kernels:
         found = {name: count for name, count in kernel.instructions.items() if "MMA" in name}
-        on_chip = re.fullmatch(r"(persistent|cluster)_(\w+)<(.*?), (\w+), (\S+?)(?:, (\d+))?>", kernel.name)
-        if not on_chip or on_chip[5] == EXACT or (in_clusters(kernel) and kernel.architecture == "sm_80"):
+        if not multiplies_on_tensor_cores(kernel):
             assert not found, kernel
             continue
-        path, direction, cell, value, _, blocking = on_chip.groups()
+        path, direction, cell, value, _, blocking = on_chip(kernel).groups()
         assert list(found) == [MMA[value]], kernel
         fragments, least = least_pieces(path, direction, CELLS[cell], value, blocking)
         # Each fragment is multiplied by two tiles of batch rows.
         pieces, rest = divmod(found[MMA[value]], 2 * fragments)
         assert rest == 0, kernel
         assert pieces >= least, kernel
+
+
+def on_chip(kernel):
+    return re.fullmatch(r"(persistent|cluster)_(\w+)<(.*?), (\w+), (\S+?)(?:, (\d+))?>", kernel.name)
+
+
+def is_empty(kernel):
+    return in_clusters(kernel) and kernel.architecture in WITHOUT_CLUSTERS
+
+
+def multiplies_on_tensor_cores(kernel):
+    return on_chip(kernel) and on_chip(kernel)[5] != EXACT and not is_empty(kernel)
 
 
 def in_clusters(kernel):
@@ -222,13 +235,31 @@ def test_no_cluster_waits_for_the_whole_gpu(kernels):
     """
     seen = set()
     for kernel in kernels:
-        if not in_clusters(kernel) or kernel.architecture == "sm_80":
+        if not in_clusters(kernel) or is_empty(kernel):
             continue
         path = kernel.name.partition("_")[0]
         seen.add(path)
         assert kernel.instructions["UCGABAR_ARV"] == 2, kernel
         assert kernel.instructions["MEMBAR.ALL.GPU"] == 1 + 2 * (path == "persistent"), kernel
     assert seen == {"cluster", "persistent"}
+
+
+def test_loads_are_under_way_together(kernels):
+    """Where a product has many columns: each load that was waited for by itself would cost a whole latency."""
+    seen = set()
+    for kernel in filter(multiplies_on_tensor_cores, kernels):
+        path, direction = on_chip(kernel).groups()[:2]
+        if (path, direction) != ("cluster", "backward"):  # there the columns are few, and all are loaded
+            seen.add((path, direction))
+            assert kernel.loads_ahead >= LOADS_AHEAD, kernel
+    assert len(seen) == 3
+
+
+def test_steps_neither_call_nor_ask_which_memory(kernels):
+    """An IEEE division is a call for some operands; a load whose memory nvcc does not know takes longer."""
+    for kernel in filter(on_chip, kernels):
+        assert kernel.calls_in_steps == 0, kernel
+        assert not [name for name in kernel.instructions if name.startswith(("LD.", "ST."))], kernel
 
 
 PLANTED = """
@@ -243,13 +274,14 @@ __global__ void planted(Params p) {
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
                "{%0,%1,%2,%3}, {%4,%4,%4,%4}, {%4,%4}, {%0,%1,%2,%3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(p.index));
-  p.out[threadIdx.x] = c[0];
+  const float* either = p.index > 7 ? shared : p.out;
+  p.out[threadIdx.x] = c[0] / either[p.index];
 }
 """
 
 
 def test_what_is_planted_is_found(nvcc, cuobjdump, tmp_path):
-    """Local memory, static shared memory and a tensor core instruction, in a kernel that has them all."""
+    """Local memory, static shared memory, a tensor core instruction, a division, a load from either memory."""
     source, compiled = tmp_path / "planted.cu", tmp_path / "planted.o"
     source.write_text(PLANTED)
     command = [nvcc, "-gencode", "arch=compute_80,code=sm_80", "-c", source, "-o", compiled]
@@ -259,6 +291,9 @@ def test_what_is_planted_is_found(nvcc, cuobjdump, tmp_path):
     assert kernel.stack >= 256
     assert {"LDL", "STL"} <= {name.partition(".")[0] for name in kernel.instructions}
     assert kernel.instructions[MMA["float"]] == 1
+    assert kernel.loads_ahead == 2
+    assert kernel.calls_in_steps == 1
+    assert [name for name in kernel.instructions if name.startswith("LD.")]
 
 
 def table(kernels):
