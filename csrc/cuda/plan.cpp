@@ -31,10 +31,10 @@ std::vector<Reason> reasons_of(Path path, const Grid& grid, const Workload& work
 
 }  // namespace
 
-// The paths have not been timed on a GPU yet: benchmarks/gpu.py --paths is to find out. Taking a cluster kernel wherever
-// its clusters are co-resident, and a persistent one wherever that fits, is what benchmarks/gpu_model.py predicts to be
-// fastest, but for H = 512 from 16 rows on. There a persistent one may be faster by a fifth, if a multiprocessor receives
-// no more from its cluster than the model guesses.
+// The paths have not been timed on a GPU yet: benchmarks/gpu.py --paths is to find out. Taking a cluster kernel
+// wherever its clusters are co-resident, and a persistent one wherever that fits, is what benchmarks/gpu_model.py
+// predicts to be fastest, but for H = 512 from 16 rows on. There a persistent one may be faster by a fifth, if a
+// multiprocessor receives no more from its cluster than the model guesses.
 template <class T>
 Choice choose_plan(CellKind cell, const Workload& work, bool backward) {
   const auto stream = [](Reason reason) { return Choice{{Path::kStreamed, {}, {}}, {reason}}; };

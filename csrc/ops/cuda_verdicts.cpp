@@ -43,6 +43,11 @@ std::optional<Verdict> Verdicts::of(const VerifiedKernel& kernel) {
   return found != verdicts_.end() ? std::optional(found->second) : std::nullopt;
 }
 
+std::mutex& Verdicts::judging(int device) {
+  const std::lock_guard lock(known_);
+  return judging_[device];
+}
+
 void Verdicts::set(const VerifiedKernel& kernel, Verdict verdict) {
   const std::lock_guard lock(known_);
   verdicts_[kernel.key()] = verdict;

@@ -37,13 +37,14 @@ class Verdicts {
 
   std::optional<Verdict> of(const VerifiedKernel& kernel);
 
-  // Calls judge(), which returns what is wrong, "" if nothing is, unless the verdict is known: one at a time. If
-  // something is wrong, warns, but not under a lock: a handler of warnings may wait for others.
+  // Calls judge(), which returns what is wrong, "" if nothing is, unless the verdict is known: one at a time on each
+  // device, since what one device waits for may be what another thread is about to start on the next. If something is
+  // wrong, warns, but not under a lock: a handler of warnings may wait for others.
   template <class Judge>
   Verdict find(const VerifiedKernel& kernel, const Judge& judge) {
     std::string fault;
     {
-      const std::lock_guard lock(judging_);
+      const std::lock_guard lock(judging(kernel.device));
       if (const std::optional<Verdict> known = of(kernel)) return *known;
       fault = judge();
       set(kernel, fault.empty() ? Verdict::kRight : Verdict::kWrong);
@@ -54,10 +55,12 @@ class Verdicts {
   }
 
  private:
+  std::mutex& judging(int device);
   void set(const VerifiedKernel& kernel, Verdict verdict);
   static void warn(const VerifiedKernel& kernel, const std::string& fault);
 
-  std::mutex judging_, known_;
+  std::mutex known_;
+  std::map<int, std::mutex> judging_;
   std::map<VerifiedKernel::Key, Verdict> verdicts_;
 };
 
