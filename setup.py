@@ -38,8 +38,9 @@ SOURCES = [
     "csrc/cpu/plan.cpp",
     "csrc/cpu/team/team.cpp",
     "csrc/cpu/isa/kernels_baseline.cpp",
+    "csrc/cpu/isa/kernels_baseline_int8.cpp",
 ]
-X86_SOURCES = ["csrc/cpu/isa/kernels_avx2.cpp", "csrc/cpu/isa/kernels_avx512.cpp"]
+X86_SOURCES = [f"csrc/cpu/isa/kernels_{isa}{stored}.cpp" for isa in ("avx2", "avx512") for stored in ("", "_int8")]
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
 CUDA_SOURCES = [
     "csrc/ops/register_cuda.cpp",
@@ -69,7 +70,12 @@ CUDA_SOURCES = [
 # Of the kernels of an instruction set: as cells that users write are compiled, too.
 _COMPILER = runpy.run_path(str(ROOT / "fastrnn" / "_cell" / "compiler.py"))
 CXX_FLAGS, ALIGNED_LOOPS = _COMPILER["CXX_FLAGS"], _COMPILER["ALIGNED_LOOPS"]
-ISA_FLAGS = {f"csrc/cpu/isa/kernels_{isa}.cpp": flags for isa, flags in _COMPILER["ISA_FLAGS"].items() if flags}
+ISA_FLAGS = {
+    f"csrc/cpu/isa/kernels_{isa}{stored}.cpp": flags
+    for isa, flags in _COMPILER["ISA_FLAGS"].items()
+    for stored in ("", "_int8")
+    if flags
+}
 NVCC_FLAGS = "-std=c++20 -O3 -lineinfo -Xfatbin -compress-all -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra"
 # Machine code for a chip also runs on the later ones of its major version; the last one's PTX serves those to come.
 ARCHITECTURES = ["8.0", "8.6", "9.0", "10.0", "12.0"]

@@ -54,9 +54,9 @@ class OnnxRuntime:
 class OpenVino:
     name, own_threads = "openvino", True
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, precision: str = "f32") -> None:
         self.version = version_of("openvino", "onnx")
-        self.threads = threads
+        self.threads, self.precision = threads, precision
 
     def compiled(self, model: bytes) -> Any:
         import openvino
@@ -65,7 +65,7 @@ class OpenVino:
         options = {
             "INFERENCE_NUM_THREADS": self.threads,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # or it takes bf16 where the processor has it
+            "INFERENCE_PRECISION_HINT": self.precision,  # unasked, it takes bf16 where the processor has it
         }
         return core.compile_model(core.read_model(model), "CPU", options)
 

@@ -5,7 +5,7 @@
 //
 // T is the tensors' element type; A, the accumulator type, holds cell states (those beside h, H units each) and the
 // gradients of states. They differ only for half types on a GPU, where A is float. W is the storage type of the
-// recurrent weights; it differs from T only for bfloat16 on the CPU.
+// weights' matrices; it differs from T only for bfloat16 and 8-bit integers on the CPU.
 #pragma once
 
 #include <cstdint>
@@ -57,7 +57,8 @@ struct Chunk {
 struct Dims {
   int64_t batch, hidden_size, recurrent_size;  // B, H, K
   bool projected;
-  int64_t input_size = 0;  // I, forward
+  int64_t input_size = 0;     // I, forward
+  bool input_frozen = false;  // w_ih is packed ahead, too; see ForwardParams::frozen
 };
 
 // What happens to a row between two of its steps: its state is passed on; is replaced by the reset state; or is passed
@@ -116,6 +117,9 @@ struct ForwardParams {
   const T* b_ih;         // (G*H) or null
   const T* b_hh;         // (G*H) or null
   const T* b_hr;         // (P) or null
+  const T* scales_ih;    // (G*H): of each row of w_ih, if W has scales; so are
+  const T* scales_hh;    // (G*H) and
+  const T* scales_hr;    // (P) or null
   const T* per_unit_weights;   // (kPerUnitWeights, H) or null
   const T* hx;                 // (B, K)
   T* output;                   // (N, output_stride), K columns written

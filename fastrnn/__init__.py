@@ -18,6 +18,7 @@ from ._options import Options
 from .adopt import Patched, Report, convert, patched, to_torch
 from .explain import explain
 from .modules import GRU, LSTM, RNN, GRUCell, JordanRNN, LSTMCell, RNNCell
+from .packing import pack, unpack
 from .papers import SLSTM, SRU, IndRNN, LiGRU, MinGRU, MinLSTM
 from .streaming import Stream
 
@@ -47,6 +48,8 @@ __all__ = [
     "cuda",
     "explain",
     "functional",
+    "pack",
     "patched",
     "to_torch",
+    "unpack",
 ]

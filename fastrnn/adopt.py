@@ -38,7 +38,7 @@ _NAMES = {theirs.__name__ for theirs in OURS}
 
 # What only one of the two keeps beside parameters and settings.
 _TORCHS_OWN = ("_flat_weights", "_flat_weight_refs")
-_OUR_OWN = ("_assigned", "_frozen", "_options")
+_OUR_OWN = ("_assigned", "_frozen", "_options", "_warned_of_parameters")
 
 _OWN_FORWARD = "its forward was replaced on the object, by what may still call the forward of its class"
 

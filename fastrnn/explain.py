@@ -173,12 +173,14 @@ def _name(dtype: torch.dtype) -> str:
 def _precision_of(op: _Op, given: torch.dtype) -> str:
     """What numbers a call computes with that was given such an input."""
     dtype, weights = op.primals[0].dtype, op.primals[-1].dtype
+    if op.packed is not None and op.packed.dtype != dtype:  # rounded by pack_weights(dtype)
+        weights = op.packed.dtype
     if dtype in precision.HALF_DTYPES:
         return f"{_name(dtype)}, sums in float32"
     if op.allow_tf32:
         return f"{_name(dtype)} on TF32"
     if weights != dtype:
-        return f"{_name(dtype)} on bfloat16 weights"
+        return f"{_name(dtype)} on {_name(weights)} weights"
     return f"{_name(given)} in {_name(dtype)}" if given in precision.HALF_DTYPES else _name(dtype)
 
 

@@ -35,7 +35,7 @@ class Stream:
             parameters, loading a state_dict and moving it take effect from the next call on; after moving it to another
             device or dtype call :meth:`reset`.
         pack: whether to call ``layer.pack_weights()``, which packs the recurrent weights once, where that serves the
-            layer. Default True.
+            layer and they are not packed in a narrower dtype already. Default True.
         freeze: the older name of `pack`.
 
     Attributes:
@@ -69,7 +69,8 @@ class Stream:
         self._by_layer: list[Sequence[Tensor]] = []  # the state as steps hand it on: (B, features) tensors; or none
         self._batched = True  # whether those came of batches
         self._warned = False  # of training mode
-        if (pack if freeze is None else freeze) and not layer._why_not_packed():
+        rounded = layer._frozen is not None and layer._frozen.dtype is not None
+        if (pack if freeze is None else freeze) and not rounded and not layer._why_not_packed():
             layer.pack_weights()
 
     @property

@@ -22,21 +22,21 @@ def setting(name):
     return COMPILER[name]
 
 
-def kernels_source(name):
-    """The kernels of one instruction set: baseline, avx2, avx512."""
-    return CSRC / "cpu" / "isa" / f"kernels_{name}.cpp"
+def kernels_source(name, stored=""):
+    """The kernels of one instruction set: baseline, avx2, avx512; or those for weights `stored` in a type of theirs."""
+    return CSRC / "cpu" / "isa" / f"kernels_{name}{stored}.cpp"
 
 
 def isa_flags(source):
     """What the extension compiles a source with beside what all have."""
-    return setting("ISA_FLAGS").get(source.stem.removeprefix("kernels_"), "")
+    return setting("ISA_FLAGS").get(source.stem.removeprefix("kernels_").removesuffix("_int8"), "")
 
 
 def kernel_test(*kernels):
     """The sources of test_kernels, with the kernels of these instruction sets."""
     return [
         *(CSRC / "cpu" / f"{name}.cpp" for name in ("isa/select", "plan", "team/cores", "team/team")),
-        *map(kernels_source, kernels),
+        *(kernels_source(name, stored) for name in kernels for stored in ("", "_int8")),
         *(
             SOURCES / f"{name}.cpp"
             for name in (

@@ -30,7 +30,8 @@ def undefined_symbols(library):
 
 def strangers_to_isa(isa, objects):
     """Weak symbols in an instruction set's object that do not name it."""
-    weak = [line for line in symbols(objects / f"csrc/cpu/isa/kernels_{isa}.o") if re.search(r" [WVu] ", line)]
+    found = [line for path in objects.glob(f"csrc/cpu/isa/kernels_{isa}*.o") for line in symbols(path)]
+    weak = [line for line in found if re.search(r" [WVu] ", line)]
     assert weak, "the templates are gone: this test looks in the wrong place"
     return [line for line in weak if not re.search(rf"\b{ISA_NAMES[isa]}\b", line)]
 

@@ -7,6 +7,7 @@
 #include "../matrix.h"
 #include "../params.h"
 #include "isa/bf16.h"
+#include "isa/int8.h"
 #include "plan.h"
 
 namespace fastrnn::cpu {
@@ -51,7 +52,8 @@ struct PanelGemm {
   T* scratch;  // panel_gemm_scratch() values per thread
 };
 
-// The kernels of one dtype, or forward alone for weights stored as W.
+// The kernels of one dtype, or forward alone for weights stored as W. Those that have scales are always packed ahead,
+// and no other kernel than the time loop reads them.
 template <class T, class W = T>
 struct DtypeKernels {
   using Cell = std::conditional_t<std::is_same_v<T, W>, CellKernels<T>, ForwardKernels<T, W>>;
@@ -76,12 +78,16 @@ struct Kernels {
   DtypeKernels<float> f32;
   DtypeKernels<double> f64;
   DtypeKernels<float, Bf16> bf16_weights;
+  const DtypeKernels<float, Int8>* int8_weights;
 };
 
 extern const Kernels kBaselineKernels;
+extern const DtypeKernels<float, Int8> kBaselineInt8Kernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const DtypeKernels<float, Int8> kAvx2Int8Kernels;
+extern const DtypeKernels<float, Int8> kAvx512Int8Kernels;
 #endif
 
 template <class T, class W = T>
@@ -97,6 +103,10 @@ inline const DtypeKernels<double>& dtype_kernels(const Kernels& kernels) {
 template <>
 inline const DtypeKernels<float, Bf16>& dtype_kernels(const Kernels& kernels) {
   return kernels.bf16_weights;
+}
+template <>
+inline const DtypeKernels<float, Int8>& dtype_kernels(const Kernels& kernels) {
+  return *kernels.int8_weights;
 }
 
 template <class T, class W = T>

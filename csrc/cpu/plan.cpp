@@ -90,11 +90,12 @@ WeightSource choose_weights(const Workload& work) {
 
 int64_t choose_input_steps(const Workload& work, const Plan& plan) {
   if (work.backward || !work.input_in_loop || plan.weights == WeightSource::kInPlace) return 0;
+  const int64_t rows = plan.split == Split::kBatch ? ceil_div(work.batch, plan.threads) : work.batch;
+  const int64_t steps = larger(1, smaller(kInputSteps, kInputGateBytes / larger(1, rows * work.gate_bytes)));
+  if (work.input_frozen) return steps;
   if (forced_input_steps >= 0) return forced_input_steps;
   const int64_t alone = work.batch < kRowsPerThread ? kAloneInputWeightBytes : kAloneInputWeightBytesOfRows;
-  if (work.input_bytes > (plan.threads > 1 ? kTeamInputWeightBytes : alone)) return 0;
-  const int64_t rows = plan.split == Split::kBatch ? ceil_div(work.batch, plan.threads) : work.batch;
-  return larger(1, smaller(kInputSteps, kInputGateBytes / larger(1, rows * work.gate_bytes)));
+  return work.input_bytes > (plan.threads > 1 ? kTeamInputWeightBytes : alone) ? 0 : steps;
 }
 
 // A narrow result leaves most of a panel's columns empty. Whether its transpose is worth more depends on which operand

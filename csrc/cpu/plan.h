@@ -43,6 +43,7 @@ struct Workload {
   bool frozen;         // the recurrent weights were packed by an earlier call
   bool waits;          // units of one step need all units of the step before
   bool input_in_loop;  // the time loop is able to multiply the input
+  bool input_frozen;   // w_ih was packed by an earlier call, too, and is read by the time loop alone
 };
 
 struct Choice {

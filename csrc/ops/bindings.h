@@ -56,8 +56,9 @@ inline void define_ops(torch::stable::detail::StableLibrary& library) {
   // How a pass of a call will run: layer.h's PassPlan, in the numbers of pass_words.h.
   define("_plan" + plain + ", Tensor? packed, bool extended, bool backward) -> (int path, int architecture, int " +
          "tile_rows, int tile_columns, int threads, int weights, int input_product, int gemm, int[] reasons)");
-  // The recurrent weights and biases of one layer, as `packed` of _plain_infer takes those of all.
-  define("_pack(str cell, Tensor[] weights, bool bidirectional) -> Tensor[]");
+  // The recurrent weights and biases of one layer, as `packed` of _plain_infer takes those of all; of narrowed ones
+  // w_ih, too. See CpuLayer::freeze.
+  define("_pack(str cell, Tensor[] weights, bool bidirectional, bool narrowed, Tensor[]? scales) -> Tensor[]");
   define("_random_mask(Tensor seed, Tensor like, SymInt count, float probability, float value) -> Tensor");
 }
 

@@ -14,6 +14,8 @@ namespace fastrnn::ops {
 
 template <>
 inline constexpr ScalarType scalar_type_of<cpu::Bf16> = ScalarType::BFloat16;
+template <>
+inline constexpr ScalarType scalar_type_of<cpu::Int8> = ScalarType::Char;
 
 // What a thread keeps from call to call, handed out piece after piece.
 class KeptScratch {

@@ -102,7 +102,8 @@ class ForwardPass {
     params.saved_stride = saved_columns_;
     params.keep = keep_;
     Weights<T, W>(weights_, shape_, index).set(params);
-    params.frozen = frozen_ ? data<T>(*frozen_) + index * (frozen_->numel() / shape_.recurrences()) : nullptr;
+    if (shape_.dims.input_frozen) params.w_ih = params.w_hh = params.w_hr = nullptr;  // of another type than W
+    params.frozen = frozen_ ? data<T>(*frozen_) + shape_.frozen_offset(index) : nullptr;
     params.hx = data<const T>(hx_) + index * state;
     params.output = output_of(recurrence.layer) + column;
     params.output_stride = shape_.output_columns();

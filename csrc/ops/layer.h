@@ -102,7 +102,12 @@ struct CpuLayer {
   static LayerOutputs forward(const LayerArgs& args, bool keep);
   // The recurrent weights and biases of one layer as forward packs them; those of all layers, one after the other, are
   // LayerArgs::frozen.
-  static Tensor freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional);
+  //
+  // narrowed: the matrices have been rounded to bfloat16 or 8-bit integers, biases are float, and w_ih is packed, too.
+  // The result has the matrices' dtype, by which forward knows, and then reads none of LayerArgs::weights but biases.
+  // scales: of each row of a direction's w_ih, w_hh and w_hr, one direction after the other; for integers alone.
+  static Tensor freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional, bool narrowed,
+                       const std::vector<Tensor>& scales);
   static LayerInputGrads backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
                                   const Tensor& reserve, const GradRequest& request);
   static PassPlan plan(const LayerArgs& args, bool backward);

@@ -7,31 +7,25 @@ namespace fastrnn::ops {
 
 namespace {
 
-template <class T, class W = T>
-int64_t frozen_size(CellKind cell, const LayerShape& shape) {
-  return shape.recurrences() * cpu::kernels_of<T, W>(cell).frozen_size(shape.dims);
+// Of a direction of that layer, in values of T.
+template <class T, class W>
+int64_t frozen_size(CellKind cell, const LayerShape& shape, int64_t layer) {
+  Dims dims = shape.dims;
+  dims.input_size = shape.input_size(layer);
+  return cpu::kernels_of<T, W>(cell).frozen_size(dims);
 }
 
-void check_frozen(const LayerArgs& args, const LayerShape& shape, bool bf16_weights) {
-  const auto size_of = bf16_weights                        ? frozen_size<float, cpu::Bf16>
-                       : shape.dtype == ScalarType::Double ? frozen_size<double>
-                                                           : frozen_size<float>;
-  STD_TORCH_CHECK(args.frozen->is_cpu() && args.frozen->scalar_type() == shape.dtype && args.frozen->is_contiguous() &&
-                      args.frozen->numel() == size_of(args.cell, shape),
+template <class T, class W>
+void read_frozen(const LayerArgs& args, LayerShape& shape) {
+  const Tensor& frozen = *args.frozen;
+  shape.frozen_first = frozen_size<T, W>(args.cell, shape, 0);
+  shape.frozen_upper = frozen_size<T, W>(args.cell, shape, shape.layers - 1);
+  const ScalarType dtype = shape.dims.input_frozen ? scalar_type_of<W> : shape.dtype;
+  const int64_t values = shape.frozen_offset(shape.recurrences());
+  const int64_t per_value = shape.dims.input_frozen ? sizeof(T) / sizeof(W) : 1;
+  STD_TORCH_CHECK(frozen.is_cpu() && frozen.scalar_type() == dtype && frozen.is_contiguous() &&
+                      frozen.numel() == values * per_value,
                   "fastrnn: packed is not what _pack made of these weights");
-}
-
-// Calls pass(device, shape, T{}) with T the type that the tensors hold, but for bf16_weights.
-template <class Pass>
-auto on_cpu(const LayerArgs& args, const Pass& pass, bool bf16_weights = false) {
-  const ScalarType dtype = args.input.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
-                  "fastrnn: on the CPU the dtype must be float32 or float64");
-  STD_TORCH_CHECK(!args.batch_sizes || args.batch_sizes->is_cpu(), "fastrnn: batch_sizes must be on the CPU");
-  const LayerShape shape = check_layer(args, true, bf16_weights);
-  if (shape.frozen) check_frozen(args, shape, bf16_weights);
-  const CpuDevice device(args);
-  return dtype == ScalarType::Float ? pass(device, shape, float{}) : pass(device, shape, double{});
 }
 
 bool has_bf16_weights(const LayerArgs& args) {
@@ -39,20 +33,44 @@ bool has_bf16_weights(const LayerArgs& args) {
          args.weights[0].scalar_type() == ScalarType::BFloat16;
 }
 
+// Whether the weights were narrowed before they were packed, to that type; see CpuLayer::freeze.
+template <class W>
+bool is_narrowed_to(const LayerArgs& args) {
+  return args.input.scalar_type() == ScalarType::Float && args.frozen &&
+         args.frozen->scalar_type() == scalar_type_of<W>;
+}
+
+std::optional<WeightTypes> types_of(const LayerArgs& args) {
+  if (has_bf16_weights(args)) return WeightTypes{ScalarType::BFloat16, ScalarType::BFloat16};
+  return {};
+}
+
+// Calls pass(device, shape, T{}, W{}) with T the type that the tensors hold, and W that in which weights' matrices are
+// read.
+template <class Pass>
+auto on_cpu(const LayerArgs& args, const Pass& pass) {
+  const ScalarType dtype = args.input.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                  "fastrnn: on the CPU the dtype must be float32 or float64");
+  STD_TORCH_CHECK(!args.batch_sizes || args.batch_sizes->is_cpu(), "fastrnn: batch_sizes must be on the CPU");
+  LayerShape shape = check_layer(args, true, types_of(args));
+  const CpuDevice device(args);
+  const auto run = [&]<class T, class W>(T value, W stored) {
+    if (shape.frozen) read_frozen<T, W>(args, shape);
+    return pass(device, shape, value, stored);
+  };
+  const bool to_bf16 = is_narrowed_to<cpu::Bf16>(args), to_int8 = is_narrowed_to<cpu::Int8>(args);
+  shape.dims.input_frozen = to_bf16 || to_int8;
+  if (to_int8) return run(float{}, cpu::Int8{});
+  if (to_bf16 || has_bf16_weights(args)) return run(float{}, cpu::Bf16{});
+  return dtype == ScalarType::Float ? run(float{}, float{}) : run(double{}, double{});
+}
+
 // The kernels take biases in float.
 void widen_biases(std::vector<Tensor>& weights) {
   for (Tensor& weight : weights) {
     if (weight.dim() == 1) weight = converted(weight, ScalarType::Float);
   }
-}
-
-LayerOutputs forward_with_bf16_weights(LayerArgs args) {
-  STD_TORCH_CHECK(!args.extras, "fastrnn: with extras the weights must have the input's dtype");
-  const auto pass = [&](const CpuDevice& device, const LayerShape& shape, auto) {
-    widen_biases(args.weights);
-    return ForwardPass<float, cpu::Bf16, CpuDevice, CpuLoops>(device, args, shape, false).run();
-  };
-  return on_cpu(args, pass, true);
 }
 
 }  // namespace
@@ -85,7 +103,8 @@ cpu::Choice plan_pass(const LayerShape& shape, const CellFacts& facts, int eleme
                              .backward = backward,
                              .frozen = shape.frozen,
                              .waits = facts.multiplies_h,
-                             .input_in_loop = input_in_loop});
+                             .input_in_loop = input_in_loop,
+                             .input_frozen = dims.input_frozen});
   };
   // torch's count, not OpenMP's: in a new Python thread OpenMP does not know of torch.set_num_threads yet.
   const cpu::Choice choice = choose(static_cast<int>(torch::stable::get_num_threads()));
@@ -96,13 +115,67 @@ cpu::Choice plan_pass(const LayerShape& shape, const CellFacts& facts, int eleme
   return {choose(1).plan, Reason::kOneCore};
 }
 
-Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional) {
+namespace {
+
+// Of one direction, where its matrices have scales.
+template <class W>
+void set_scales(ForwardParams<float, float, W>& params, const std::vector<Tensor>& scales, const LayerShape& shape,
+                int64_t d) {
+  if constexpr (cpu::kHasScales<W>) {
+    const size_t count = shape.dims.projected ? 3 : 2;
+    STD_TORCH_CHECK(scales.size() == count * static_cast<size_t>(shape.directions),
+                    "fastrnn: scales must be of w_ih, w_hh and w_hr, for each direction");
+    const auto of = [&](size_t matrix, int64_t rows) {
+      const Tensor& scale = scales[count * static_cast<size_t>(d) + matrix];
+      STD_TORCH_CHECK(
+          scale.is_cpu() && scale.scalar_type() == ScalarType::Float && scale.is_contiguous() && scale.numel() == rows,
+          "fastrnn: a scale must be there for each row of a matrix, in float");
+      return data<const float>(scale);
+    };
+    const int64_t columns = shape.columns;
+    params.scales_ih = of(0, columns);
+    params.scales_hh = of(1, columns);
+    if (shape.dims.projected) params.scales_hr = of(2, shape.dims.recurrent_size);
+  }
+}
+
+// freeze() with the weights' shapes checked: T that of biases, W of matrices.
+template <class T, class W>
+Tensor pack_directions(CellKind cell, const CpuDevice& device, const LayerShape& shape, std::vector<Tensor> dense,
+                       const std::vector<Tensor>& scales) {
+  const int64_t size = frozen_size<T, W>(cell, shape, 0);
+  const bool narrowed = shape.dims.input_frozen;
+  const ScalarType dtype = narrowed ? scalar_type_of<W> : shape.dtype;
+  const int64_t per_value = narrowed ? sizeof(T) / sizeof(W) : 1;
+  const Tensor frozen = device.empty({shape.directions * size * per_value}, dtype);
+  device.zero(data<T>(frozen), shape.directions * size);  // panels have gaps, and whoever compares copies sees them
+  if constexpr (!std::is_same_v<T, W>) widen_biases(dense);
+  for (int64_t d = 0; d < shape.directions; ++d) {
+    ForwardParams<T, T, W> params{};
+    params.dims = shape.dims;
+    params.dims.input_size = shape.first_input_size;
+    Weights<T, W>(dense, shape, d).set(params);
+    if constexpr (cpu::kHasScales<W>) set_scales(params, scales, shape, d);
+    cpu::kernels_of<T, W>(cell).freeze(params, data<T>(frozen) + d * size);
+  }
+  return frozen;
+}
+
+}  // namespace
+
+Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool bidirectional, bool narrowed,
+                        const std::vector<Tensor>& scales) {
   const CellFacts& facts = cell_facts(cell);
   STD_TORCH_CHECK(facts.multiplies_h, "fastrnn: the cell has no recurrent weights to pack");
   STD_TORCH_CHECK(weights.size() >= 2 && weights[0].dim() == 2 && weights[1].dim() == 2,
                   "fastrnn: weights must be w_ih, w_hh, [b_ih, b_hh], [w_hr] for each direction");
-  const bool bf16_weights = weights[0].scalar_type() == ScalarType::BFloat16;
-  const ScalarType dtype = bf16_weights ? ScalarType::Float : weights[0].scalar_type();
+  const ScalarType stored = weights[0].scalar_type();
+  STD_TORCH_CHECK(!narrowed || stored == ScalarType::BFloat16 || stored == ScalarType::Char,
+                  "fastrnn: narrowed weights are bfloat16 or int8");
+  const bool narrow = narrowed || stored == ScalarType::BFloat16;
+  const ScalarType dtype = narrow ? ScalarType::Float : stored;
+  STD_TORCH_CHECK(weights[0].is_cpu() && (dtype == ScalarType::Float || dtype == ScalarType::Double),
+                  "fastrnn: on the CPU the dtype must be float32 or float64");
   const Place place(weights[0]);
   const int64_t directions = bidirectional ? 2 : 1;
   // A call with a batch of no rows has all shapes that decide how weights are packed.
@@ -116,38 +189,40 @@ Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool 
   for (int k = 0; k < facts.cell_states; ++k) {
     args.states.push_back(empty({directions, 0, weights[1].size(0) / facts.product_gates()}, dtype, place));
   }
-  const auto freeze = [&]<class T, class W>(const CpuDevice& device, const LayerShape& shape, T, W) {
-    const int64_t size = frozen_size<T, W>(cell, shape) / shape.directions;
-    const Tensor frozen = device.empty({shape.directions * size}, shape.dtype);
-    std::vector<Tensor> dense = all_dense(device, weights);
-    if (bf16_weights) widen_biases(dense);
-    for (int64_t d = 0; d < shape.directions; ++d) {
-      ForwardParams<T, T, W> params{};
-      params.dims = shape.dims;
-      Weights<T, W>(dense, shape, d).set(params);
-      cpu::kernels_of<T, W>(cell).freeze(params, data<T>(frozen) + d * size);
-    }
-    return frozen;
-  };
-  const auto pass = [&](const CpuDevice& device, const LayerShape& shape, auto type) {
-    if (bf16_weights) return freeze(device, shape, float{}, cpu::Bf16{});
-    return freeze(device, shape, type, type);
-  };
-  return on_cpu(args, pass, bf16_weights);
+  std::optional<WeightTypes> types;
+  if (narrow) types = WeightTypes{stored, narrowed ? ScalarType::Float : ScalarType::BFloat16};
+  LayerShape shape = check_layer(args, true, types);
+  shape.dims.input_frozen = narrowed;
+  const CpuDevice device(args);
+  const std::vector<Tensor> dense = all_dense(device, weights);
+  if (stored == ScalarType::Char) return pack_directions<float, cpu::Int8>(cell, device, shape, dense, scales);
+  if (narrow) return pack_directions<float, cpu::Bf16>(cell, device, shape, dense, scales);
+  if (dtype == ScalarType::Float) return pack_directions<float, float>(cell, device, shape, dense, scales);
+  return pack_directions<double, double>(cell, device, shape, dense, scales);
 }
 
 LayerOutputs CpuLayer::forward(const LayerArgs& args, bool keep) {
-  if (!keep && has_bf16_weights(args)) return forward_with_bf16_weights(args);
-  return on_cpu(args, [&](const CpuDevice& device, const LayerShape& shape, auto type) {
-    using T = decltype(type);
-    return ForwardPass<T, T, CpuDevice, CpuLoops>(device, args, shape, keep).run();
+  const bool narrow = has_bf16_weights(args) || is_narrowed_to<cpu::Bf16>(args) || is_narrowed_to<cpu::Int8>(args);
+  if (narrow) {
+    STD_TORCH_CHECK(!keep && !args.extras, "fastrnn: with extras or a reserve the weights must have the input's dtype");
+  }
+  std::optional<LayerArgs> widened;
+  if (narrow) widen_biases(widened.emplace(args).weights);
+  const LayerArgs& own = widened ? *widened : args;
+  return on_cpu(args, [&]<class T, class W>(const CpuDevice& device, const LayerShape& shape, T, W) {
+    return ForwardPass<T, W, CpuDevice, CpuLoops>(device, own, shape, keep).run();
   });
 }
 
 LayerInputGrads CpuLayer::backward(const LayerArgs& args, const LayerGrads& grads, const Tensor& output,
                                    const Tensor& reserve, const GradRequest& request) {
-  return on_cpu(args, [&](const CpuDevice& device, const LayerShape& shape, auto type) {
-    return BackwardPass<decltype(type), CpuDevice, CpuLoops>(device, args, shape, grads, output, reserve).run(request);
+  return on_cpu(args, [&]<class T, class W>(const CpuDevice& device, const LayerShape& shape, T, W) {
+    if constexpr (std::is_same_v<T, W>) {
+      return BackwardPass<T, CpuDevice, CpuLoops>(device, args, shape, grads, output, reserve).run(request);
+    } else {
+      STD_TORCH_CHECK(false, "fastrnn: backward needs weights of the input's dtype");
+      return LayerInputGrads{};
+    }
   });
 }
 
@@ -171,7 +246,7 @@ cpu::GemmShape large_gemm(const LayerShape& shape, int gates, bool backward) {
 }  // namespace
 
 PassPlan CpuLayer::plan(const LayerArgs& args, bool backward) {
-  const auto plan = [&]<class T, class W>(const LayerShape& shape, T, W) {
+  return on_cpu(args, [&]<class T, class W>(const CpuDevice&, const LayerShape& shape, T, W) {
     const CellFacts& facts = cell_facts(args.cell);
     const cpu::Choice choice = plan_pass(shape, facts, sizeof(T), backward, sizeof(W));
     // The tile does not depend on how weights are stored.
@@ -191,12 +266,7 @@ PassPlan CpuLayer::plan(const LayerArgs& args, bool backward) {
                     .input_product = backward ? -1 : static_cast<int64_t>(input_product),
                     .gemm = none_ahead ? -1 : static_cast<int64_t>(cpu::choose_gemm_plan(gemm).code),
                     .reasons = {choice.reason}};
-  };
-  const bool bf16_weights = has_bf16_weights(args);
-  const auto pass = [&](const CpuDevice&, const LayerShape& shape, auto type) {
-    return bf16_weights ? plan(shape, float{}, cpu::Bf16{}) : plan(shape, type, type);
-  };
-  return on_cpu(args, pass, bf16_weights);
+  });
 }
 
 }  // namespace fastrnn::ops

@@ -23,8 +23,8 @@ Tensor random_mask(Tensor seed, Tensor like, int64_t count, double probability, 
   return out;
 }
 
-Tensors pack(StringHandle cell, Tensors weights, bool bidirectional) {
-  return {CpuLayer::freeze(take_cell(cell), weights, bidirectional)};
+Tensors pack(StringHandle cell, Tensors weights, bool bidirectional, bool narrowed, OptionalList<Tensor> scales) {
+  return {CpuLayer::freeze(take_cell(cell), weights, bidirectional, narrowed, scales.value_or(Tensors{}))};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {

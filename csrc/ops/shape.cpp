@@ -108,16 +108,16 @@ void read_recurrent_sizes(const LayerArgs& args, int64_t count, const CellFacts&
   shape.dims = {shape.batch, hidden, recurrent, projected};
 }
 
-void check_weights(const LayerArgs& args, int64_t count, const Kind& kind, const CellFacts& facts,
+void check_weights(const LayerArgs& args, int64_t count, const Kind& matrix, const Kind& bias, const CellFacts& facts,
                    const LayerShape& shape) {
   const int64_t hidden = shape.dims.hidden_size, recurrent = shape.dims.recurrent_size;
-  const int64_t columns = facts.product_gates() * hidden;
+  const int64_t columns = shape.columns;
   for (int64_t index = 0; index < shape.recurrences(); ++index) {
     const auto first = args.weights.begin() + index * count, end = first + count;
     auto weight = first;
     const auto next = [&](std::initializer_list<int64_t> sizes, const char* what) {
       check(weight != end, "there are too few weights");
-      check_tensor(*weight++, kind, sizes, what);
+      check_tensor(*weight++, sizes.size() == 1 ? bias : matrix, sizes, what);
     };
     const int64_t input_size = shape.input_size(index / shape.directions);
     next({shape.copies_input(input_size) ? columns : facts.gates * hidden, input_size},
@@ -134,12 +134,15 @@ void check_weights(const LayerArgs& args, int64_t count, const Kind& kind, const
 
 }  // namespace
 
-LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16_weights) {
+LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, std::optional<WeightTypes> types) {
   const CellFacts& facts = cell_facts(args.cell);
   LayerShape shape{};
   const Kind kind(args.input);
-  Kind weight_kind = kind;
-  if (bf16_weights) weight_kind.dtype = ScalarType::BFloat16;
+  Kind matrix = kind, bias = kind;
+  if (types) {
+    matrix.dtype = types->matrices;
+    bias.dtype = types->biases;
+  }
   shape.dtype = kind.dtype;
   shape.single_step = args.input.dim() == 2 && !args.batch_sizes && !args.bidirectional;
   check(args.input.dim() == 3 || (args.input.dim() == 2 && args.batch_sizes) || shape.single_step,
@@ -175,7 +178,8 @@ LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16
     const int64_t size = args.hx().size(args.hx().dim() - 1);
     shape.dims = {shape.batch, size, size, false};
   }
-  check_weights(args, count, weight_kind, facts, shape);
+  shape.columns = facts.product_gates() * shape.dims.hidden_size;
+  check_weights(args, count, matrix, bias, facts, shape);
   for (size_t s = 0; s < args.states.size(); ++s) {
     check_tensor(args.states[s], kind, shape.state_sizes(shape.state_size(s)),
                  s == 0 ? "hx has the wrong shape" : "cx has the wrong shape");

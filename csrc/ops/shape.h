@@ -30,6 +30,7 @@ struct LayerShape {
   int64_t first_input_size;    // I
   Dims dims;                   // B, H, K
   int64_t layers, directions;  // L, D
+  int64_t columns;             // G*H: rows of w_ih and w_hh
   bool biases;
   bool projection_bias;
   bool multiplies_h;                      // there is a w_hh, and with it a b_hh
@@ -42,7 +43,12 @@ struct LayerShape {
   std::vector<int64_t> offsets;           // see Steps; empty unless packed
   const int64_t* device_sizes = nullptr;  // see Steps
   ScalarType dtype;
+  // Values of `frozen` for each direction of the first layer, and of each layer above.
+  int64_t frozen_first = 0, frozen_upper = 0;
 
+  int64_t frozen_offset(int64_t index) const {
+    return index < directions ? index * frozen_first : directions * frozen_first + (index - directions) * frozen_upper;
+  }
   int64_t recurrences() const { return layers * directions; }
   Recurrence recurrence(int64_t layer, int64_t direction) const {
     return {layer, direction, layer * directions + direction};
@@ -68,8 +74,11 @@ struct LayerShape {
 };
 
 // Where the host does not read batch_sizes, they are left to the kernels: they lie on a GPU, and reading them would
-// wait for it. Weights have the input's dtype, or bfloat16.
-LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, bool bf16_weights = false);
+// wait for it. Weights have the input's dtype, unless others are named.
+struct WeightTypes {
+  ScalarType matrices, biases;
+};
+LayerShape check_layer(const LayerArgs& args, bool sizes_read_by_host, std::optional<WeightTypes> types = {});
 
 // Where the tensors of one recurrence lie in LayerArgs::weights; W is the matrices' type.
 template <class T, class W = T>

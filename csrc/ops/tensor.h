@@ -34,6 +34,8 @@ inline int32_t dtype_code(ScalarType dtype) {
       return aoti_torch_dtype_float16();
     case ScalarType::BFloat16:
       return aoti_torch_dtype_bfloat16();
+    case ScalarType::Char:
+      return aoti_torch_dtype_int8();
     case ScalarType::Long:
       return aoti_torch_dtype_int64();
     case ScalarType::Float:

@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .._ops import schema
+from .._ops.cells import CELLS
+from .narrow import narrowed
 
 
 class Frozen:
@@ -23,25 +25,45 @@ class Frozen:
     Attributes:
         whole: those of all layers, as an op takes them that runs all.
         by_layer: each layer's part of it.
+        dtype: what the matrices were rounded to, None if they were not.
     """
 
-    def __init__(self, cell: str, weights: Sequence[Tensor], num_layers: int, bidirectional: bool) -> None:
+    def __init__(
+        self,
+        cell: str,
+        weights: Sequence[Tensor],
+        num_layers: int,
+        bidirectional: bool,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         _count_optimizer_steps()
+        self.dtype = dtype
+        self._stack = cell, num_layers, bidirectional
         per_layer = len(weights) // num_layers
         per_direction = per_layer // 2 if bidirectional else per_layer
         self._weights = list(weights)
-        self._packed = [weight for index, weight in enumerate(weights) if index % per_direction]  # all but each w_ih
+        # All but each w_ih, unless that is rounded.
+        self._packed = [weight for index, weight in enumerate(weights) if dtype is not None or index % per_direction]
         # Tensors made in inference mode count no versions.
         self._versioned = [weight for weight in self._packed if not weight.is_inference()]
         self._take_note()
-        with torch.no_grad():
-            packed = [
-                schema.pack(cell, weights[first : first + per_layer], bidirectional)[0]
-                for first in range(0, len(weights), per_layer)
-            ]
-            self.whole = torch.stack(packed) if num_layers > 1 else packed[0]
-            self.by_layer = self.whole.unbind(0) if num_layers > 1 else (self.whole,)
-            self._values = [weight.clone() for weight in self._packed]
+        packed = self._pack_layers()
+        self.whole = torch.cat(packed) if num_layers > 1 else packed[0]
+        self.by_layer = self.whole.split([layer.numel() for layer in packed])
+        # Rounded, they are packed again to be compared: copies would take more memory than the packed weights do.
+        self._values = [weight.detach().clone() for weight in self._packed] if dtype is None else []
+
+    @torch.no_grad()
+    def _pack_layers(self) -> list[Tensor]:
+        cell, num_layers, bidirectional = self._stack
+        per_layer = len(self._weights) // num_layers
+        packed = []
+        for first in range(0, len(self._weights), per_layer):
+            own, scales = self._weights[first : first + per_layer], None
+            if self.dtype is not None:
+                own, scales = narrowed(own, self.dtype)
+            packed += schema.pack(cell, own, bidirectional, self.dtype is not None, scales)
+        return packed
 
     def _take_note(self) -> None:
         """Remember what changes when the weights do: taken before they are read, so that no change falls between."""
@@ -66,11 +88,20 @@ class Frozen:
         ):
             return True
         self._take_note()
-        return all(map(_are_equal, self._packed, self._values))
+        if self.dtype is None:
+            return all(map(_are_equal, self._packed, self._values))
+        if any(why_not_frozen("", weight, self.dtype) for weight in self._packed):
+            return False
+        packed = self._pack_layers()
+        return len(packed) == len(self.by_layer) and all(map(_are_same_bits, packed, self.by_layer))
 
 
-def why_not_frozen(weight: Tensor) -> str:
-    """What keeps kernels from packing weights like this one, "" if nothing does."""
+def why_not_frozen(cell: str, weight: Tensor, dtype: torch.dtype | None = None) -> str:
+    """What keeps kernels from packing weights like this one, rounded to `dtype`, "" if nothing does."""
+    if dtype is not None and cell and CELLS[cell].load is not None:
+        return "kernels of a cell of one's own read its weights as they are, not rounded"
+    if dtype is not None and weight.dtype == torch.float64:
+        return f"the weights are float64, which are not rounded to {str(dtype).removeprefix('torch.')}"
     if is_fake(weight) or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE):
         return "it is called for fake tensors, which have no values"
     if not weight.is_cpu:
@@ -94,6 +125,10 @@ class OptimizerSteps:
 def _count_optimizer_steps() -> None:
     """Not before weights are packed, so that whoever packs none pays nothing."""
     register_optimizer_step_post_hook(OptimizerSteps.add)
+
+
+def _are_same_bits(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one.view(torch.int8), other.view(torch.int8))
 
 
 def _are_equal(one: Tensor, other: Tensor) -> bool:

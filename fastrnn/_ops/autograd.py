@@ -54,6 +54,9 @@ def run(
             return infer(cell, primals, batch_sizes, bidirectional, allow_tf32, packed)
         if _is_tracing() and weights[0].dtype != input.dtype and not takes_formula():  # see reads_bfloat16
             return infer(cell, primals, batch_sizes, bidirectional, allow_tf32)
+        # torch.compile traces what is below a break of the graph, where the module has decided already.
+        if packed is not None and packed.dtype != input.dtype and _is_tracing() and _is_plain(input, states, weights):
+            return infer(cell, primals, batch_sizes, bidirectional, allow_tf32, packed)
     call = Call(cell, bidirectional, batch_sizes, allow_tf32, extras, bool(reset_states), recompute)
     if extras is not None and is_plain_inference(input, (*states, *reset_states), weights):
         return on_kernels(call.infer, primals)

@@ -25,14 +25,17 @@ def run_step(
     if autograd.is_plain_inference(input, states, weights):
         return autograd.infer(cell, (input, *states, *weights), None, False, allow_tf32, packed)
     if autograd.is_transformed(input, *states, *weights):
-        return _run_as_layer(cell, input, states, weights)
+        return _run_as_layer(cell, input, states, weights, packed)
     call = Call(cell, bidirectional=False, batch_sizes=None, allow_tf32=allow_tf32)
     states = _apply_step(call, input, *states, *weights)
     return states[0], *states
 
 
-def _run_as_layer(cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    results = autograd.run(cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights, False)
+def _run_as_layer(
+    cell: str, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], packed: Tensor | None = None
+) -> Sequence[Tensor]:
+    of_layer = input.unsqueeze(0), [state.unsqueeze(0) for state in states]
+    results = autograd.run(cell, *of_layer, weights, False, packed=packed)
     return [result.squeeze(0) for result in results]
 
 

@@ -57,7 +57,10 @@ class Refusals:
         name = type(self).__name__
         remedy = "torch.nn has no layer like it"
         if self._has_twin:
-            remedy = "To quantize it, make it torch.nn's first: fastrnn.to_torch(model)"
+            remedy = (
+                "fastrnn.pack(model, dtype=torch.int8) rounds its weights to int8 instead. To quantize it as torch "
+                "does, make it torch.nn's first: fastrnn.to_torch(model)"
+            )
         if value is not None:
             raise NotImplementedError(
                 f"{name}, a fastrnn module, cannot be quantized by torch.ao.quantization. {remedy}; to leave it in "
@@ -290,7 +293,7 @@ class Layer(Refusals, OpacusHooks, Packing, nn.RNNBase):
         try:
             if self._joins:
                 return run_stack(self, input, hx, self._joined(weights), lengths, modifiers=modifiers)
-            frozen = self._frozen_weights(weights) if modifiers is None else None
+            frozen = self._frozen_weights(weights, modifiers is None)
             return run_stack(self, input, hx, weights, lengths, frozen, modifiers)
         except RuntimeError:  # what torch's ExpandedWeight raises at the first question; asking costs every call
             if not per_sample.are_expanded(weights):

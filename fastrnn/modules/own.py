@@ -203,13 +203,13 @@ class OwnLayer(Layer):
         for name, parameter in self.named_parameters():
             _fill(name, parameter, self._plain_names.get(name, name), self._own, self.init, bound)
 
-    def _why_not_packed(self) -> str:
+    def _why_not_packed(self, dtype: torch.dtype | None = None) -> str:
         graph = self._own.graph
         if graph.recurrent != "dense":
             return "the layer has no matrix of recurrent weights"
         if graph.per_unit_weights:
             return "the weights of single units are joined at every call"
-        return super()._why_not_packed()
+        return super()._why_not_packed(dtype)
 
     @property
     def _joins(self) -> bool:  # type: ignore[override]
@@ -338,11 +338,11 @@ class OwnStep(Cell):
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
 
-    def _why_not_packed(self) -> str:
+    def _why_not_packed(self, dtype: torch.dtype | None = None) -> str:
         graph = self._own.graph
         if graph.recurrent != "dense" or graph.per_unit_weights:
             return "only cells whose recurrent weights are one matrix, and no others, are packed"
-        return super()._why_not_packed()
+        return super()._why_not_packed(dtype)
 
     @property
     def _joins(self) -> bool:  # type: ignore[override]

@@ -146,24 +146,45 @@ struct Cpu {
   const cpu::CellKernels<T>& cell(const Case& drawn) const { return cpu::cell_kernels<T>(kernels, drawn.cell); }
 };
 
-// The same with weights stored in bfloat16, for inference.
-struct CpuOnBf16 : Cpu<float> {
-  using Drawn = cpu::Bf16;
+// A number that 8-bit integers stand for whose scale is kScale.
+struct OfInt8 {
+  static constexpr float kScale = 1.0f / 64;
+  double value;
 
-  std::string name() const { return "f32 on bf16 weights"; }
+  explicit OfInt8(double exact) : value(std::clamp(std::nearbyint(exact / kScale), -127.0, 127.0) * kScale) {}
+  operator double() const { return value; }
+};
+
+// The same with weights stored as W, for inference.
+template <class W>
+struct CpuOn : Cpu<float> {
+  static constexpr bool kScales = cpu::kHasScales<W>;
+  using Drawn = std::conditional_t<kScales, OfInt8, W>;
+
+  std::string name() const { return kScales ? "f32 on int8 weights" : "f32 on bf16 weights"; }
   int64_t scratch(const Case& drawn, const ForwardParams<float>& params, const Plan& plan) const {
-    return cell(drawn).forward_scratch(params.dims, plan);
+    return cell(drawn).forward_scratch(dims_of(params, plan), plan);
+  }
+  // Integers are read only if they were packed ahead.
+  std::vector<Plan> plans(std::vector<Plan> all) const {
+    if constexpr (kScales) {
+      for (Plan& plan : all) plan.weights = cpu::WeightSource::kFrozen;
+    }
+    return all;
   }
   void run(const Case& drawn, const ForwardParams<float>& p, const Plan& plan) const {
     const int64_t gate_rows = cell_facts(drawn.cell).gates * p.dims.hidden_size, recurrent = p.dims.recurrent_size;
-    const Guarded<cpu::Bf16> w_ih(gate_rows * p.dims.input_size), w_hh(gate_rows * recurrent),
+    const Guarded<W> w_ih(gate_rows * p.dims.input_size), w_hh(gate_rows * recurrent),
         w_hr(p.w_hr ? recurrent * p.dims.hidden_size : 0);
-    std::transform(p.w_ih, p.w_ih + w_ih.size(), w_ih.data(), [](float value) { return cpu::Bf16(value); });
-    std::transform(p.w_hh, p.w_hh + w_hh.size(), w_hh.data(), [](float value) { return cpu::Bf16(value); });
-    std::transform(p.w_hr, p.w_hr + w_hr.size(), w_hr.data(), [](float value) { return cpu::Bf16(value); });
-    ForwardParams<float, float, cpu::Bf16> narrow{};
+    const Guarded<float> scales(std::max(gate_rows, recurrent));
+    std::fill_n(scales.data(), scales.size(), OfInt8::kScale);
+    std::transform(p.w_ih, p.w_ih + w_ih.size(), w_ih.data(), &stored);
+    std::transform(p.w_hh, p.w_hh + w_hh.size(), w_hh.data(), &stored);
+    std::transform(p.w_hr, p.w_hr + w_hr.size(), w_hr.data(), &stored);
+    ForwardParams<float, float, W> narrow{};
     narrow.steps = p.steps;
-    narrow.dims = p.dims;
+    narrow.dims = dims_of(p, plan);
+    narrow.scales_ih = narrow.scales_hh = narrow.scales_hr = scales.data();
     narrow.input = p.input;
     narrow.w_ih = w_ih.data();
     narrow.saved = saved_of(drawn, p, plan);
@@ -182,12 +203,26 @@ struct CpuOnBf16 : Cpu<float> {
     narrow.scratch = p.scratch;
     const Frozen frozen(cell(drawn), narrow, plan);
     narrow.frozen = frozen.values.data();
+    if (Frozen::is_wanted(plan)) narrow.w_hh = narrow.w_hr = nullptr;
+    if (narrow.dims.input_frozen) narrow.w_ih = nullptr;
     run_one(cell(drawn).forward, plan, {narrow, {0, p.steps.steps, 0, 0}});
   }
 
  private:
-  const cpu::ForwardKernels<float, cpu::Bf16>& cell(const Case& drawn) const {
-    return cpu::cell_kernels<float, cpu::Bf16>(kernels, drawn.cell);
+  static W stored(float value) {
+    if constexpr (kScales) {
+      return W(static_cast<int>(value / OfInt8::kScale));
+    } else {
+      return W(value);
+    }
+  }
+  static Dims dims_of(const ForwardParams<float>& params, const Plan& plan) {
+    Dims dims = params.dims;
+    dims.input_frozen = Frozen::is_wanted(plan) && plan.input_steps > 0;
+    return dims;
+  }
+  const cpu::ForwardKernels<float, W>& cell(const Case& drawn) const {
+    return cpu::cell_kernels<float, W>(kernels, drawn.cell);
   }
 };
 
@@ -232,8 +267,13 @@ size_t test_cases(const cpu::Kernels& kernels, const Options& options, Report& r
     const uint64_t turn = drawn.seed / options.every;
     ForwardRun(machine, drawn, report).run(plans(options, turn, false));
     if constexpr (sizeof(T) == 4) {
-      const CpuOnBf16 on_bf16{machine};
-      if (!drawn.keep) ForwardRun(on_bf16, drawn, report).run(plans(options, turn, false));
+      if (!drawn.keep) {
+        const auto all = plans(options, turn, false);
+        const CpuOn<cpu::Bf16> on_bf16{machine};
+        ForwardRun(on_bf16, drawn, report).run(on_bf16.plans(all));
+        const CpuOn<cpu::Int8> on_int8{machine};
+        ForwardRun(on_int8, drawn, report).run(on_int8.plans(all));
+      }
     }
     BackwardRun(machine, drawn, report).run(plans(options, turn + 1, true));
     ++run;

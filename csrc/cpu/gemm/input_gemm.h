@@ -12,11 +12,11 @@ class InputGemm {
  public:
   using Call = ForwardCall<T, T, W>;
 
-  // columns: G*H. With no scratch it only measures how much is needed.
-  InputGemm(int64_t columns, const Dims& dims, const Plan& plan, Arena<T>& scratch)
+  // columns: G*H. With no memory it only measures how much is needed.
+  InputGemm(int64_t columns, const Dims& dims, const Plan& plan, Arena<T>& frozen, Arena<T>& scratch)
       : steps_(plan.input_steps),
         columns_(columns),
-        weights_({columns, dims.input_size}, is_mine() ? WeightSource::kPacked : WeightSource::kInPlace, scratch) {
+        weights_({columns, dims.input_size}, source(dims), dims.input_frozen ? frozen : scratch) {
     if (is_mine()) gates_ = scratch.take(steps_ * dims.batch * columns + row_padding<T>(plan));
   }
 
@@ -25,7 +25,7 @@ class InputGemm {
     chunk_ = call.chunk;
     slice_ = &slice;
     rows_ = slice.rows(p_->dims.batch);
-    weights_.set(p_->w_ih, nullptr, nullptr, 0);
+    weights_.set(p_->w_ih, nullptr, nullptr, 0, p_->scales_ih);
     if (is_mine()) gates_ += steps_ * rows_.begin * columns_ + slice.row_padding_before<T>();
   }
 
@@ -51,6 +51,10 @@ class InputGemm {
   }
 
  private:
+  WeightSource source(const Dims& dims) const {
+    if (dims.input_frozen) return WeightSource::kFrozen;
+    return is_mine() ? WeightSource::kPacked : WeightSource::kInPlace;
+  }
   FASTRNN_INLINE int64_t own_rows() const { return rows_.end - rows_.begin; }
   FASTRNN_INLINE bool has_all_rows() const { return own_rows() == p_->dims.batch; }
 

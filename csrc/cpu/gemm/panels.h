@@ -1,7 +1,9 @@
 // Weights packed into panels: what one tile reads, in the order in which it reads it.
 //
 // A panel covers panel_vectors() vectors: kGates vectors for each vector of units. A packed panel is a matrix
-// [depth][vectors][lanes], whose sums start from [vectors][lanes] (the biases). Lanes past the last unit are zero.
+// [depth][vectors][lanes], whose sums start from [vectors][lanes] (the biases), behind which the columns' scales stand
+// if the weights have some. Lanes past the last unit are zero. Of kPackedTogether rows, each column's values are side
+// by side, and the last rows may be missing.
 #pragma once
 
 #include <cstdint>
@@ -186,15 +188,20 @@ struct Panels : PanelGrid<Isa, T, kGates> {
   T* inits;
   W* data;
 
-  FASTRNN_INLINE int64_t inits_size() const { return this->count() * kWidth; }
-  FASTRNN_INLINE int64_t size() const { return inits_size() * depth; }
-  FASTRNN_INLINE T* init(int64_t i) const { return inits + i * kWidth; }
-  FASTRNN_INLINE W* panel(int64_t i) const { return data + i * kWidth * depth; }
+  static constexpr int64_t kInitSize = kHasScales<W> ? 2 * kWidth : kWidth;
+  static constexpr int64_t kTogether = kPackedTogether<W>;
+
+  FASTRNN_INLINE int64_t inits_size() const { return this->count() * kInitSize; }
+  FASTRNN_INLINE int64_t size() const { return this->count() * panel_size(); }
+  FASTRNN_INLINE T* init(int64_t i) const { return inits + i * kInitSize; }
+  FASTRNN_INLINE W* panel(int64_t i) const { return data + i * panel_size(); }
   FASTRNN_INLINE int64_t view_stride(int64_t i) const { return int64_t{vectors_in(i)} * kLanes; }
 
   // weight (kGates * units, depth), multiplied along its rows, as in forward. The sums start from bias_a + bias_b
-  // (kGates * units each, or null), without bias_a for the gates whose bits are set.
-  void pack_rows(int64_t i, const W* weight, const T* bias_a, const T* bias_b, unsigned separate_biases) const {
+  // (kGates * units each, or null), without bias_a for the gates whose bits are set. scales (kGates * units): of the
+  // rows, if W has some.
+  void pack_rows(int64_t i, const W* weight, const T* bias_a, const T* bias_b, unsigned separate_biases,
+                 const T* scales) const {
     const int vectors = vectors_in(i);
     for (int v = 0; v < vectors; ++v) {
       const int gate = v % kGates;
@@ -205,6 +212,7 @@ struct Panels : PanelGrid<Isa, T, kGates> {
         start[lane] = 0;
         if (lane < valid && bias_a && !(separate_biases >> gate & 1)) start[lane] += bias_a[first + lane];
         if (lane < valid && bias_b) start[lane] += bias_b[first + lane];
+        if constexpr (kHasScales<W>) start[view_stride(i) + lane] = lane < valid ? scales[first + lane] : T(0);
       }
     }
     pack_values(i, weight, depth, panel(i));
@@ -217,7 +225,9 @@ struct Panels : PanelGrid<Isa, T, kGates> {
     // The cache lines that one block writes stay in the L1 cache.
     for (int64_t block = 0; block < depth; block += kPackDepth) {
       const int64_t end = smaller(block + kPackDepth, depth);
-      for (int v = 0; v < vectors; ++v) pack_vector(i, v, weight, from_stride, out + v * kLanes, block, end);
+      for (int v = 0; v < vectors; ++v) {
+        pack_vector(i, v, weight, from_stride, out + v * kTogether * kLanes, block, end);
+      }
     }
   }
 
@@ -235,6 +245,8 @@ struct Panels : PanelGrid<Isa, T, kGates> {
   }
 
  private:
+  FASTRNN_INLINE int64_t panel_size() const { return ceil_div(depth, kTogether) * kTogether * kWidth; }
+
   template <class From>
   void pack_vector(int64_t i, int v, const From* weight, int64_t from_stride, W* out, int64_t begin,
                    int64_t end) const {
@@ -242,12 +254,15 @@ struct Panels : PanelGrid<Isa, T, kGates> {
     const int64_t unit = first_unit(i) + v / kGates * kLanes, valid = smaller(kLanes, units - unit);
     const From* in = weight + (v % kGates * units + unit) * from_stride;
     int64_t k = begin;
-    if (valid == kLanes) {
-      for (; k + kLanes <= end; k += kLanes) transpose_block(in + k, from_stride, out + k * stride, stride);
+    if constexpr (!kHasScales<W>) {
+      if (valid == kLanes) {
+        for (; k + kLanes <= end; k += kLanes) transpose_block(in + k, from_stride, out + k * stride, stride);
+      }
     }
     for (; k < end; ++k) {
       for (int64_t lane = 0; lane < kLanes; ++lane) {
-        out[k * stride + lane] = lane < valid ? W(in[lane * from_stride + k]) : W(0);
+        out[(k - k % kTogether) * stride + lane * kTogether + k % kTogether] =
+            lane < valid ? W(in[lane * from_stride + k]) : W(0);
       }
     }
   }
@@ -260,7 +275,13 @@ struct Panels : PanelGrid<Isa, T, kGates> {
     for (int row = 0; row < kLanes; ++row) block[row] = S::load(in + row * from_stride);
     S::transpose(block);
 #pragma GCC unroll 16
-    for (int row = 0; row < kLanes; ++row) S::store(out + row * stride, block[row]);
+    for (int row = 0; row < kLanes; row += kTogether) {
+      if constexpr (kTogether == 2) {
+        S::store_pair(out + row * stride, block[row], block[row + 1]);
+      } else {
+        S::store(out + row * stride, block[row]);
+      }
+    }
   }
 };
 

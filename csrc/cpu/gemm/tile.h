@@ -45,10 +45,10 @@ struct Operand {
 };
 
 // The right operand: one panel, as deep as the left one, its rows `stride` values apart. W is its storage type: T, or a
-// narrower type that is widened as it is loaded.
+// narrower type that is widened as it is loaded, with its rows kPackedTogether by kPackedTogether in one.
 template <class T, class W>
 struct PanelView {
-  const T* init;  // initial value of the sums
+  const T* init;  // initial value of the sums; behind it, if W has scales, each column's
   const W* data;
   int64_t stride;
 };
@@ -64,7 +64,8 @@ struct Tile {
 };
 
 // sums[row][v] = init[v] + sum over k of a[row][k] * panel[k][v], with k in order and each row by itself: the bits do
-// not depend on how rows are grouped into tiles, nor on how tiles are partitioned over threads.
+// not depend on how rows are grouped into tiles, nor on how tiles are partitioned over threads. If W has scales, it is
+// init[v] + scale[v] * the sum.
 //
 // For each k, either the rows' scalars or the panel's vectors stay in registers, whichever are fewer. By default GCC
 // reloads the weights of a tile of two or three rows for each row: kept in registers, tiles of two rows were 1.08-1.19
@@ -84,33 +85,56 @@ void multiply_tile(const Tile<T, W>& tile) {
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) acc[p][row][v] = S::load(tile.panels[p].init + v * kLanes);
+      for (int v = 0; v < kVectors; ++v)
+        acc[p][row][v] = kHasScales<W> ? V{} : S::load(tile.panels[p].init + v * kLanes);
     }
   }
+  const auto add = [&](const T* x, int64_t k, int part) FASTRNN_INLINE_LAMBDA {
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+      if constexpr (kRows > 1 && kRows <= kVectors) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          const V w = in_register(S::load_packed(panel[p], v, part));
+#pragma GCC unroll 8
+          for (int row = 0; row < kRows; ++row) acc[p][row][v] += x[row * a_stride + k] * w;
+        }
+      } else {
+        V w[kVectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) w[v] = S::load_packed(panel[p], v, part);
+#pragma GCC unroll 8
+        for (int row = 0; row < kRows; ++row) {
+          const T scalar = x[row * a_stride + k];
+#pragma GCC unroll 8
+          for (int v = 0; v < kVectors; ++v) acc[p][row][v] += scalar * w[v];
+        }
+      }
+    }
+  };
+  constexpr int kTogether = kPackedTogether<W>;
   for (int run = 0; run < tile.a->count; ++run) {
     const T* x = tile.first_row + tile.a->starts[run];
-    for (int64_t k = 0; k < tile.a->length; ++k) {
+    const int64_t whole = tile.a->length / kTogether * kTogether;
+    for (int64_t k = 0; k < whole; k += kTogether) {
 #pragma GCC unroll 2
-      for (int p = 0; p < kPanels; ++p) {
-        if constexpr (kRows > 1 && kRows <= kVectors) {
+      for (int part = 0; part < kTogether; ++part) add(x, k + part, part);
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) panel[p] += kTogether * tile.panels[p].stride;
+    }
+    if constexpr (kTogether > 1) {  // such weights have one run alone
+      if (whole < tile.a->length) add(x, whole, 0);
+    }
+  }
+  if constexpr (kHasScales<W>) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 8
-          for (int v = 0; v < kVectors; ++v) {
-            const V w = in_register(S::load(panel[p] + v * kLanes));
+      for (int v = 0; v < kVectors; ++v) {
+        const T* init = tile.panels[p].init + v * kLanes;
+        const V start = S::load(init), scale = S::load(init + kVectors * kLanes);
 #pragma GCC unroll 8
-            for (int row = 0; row < kRows; ++row) acc[p][row][v] += x[row * a_stride + k] * w;
-          }
-        } else {
-          V w[kVectors];
-#pragma GCC unroll 8
-          for (int v = 0; v < kVectors; ++v) w[v] = S::load(panel[p] + v * kLanes);
-#pragma GCC unroll 8
-          for (int row = 0; row < kRows; ++row) {
-            const T scalar = x[row * a_stride + k];
-#pragma GCC unroll 8
-            for (int v = 0; v < kVectors; ++v) acc[p][row][v] += scalar * w[v];
-          }
-        }
-        panel[p] += tile.panels[p].stride;
+        for (int row = 0; row < kRows; ++row) acc[p][row][v] = Isa::multiply_add(acc[p][row][v], scale, start);
       }
     }
   }

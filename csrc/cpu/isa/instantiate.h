@@ -62,19 +62,28 @@ constexpr DtypeKernels<T> instantiate_dtype(CellList<Plain...>, CellList<Extende
 
 template <class Isa, class T, class W, class... Plain>
 constexpr DtypeKernels<T, W> instantiate_stored_as(CellList<Plain...>) {
-  return {.multiply_rows = &multiply_rows<Isa, T, W>,
-          .multiply_panels = &multiply_panels<Isa, T, W>,
-          .panel_gemm_scratch = &PanelGemmShare<Isa, T, W>::scratch_size,
-          .sum_rows = nullptr,
-          .cells = {instantiate_forward<Isa, Plain, T, W>()...},
-          .fill_mask = nullptr};
+  DtypeKernels<T, W> kernels{.multiply_rows = nullptr,
+                             .multiply_panels = nullptr,
+                             .panel_gemm_scratch = nullptr,
+                             .sum_rows = nullptr,
+                             .cells = {instantiate_forward<Isa, Plain, T, W>()...},
+                             .fill_mask = nullptr};
+  if constexpr (!kHasScales<W>) {
+    kernels.multiply_rows = &multiply_rows<Isa, T, W>;
+    kernels.multiply_panels = &multiply_panels<Isa, T, W>;
+    kernels.panel_gemm_scratch = &PanelGemmShare<Isa, T, W>::scratch_size;
+  }
+  return kernels;
 }
 
 template <class Isa>
-constexpr Kernels instantiate() {
-  return {Isa::kName, Isa::kBytes, instantiate_dtype<Isa, float>(PlainCells{}, ExtendedCells{}),
+constexpr Kernels instantiate(const DtypeKernels<float, Int8>& int8_weights) {
+  return {Isa::kName,
+          Isa::kBytes,
+          instantiate_dtype<Isa, float>(PlainCells{}, ExtendedCells{}),
           instantiate_dtype<Isa, double>(PlainCells{}, ExtendedCells{}),
-          instantiate_stored_as<Isa, float, Bf16>(PlainCells{})};
+          instantiate_stored_as<Isa, float, Bf16>(PlainCells{}),
+          &int8_weights};
 }
 
 }  // namespace fastrnn::cpu

@@ -7,6 +7,7 @@
 
 #include "../../cells/portable.h"
 #include "bf16.h"
+#include "int8.h"
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -33,6 +34,10 @@ struct Avx512 {
   }
   static FASTRNN_INLINE __m512i load_bits(const Bf16* p, int n) {
     return _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_maskz_loadu_epi16(mask16(n), p));
+  }
+  static FASTRNN_INLINE __m512 load(const Int8* p) {
+    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, narrow));
   }
   static FASTRNN_INLINE void store(float* p, __m512 v, int n) { _mm512_mask_storeu_ps(p, mask16(n), v); }
   static FASTRNN_INLINE void store(double* p, __m512d v, int n) { _mm512_mask_storeu_pd(p, mask8(n), v); }
@@ -73,6 +78,9 @@ struct Avx2 {
     Bf16 valid[8] = {};  // AVX2 has no masked load for 16-bit values
     for (int lane = 0; lane < n; ++lane) valid[lane] = p[lane];
     return load_bits(valid);
+  }
+  static FASTRNN_INLINE __m256 load(const Int8* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
   static FASTRNN_INLINE void store(float* p, __m256 v, int n) { _mm256_maskstore_ps(p, mask32(n), v); }
   static FASTRNN_INLINE void store(double* p, __m256d v, int n) { _mm256_maskstore_pd(p, mask64(n), v); }
@@ -125,6 +133,10 @@ struct Baseline {
       if (lane < n) v[lane] = p[lane].bits;
     }
     return v;
+  }
+  static FASTRNN_INLINE auto load(const Int8* p) {
+    typedef float V __attribute__((vector_size(kBytes)));
+    return V{float(p[0].value), float(p[1].value), float(p[2].value), float(p[3].value)};
   }
   template <class T, class V>
   static FASTRNN_INLINE void store(T* p, V v, int n) {

@@ -26,6 +26,7 @@ class ForwardLoop {
   static int64_t frozen_size(const Dims& dims) {
     Arena<T> frozen{nullptr};
     RecurrentWeights(dims, WeightSource::kPacked, frozen);
+    if (dims.input_frozen) InputWeights(input_grid(dims), WeightSource::kPacked, frozen);
     return frozen.used;
   }
 
@@ -34,7 +35,12 @@ class ForwardLoop {
     Arena<T> memory{frozen};
     RecurrentWeights weights(params.dims, WeightSource::kPacked, memory);
     weights.set(params);
-    weights.prepare({0, 1, nullptr, false});
+    const Worker alone{0, 1, nullptr, false};
+    weights.prepare(alone);
+    if (!params.dims.input_frozen) return;
+    InputWeights input(input_grid(params.dims), WeightSource::kPacked, memory);
+    input.set(params.w_ih, nullptr, nullptr, 0, params.scales_ih);
+    input.prepare(alone);
   }
 
   // See ForwardKernels.
@@ -44,6 +50,11 @@ class ForwardLoop {
 
  private:
   static constexpr int kFirstPassGates = Cells::kFirstPassGates;
+  using InputWeights = ForwardWeights<Isa, T, W, 1>;
+
+  static PanelGrid<Isa, T, 1> input_grid(const Dims& dims) {
+    return {Cell::kGates * dims.hidden_size, dims.input_size};
+  }
 
   struct RecurrentWeights {
     ForwardWeights<Isa, T, W, Cell::kMultipliesH ? kFirstPassGates : 1> first;
@@ -55,16 +66,16 @@ class ForwardLoop {
 
     void set(const Params& params) {
       if constexpr (kNormalizes<Cell>) {
-        first.set(params.w_hh, nullptr, nullptr, 0);
+        first.set(params.w_hh, nullptr, nullptr, 0, nullptr);
       } else {
-        first.set(params.w_hh, params.b_ih, params.b_hh, Cell::kSeparateBiases);
+        first.set(params.w_hh, params.b_ih, params.b_hh, Cell::kSeparateBiases, params.scales_hh);
       }
       if constexpr (Cell::kSecondPassGates > 0) {
         const int64_t row = kFirstPassGates * params.dims.hidden_size;
         second.set(params.w_hh + row * params.dims.recurrent_size, params.b_ih ? params.b_ih + row : nullptr,
-                   params.b_hh ? params.b_hh + row : nullptr, 0);
+                   params.b_hh ? params.b_hh + row : nullptr, 0, nullptr);
       } else {
-        second.set(params.w_hr, params.b_hr, nullptr, 0);
+        second.set(params.w_hr, params.b_hr, nullptr, 0, params.scales_hr);
       }
     }
     void prepare(const Worker& worker) const {
@@ -80,7 +91,7 @@ class ForwardLoop {
   ForwardLoop(const Dims& dims, const Plan& plan, Arena<T>& frozen, Arena<T>& scratch)
       : dims_(dims),
         weights_(dims, plan.weights, plan.weights == WeightSource::kFrozen ? frozen : scratch),
-        input_(Cell::kGates * dims.hidden_size, dims, plan, scratch) {
+        input_(Cell::kGates * dims.hidden_size, dims, plan, frozen, scratch) {
     if (has_second(dims) || kNormalizesCell<Cell>) operand_ = scratch.take(dims.batch * dims.hidden_size);
     if (kNormalizes<Cell>) product_ = scratch.take(dims.batch * Cell::kGates * dims.hidden_size);
     for (T*& state : state_) state = scratch.take(dims.batch * dims.recurrent_size + row_padding<T>(plan));

@@ -18,8 +18,10 @@ class ForwardWeights {
     packed_.data = memory.template take_as<W>(packed_.size());
   }
 
-  void set(const W* weight, const T* bias_a, const T* bias_b, unsigned separate_biases) {
+  // scales: of the weight's rows, if W has some.
+  void set(const W* weight, const T* bias_a, const T* bias_b, unsigned separate_biases, const T* scales) {
     in_place_ = {packed_, weight, bias_a, bias_b, separate_biases};
+    scales_ = scales;
   }
 
   // Packs the worker's share. Not inlined: all cells share it.
@@ -27,7 +29,7 @@ class ForwardWeights {
     if (source_ != WeightSource::kPacked) return;
     const Range mine = share(packed_.count(), worker.index, worker.count);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-      packed_.pack_rows(i, in_place_.weight, in_place_.bias_a, in_place_.bias_b, in_place_.separate_biases);
+      packed_.pack_rows(i, in_place_.weight, in_place_.bias_a, in_place_.bias_b, in_place_.separate_biases, scales_);
     }
   }
 
@@ -37,12 +39,14 @@ class ForwardWeights {
   template <class Epilogue>
   FASTRNN_INLINE void multiply(const Range& panels, const Operand<T>& a, int64_t begin, int64_t end,
                                const Epilogue& epilogue) const {
-    if (source_ == WeightSource::kInPlace) {
-      for (int64_t i = panels.begin; i < panels.end; ++i) in_place_.multiply(i, a, begin, end, epilogue);
-    } else {
-      multiply_views<W>(
-          packed_, panels, [&](int64_t i) FASTRNN_INLINE_LAMBDA { return view(i); }, a, begin, end, epilogue);
+    if constexpr (!kHasScales<W>) {
+      if (source_ == WeightSource::kInPlace) {
+        for (int64_t i = panels.begin; i < panels.end; ++i) in_place_.multiply(i, a, begin, end, epilogue);
+        return;
+      }
     }
+    multiply_views<W>(
+        packed_, panels, [&](int64_t i) FASTRNN_INLINE_LAMBDA { return view(i); }, a, begin, end, epilogue);
   }
 
  private:
@@ -53,6 +57,7 @@ class ForwardWeights {
   WeightSource source_;
   Panels<Isa, T, W, kGates> packed_;
   RowsInPlace<Isa, T, W, kGates> in_place_{};
+  const T* scales_ = nullptr;
 };
 
 // weight (depth, units), multiplied along its columns. In place, whole panels are read from the matrix itself; the last
