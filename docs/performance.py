@@ -66,6 +66,17 @@ def recurrences() -> str:
     return table(lines, header, rows)
 
 
+def own_cells() -> str:
+    """A cell that a user writes, against our own layer, the loop over its function, and that loop compiled."""
+    lines = [line for line in measured("own_cells_epyc_avx512") if line["feature"] in ("kernels", "loop", "compiled")]
+    other = {"kernels": "our own layer", "loop": "the loop", "compiled": "the loop, torch.compile"}
+    rows = [
+        [line["cell"], line["mode"], str(results.case_of(line)), other[line["feature"]], f"{float(line['ratio']):.2f}"]
+        for line in lines
+    ]
+    return table(lines, ["", "", "T, B, I, H", "against", "times as fast"], rows)
+
+
 def streaming() -> str:
     """The latency of one step."""
     lines = measured("streaming_epyc")
@@ -170,6 +181,12 @@ program included. Outputs, first gradients and losses are compared with torch.nn
 `.venv/bin/python benchmarks/recurrences.py`, training.
 
 {recurrences}
+## Cells of one's own
+
+`.venv/bin/python benchmarks/own_cells.py`: GRU and LSTM as written with `fastrnn.cell`, against the layers so named and
+against a Python loop over the very function.
+
+{own_cells}
 ## One step at a time
 
 `.venv/bin/python benchmarks/streaming.py`, T = B = 1.
@@ -214,6 +231,7 @@ def write(folder: Path) -> None:
         epyc=suite("suite_epyc"),
         clients=clients(),
         recurrences=recurrences(),
+        own_cells=own_cells(),
         streaming=streaming(),
         memory=memory(),
     )
