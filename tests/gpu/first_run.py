@@ -57,12 +57,12 @@ def steps_of(rehearse, output):
     """In the order of what there is to lose: what comes last may have no time left."""
     rehearsed = {"FASTRNN_REHEARSE": "1"} if rehearse else {}
     sanitizer, ncu = missing("compute-sanitizer", rehearse), missing("ncu", rehearse)
-    unsplit = {"FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT": str(1 << 60)}
     racecheck = ("racecheck", "--kernel-name", "kernel_substring=fastrnn")
     # A kernel that waits in vain gives up, and is named, before its process is killed. A sanitizer slows all of them.
     as_they_are = {"FASTRNN_CUDA_VERIFY": "0"}  # a path that was found wrong at first use would not be taken again
     briefly = as_they_are | (rehearsed or {"FASTRNN_CUDA_WAIT_SECONDS": "5"})
     patiently = as_they_are | {"FASTRNN_CUDA_WAIT_SECONDS": "60"}
+    unsplit = as_they_are | {"FASTRNN_CUDA_LEAST_BYTES_TO_SPLIT": str(1 << 60)}
     wholly = patiently | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # every tensor has bounds of its own
     return [
         Step("versions", worker("versions"), 30, item_seconds=30, environment=rehearsed),
@@ -74,7 +74,7 @@ def steps_of(rehearse, output):
         Step("memcheck", (*SANITIZER, "memcheck", *SMALL_SHAPES), 60, 20, 0, wholly, "build", sanitizer),
         Step("racecheck", (*SANITIZER, *racecheck, *SMALL_SHAPES), 60, 20, 0, patiently, "build", sanitizer),
         Step("profile", profile("profile", "512 1024", output), 40, 15, 0, as_they_are, "build", ncu),
-        Step("profile_unsplit", profile("profile_unsplit", "1024", output), 40, 15, 0, as_they_are | unsplit, "build", ncu),
+        Step("profile_unsplit", profile("profile_unsplit", "1024", output), 40, 15, 0, unsplit, "build", ncu),
     ]
 
 
