@@ -35,7 +35,7 @@ class Shape(NamedTuple):
     draws: int = 21
     # In this share of the draws, at most, right kernels exceed what is allowed. Of 100 draws of every kernel, gain and
     # instruction set, on an AMD with AVX-512 (Zen 4), the largest share of any tensor was 0.03; of the two shapes with
-    # shares of their own 0.24, in 400 draws, and 0.14.
+    # shares of their own 0.30 (SSE2, in 300 draws), and 0.14.
     share: float = 0.05
 
     def __str__(self):
@@ -56,6 +56,9 @@ SHAPES = (
 # Of the input weights: as drawn by reset_parameters; and large, where gates saturate and 1 - tanh^2 cancels. The
 # recurrent weights stay as they are: scaled up they make a chaotic network, in which chance decides whose error grows.
 GAINS = (1.0, 6.0)
+# So many inputs of so few units saturate the gates as they are. Scaled up, all but every tanh is 1, and the few that are
+# not decide whose error is larger: ours was, by more than is allowed, in 0.48 of the draws of right kernels.
+SATURATING = 300
 
 
 def case_of(kernel, shape):
@@ -128,7 +131,7 @@ CASES = [
     for kernel in KERNELS
     for shape in SHAPES
     for gain in GAINS
-    if gain == 1 or kernel != "rnn_relu"  # which has weights of its own
+    if gain == 1 or (kernel != "rnn_relu" and shape.input_size < SATURATING)  # relu has weights of its own
 ]
 
 
