@@ -12,6 +12,7 @@ namespace {
 constexpr int kLanes = 32;
 constexpr int kWarpsPerBlock = kThreadsPerBlock / kLanes;
 constexpr int64_t kMostBlocks = kDifferences / kWarpsPerBlock;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 template <class V>
 struct DrawParams {
@@ -53,7 +54,7 @@ __global__ void compare_values(const CompareParams<V> p) {
   for_elements(p.count, [&](int64_t i) {
     const float expected = widen(p.expected[i]), off = fabsf(widen(p.actual[i]) - expected);
     const float difference = off / fmaxf(1.0f, fabsf(expected));
-    largest = fmaxf(largest, difference == difference ? difference : std::numeric_limits<float>::infinity());
+    largest = fmaxf(largest, difference == difference ? difference : kInfinity);
   });
 #pragma unroll
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
