@@ -21,7 +21,7 @@ class Kernel:
     stack: int
     local: int
     shared: int  # static, with what CUDA takes for itself
-    # On tensor cores, loads and stores of every kind, barriers, calls: as they stand, one after the other.
+    # On tensor cores, loads and stores of every kind, barriers, IEEE divisions: as they stand, one after the other.
     code: list[str] = field(default_factory=list, repr=False)
 
     @property
@@ -39,12 +39,6 @@ class Kernel:
                 loads = 0
             loads += instruction.startswith(("LDG", "LDS", "LD."))
         return most
-
-    @property
-    def calls_in_steps(self):
-        """Calls of functions behind the first barrier of a block, where the steps begin."""
-        barriers = [place for place, name in enumerate(self.code) if name.startswith("BAR")]
-        return sum(name.startswith("CALL") for name in self.code[barriers[0] if barriers else 0 :])
 
 
 def nvidia_tool(name):
@@ -70,7 +64,7 @@ def dump(library, *options):
 
 USAGE = r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)"
 INSTRUCTION = (
-    r"\*/\s+(?:@!?U?P\w+ )?(?P<instruction>(?:[A-Z]*MMA|LDL?|LDG|LDS|STL?|BAR|CALL|MEMBAR|UCGABAR_ARV)\b[\w.]*)"
+    r"\*/\s+(?:@!?U?P\w+ )?(?P<instruction>(?:[A-Z]*MMA|LDL?|LDG|LDS|STL?|BAR|FCHK|MEMBAR|UCGABAR_ARV)\b[\w.]*)"
 )
 
 
