@@ -71,9 +71,9 @@ CUDA_SOURCES = [
 _COMPILER = runpy.run_path(str(ROOT / "fastrnn" / "_cell" / "compiler.py"))
 CXX_FLAGS, ALIGNED_LOOPS = _COMPILER["CXX_FLAGS"], _COMPILER["ALIGNED_LOOPS"]
 ISA_FLAGS = {
-    f"csrc/cpu/isa/kernels_{isa}{stored}.cpp": flags
+    f"csrc/cpu/isa/kernels_{isa}{stored}.cpp": f"{flags} {more.get(isa, '')}".strip()
     for isa, flags in _COMPILER["ISA_FLAGS"].items()
-    for stored in ("", "_int8")
+    for stored, more in (("", {}), ("_int8", _COMPILER["INT8_FLAGS"]))
     if flags
 }
 NVCC_FLAGS = "-std=c++20 -O3 -lineinfo -Xfatbin -compress-all -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra"

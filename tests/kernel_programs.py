@@ -29,7 +29,9 @@ def kernels_source(name, stored=""):
 
 def isa_flags(source):
     """What the extension compiles a source with beside what all have."""
-    return setting("ISA_FLAGS").get(source.stem.removeprefix("kernels_").removesuffix("_int8"), "")
+    isa = source.stem.removeprefix("kernels_")
+    flags, more = setting("ISA_FLAGS").get(isa.removesuffix("_int8"), ""), setting("INT8_FLAGS")
+    return f"{flags} {more.get(isa.removesuffix('_int8'), '')}" if isa.endswith("_int8") else flags
 
 
 def kernel_test(*kernels):
@@ -44,6 +46,7 @@ def kernel_test(*kernels):
                 "cases",
                 "test_reference",
                 "test_directions",
+                "test_interruption",
                 "test_wavefront",
                 "test_gemm",
                 "test_kernels",

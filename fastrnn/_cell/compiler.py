@@ -13,6 +13,8 @@ ISA_FLAGS = {
     "avx2": "-mavx2 -mfma",
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
 }
+# What those for weights of 8 bits may use besides.
+INT8_FLAGS = {"avx512": "-mavx512vnni"}
 # A register tile's loop was 1.05 times as fast where it began on such a boundary, which without the option is chance.
 ALIGNED_LOOPS = "-falign-loops=32"
 

@@ -72,13 +72,17 @@ class Packing(nn.Module):
 
         With a `dtype` the packed copies are rounded, w_ih and the projection among them, and so read less memory at
         every step: ``torch.bfloat16`` takes half the memory of float32, ``torch.int8`` a quarter, beside the
-        parameters, which stay. Biases, input, states, sums and activations stay in float32, and a sequence gives the
-        same numbers alone and in a batch. bfloat16 rounds to nearest, by at most 1/256 of each weight's magnitude
-        (and to infinity beyond 3.39e38). int8 has a scale for each row of a matrix, the row's largest magnitude over
-        127, and rounds each weight of the row by at most half of that: one huge weight costs all others of its row
-        their precision, to 1/254 of that weight. Calls that record gradients, are transformed or run under autocast,
-        with resets or ``return_states``, compute with the parameters; of the last three the first one warns.
-        torch.export raises, and so does torch.compile with ``fullgraph``; without, the call stays outside the graph.
+        parameters, which stay. Biases, states, sums and activations stay in float32, and a sequence gives the same
+        numbers alone and in a batch. bfloat16 rounds to nearest, by at most 1/256 of each weight's magnitude (and to
+        infinity beyond 3.39e38). int8 has a scale for each row of a matrix, the row's largest magnitude over 127, and
+        rounds each weight of the row by at most half of that: one huge weight costs all others of its row their
+        precision, to 1/254 of that weight. What int8 weights are multiplied by, a sequence's input and state at a step,
+        is rounded to 16 bits, by at most 1/65,534 of its largest magnitude, and products are summed exactly, in parts
+        of 512; where it is not finite, that sequence is NaN from there on.
+
+        Calls that record gradients, are transformed or run under autocast, with resets or ``return_states``, compute
+        with the parameters; of the last three the first one warns. torch.export raises, and so does torch.compile with
+        ``fullgraph``; without, the call stays outside the graph.
 
         ``freeze_weights`` and ``unfreeze_weights`` are the older names.
 

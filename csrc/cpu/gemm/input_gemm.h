@@ -4,6 +4,7 @@
 
 #include "../../params.h"
 #include "../loop/weights.h"
+#include "rounded_rows.h"
 
 namespace fastrnn::cpu {
 
@@ -16,7 +17,8 @@ class InputGemm {
   InputGemm(int64_t columns, const Dims& dims, const Plan& plan, Arena<T>& frozen, Arena<T>& scratch)
       : steps_(plan.input_steps),
         columns_(columns),
-        weights_({columns, dims.input_size}, source(dims), dims.input_frozen ? frozen : scratch) {
+        weights_({columns, dims.input_size}, source(dims), dims.input_frozen ? frozen : scratch),
+        rounded_(dims.batch, steps_, dims.input_size, plan, scratch) {
     if (is_mine()) gates_ = scratch.take(steps_ * dims.batch * columns + row_padding<T>(plan));
   }
 
@@ -102,7 +104,8 @@ class InputGemm {
   // Into rows of out, each out_apart after the one before.
   void multiply(const Rows& rows, T* out, int64_t out_apart) const {
     const int64_t size = p_->dims.input_size;
-    const Operand<T> x{p_->input + rows.first * size, rows.apart * size, size, 1, {0}};
+    const auto x = rounded_(Operand<T>{p_->input + rows.first * size, rows.apart * size, size, 1, {0}}, 0, rows.count,
+                            slice_->worker);
     const StoreSums<Isa, T> store{out, out_apart * p_->saved_stride};
     slice_->for_each_panels(weights_.count(), 0, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
       weights_.multiply(panels, x, 0, rows.count, store);
@@ -115,6 +118,7 @@ class InputGemm {
   const int64_t steps_;  // per block; 0 if the caller multiplies the input
   const int64_t columns_;
   ForwardWeights<Isa, T, W, 1> weights_;
+  RoundedRows<Isa, T, W> rounded_;
   Range rows_{0, 0};                        // the worker's
   T* gates_ = nullptr;                      // (steps, rows, G*H): the worker's, if no saved values are kept
   int64_t first_step_ = 0, first_row_ = 0;  // of the block; the row is one of the data

@@ -137,7 +137,7 @@ struct StoreSums {
 // tile's.
 template <class W, class Isa, class T, int kGates, class View, class Epilogue>
 FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
-                                     const Operand<T>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
+                                     const OperandOf<T, W>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
   alignas(64) T sums[kMaxTileRows * grid.kWidth];
   const int vectors = grid.vectors_in(panels.begin);
   const int64_t most = tile_rows<Isa>(vectors);
@@ -152,6 +152,7 @@ FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, cons
                                     : &multiply_tile<Isa, T, W, 1, grid.kVectors, kPanelsOfARow>;
     Tile<T, W> tile{
         a.data + first * a.stride, &a, {view(panels.begin), view(panels.end - 1)}, sums, vectors * grid.kLanes};
+    if constexpr (kHasScales<W>) tile.row_scales = a.scales + first;
     if constexpr (kPlaces) {
       if (whole) {
         tile.sums = epilogue.place(first, grid.first_unit(panels.begin));
@@ -172,7 +173,7 @@ FASTRNN_INLINE void multiply_at_once(const PanelGrid<Isa, T, kGates>& grid, cons
 // with the multiplication.
 template <class W, class Isa, class T, int kGates, class View, class Epilogue>
 FASTRNN_INLINE void multiply_views(const PanelGrid<Isa, T, kGates>& grid, const Range& panels, const View& view,
-                                   const Operand<T>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
+                                   const OperandOf<T, W>& a, int64_t begin, int64_t end, const Epilogue& epilogue) {
   const int64_t step = grid.at_once(panels, end - begin);
   for (int64_t i = panels.begin; i < panels.end; i += step) {
     multiply_at_once<W>(grid, {i, i + step}, view, a, begin, end, epilogue);

@@ -44,6 +44,15 @@ struct Operand {
   int64_t starts[kMaxGates];
 };
 
+// The left operand of weights with scales: rounded, each row with a scale of its own, too. Rows of an odd length have a
+// zero behind them.
+struct RoundedOperand : Operand<int16_t> {
+  const float* scales;
+};
+
+template <class T, class W>
+using OperandOf = std::conditional_t<kHasScales<W>, RoundedOperand, Operand<T>>;
+
 // The right operand: one panel, as deep as the left one, its rows `stride` values apart. W is its storage type: T, or a
 // narrower type that is widened as it is loaded, with its rows kPackedTogether by kPackedTogether in one.
 template <class T, class W>
@@ -55,24 +64,112 @@ struct PanelView {
 
 template <class T, class W>
 struct Tile {
-  const T* first_row;
-  const Operand<T>* a;
+  const Factor<T, W>* first_row;
+  const OperandOf<T, W>* a;
   PanelView<T, W> panels[kPanelsOfARow];
   T* sums;           // (panels, rows, vectors)
   int64_t stride;    // of its rows
   bool add = false;  // to what `sums` holds, once the sums are complete: fewer roundings than going on from it
+  const T* row_scales = nullptr;  // of the left operand, if W has scales
 };
 
+template <class Isa, class T, class W, int kRows, int kVectors, int kPanels>
+FASTRNN_INLINE void store_sums(const Tile<T, W>& tile,
+                               const typename Simd<Isa, T>::V (&acc)[kPanels][kRows][kVectors]) {
+  using S = Simd<Isa, T>;
+  static_assert(kPanels == 1 || kRows == 1);
+  T* sums = tile.sums;
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row, sums += tile.stride) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        T* to = sums + (p * kVectors + v) * S::kLanes;
+        S::store(to, tile.add ? S::load(to) + acc[p][row][v] : acc[p][row][v]);
+      }
+    }
+  }
+}
+
+// To init[v] + scale[v] * (the row's scale * the sum).
+template <class Isa, class T, class W, int kRows, int kVectors>
+FASTRNN_INLINE void scale_sums(const PanelView<T, W>& panel, const T* row_scales,
+                               typename Simd<Isa, T>::V (&acc)[kRows][kVectors]) {
+  using S = Simd<Isa, T>;
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    const T* init = panel.init + v * S::kLanes;
+    const auto start = S::load(init), scale = S::load(init + kVectors * S::kLanes);
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      acc[row][v] = Isa::multiply_add(acc[row][v] * row_scales[row], scale, start);  // either scale may be tiny
+    }
+  }
+}
+
+// As multiply_tile, of integers and with scale_sums: the sums of kIntegerDepth products are exact.
+template <class Isa, class T, class W, int kRows, int kVectors, int kPanels>
+FASTRNN_INLINE void multiply_integers(const Tile<T, W>& tile) {
+  using S = Simd<Isa, T>;
+  using V = typename S::V;
+  constexpr int kLanes = S::kLanes;
+  const int64_t a_stride = tile.a->stride, depth = tile.a->length;
+  V acc[kPanels][kRows][kVectors] = {};
+  const W* panel[kPanels];
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) panel[p] = tile.panels[p].data;
+  for (int64_t begin = 0; begin < depth; begin += kIntegerDepth) {
+    const int64_t end = begin + kIntegerDepth < depth ? begin + kIntegerDepth : depth;
+    typename S::Integers part[kPanels][kRows][kVectors] = {};
+    for (int64_t k = begin; k < end; k += 2) {
+      const auto factors = [&](int row)
+                               FASTRNN_INLINE_LAMBDA { return S::broadcast_pair(tile.first_row + row * a_stride + k); };
+      using Pairs = decltype(factors(0));
+      Pairs x[kRows];
+      if constexpr (kRows <= kVectors) {
+#pragma GCC unroll 8
+        for (int row = 0; row < kRows; ++row) x[row] = factors(row);
+      }
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) {
+        Pairs w[kVectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) w[v] = S::load_pairs(panel[p] + v * 2 * kLanes);
+#pragma GCC unroll 8
+        for (int row = 0; row < kRows; ++row) {
+          if constexpr (kRows > kVectors) x[row] = factors(row);
+#pragma GCC unroll 8
+          for (int v = 0; v < kVectors; ++v) part[p][row][v] = S::add_products(part[p][row][v], w[v], x[row]);
+        }
+        panel[p] += 2 * tile.panels[p].stride;
+      }
+    }
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 8
+      for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) acc[p][row][v] += S::to_float(part[p][row][v]);
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) {
+    scale_sums<Isa, T, W, kRows, kVectors>(tile.panels[p], tile.row_scales, acc[p]);
+  }
+  store_sums<Isa, T, W, kRows, kVectors, kPanels>(tile, acc);
+}
+
 // sums[row][v] = init[v] + sum over k of a[row][k] * panel[k][v], with k in order and each row by itself: the bits do
-// not depend on how rows are grouped into tiles, nor on how tiles are partitioned over threads. If W has scales, it is
-// init[v] + scale[v] * the sum.
+// not depend on how rows are grouped into tiles, nor on how tiles are partitioned over threads.
 //
 // For each k, either the rows' scalars or the panel's vectors stay in registers, whichever are fewer. By default GCC
 // reloads the weights of a tile of two or three rows for each row: kept in registers, tiles of two rows were 1.08-1.19
 // times as fast in LSTM and RNN, of three 1.0 (the time loop at B = 2 to 8, H = 32 to 128, AVX2, 2026-11-26); for one
 // row GCC's own choice is best.
-template <class Isa, class T, class W, int kRows, int kVectors, int kPanels = 1>
-void multiply_tile(const Tile<T, W>& tile) {
+template <class Isa, class T, class W, int kRows, int kVectors, int kPanels>
+FASTRNN_INLINE void multiply_floats(const Tile<T, W>& tile) {
   using S = Simd<Isa, T>;
   using V = typename S::V;
   constexpr int kLanes = S::kLanes;
@@ -85,8 +182,7 @@ void multiply_tile(const Tile<T, W>& tile) {
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v)
-        acc[p][row][v] = kHasScales<W> ? V{} : S::load(tile.panels[p].init + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) acc[p][row][v] = S::load(tile.panels[p].init + v * kLanes);
     }
   }
   const auto add = [&](const T* x, int64_t k, int part) FASTRNN_INLINE_LAMBDA {
@@ -126,30 +222,15 @@ void multiply_tile(const Tile<T, W>& tile) {
       if (whole < tile.a->length) add(x, whole, 0);
     }
   }
+  store_sums<Isa, T, W, kRows, kVectors, kPanels>(tile, acc);
+}
+
+template <class Isa, class T, class W, int kRows, int kVectors, int kPanels = 1>
+void multiply_tile(const Tile<T, W>& tile) {
   if constexpr (kHasScales<W>) {
-#pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        const T* init = tile.panels[p].init + v * kLanes;
-        const V start = S::load(init), scale = S::load(init + kVectors * kLanes);
-#pragma GCC unroll 8
-        for (int row = 0; row < kRows; ++row) acc[p][row][v] = Isa::multiply_add(acc[p][row][v], scale, start);
-      }
-    }
-  }
-  static_assert(kPanels == 1 || kRows == 1);
-  T* sums = tile.sums;
-#pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row, sums += tile.stride) {
-#pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        T* to = sums + (p * kVectors + v) * kLanes;
-        S::store(to, tile.add ? S::load(to) + acc[p][row][v] : acc[p][row][v]);
-      }
-    }
+    multiply_integers<Isa, T, W, kRows, kVectors, kPanels>(tile);
+  } else {
+    multiply_floats<Isa, T, W, kRows, kVectors, kPanels>(tile);
   }
 }
 

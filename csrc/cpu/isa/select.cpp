@@ -39,7 +39,15 @@ const Kernels& choose_kernels() {
 }  // namespace
 
 const Kernels& kernels() {
-  static const Kernels& chosen = choose_kernels();
+  static const Kernels chosen = [] {
+    Kernels best = choose_kernels();
+#if defined(__x86_64__)
+    if (best.int8_weights == &kAvx512Int8Kernels && !__builtin_cpu_supports("avx512vnni")) {
+      best.int8_weights = &kAvx2Int8Kernels;
+    }
+#endif
+    return best;
+  }();
   return chosen;
 }
 

@@ -26,6 +26,8 @@ template <class W>
 inline constexpr int kPackedTogether = 1;
 template <>
 inline constexpr int kPackedTogether<Bf16> = 2;
+template <>
+inline constexpr int kPackedTogether<Int8> = 2;  // as instructions multiply them
 
 // Keeps a loaded vector in a register, however often it is used.
 template <class V>
@@ -43,6 +45,7 @@ struct Simd {
   static constexpr int kLanes = Isa::kBytes / sizeof(T);
   typedef T V __attribute__((vector_size(Isa::kBytes)));
   typedef typename Bits<T>::type I __attribute__((vector_size(Isa::kBytes)));
+  typedef int32_t Integers __attribute__((vector_size(Isa::kBytes)));
   typedef typename Bits<T>::type UnalignedBits __attribute__((vector_size(Isa::kBytes), aligned(2), may_alias));
   // As stored in memory: aligned as an element, and may alias T.
   typedef T Unaligned __attribute__((vector_size(Isa::kBytes), aligned(alignof(T)), may_alias));
@@ -57,8 +60,6 @@ struct Simd {
     typedef uint16_t Unaligned __attribute__((vector_size(kLanes * sizeof(Bf16)), aligned(alignof(Bf16)), may_alias));
     *reinterpret_cast<Unaligned*>(p) = __builtin_convertvector(reinterpret_cast<I>(v) >> 16, Half);
   }
-
-  static FASTRNN_INLINE V load(const Int8* p) { return Isa::load(p); }
 
   // Vector v of one of the kPackedTogether rows of a packed panel that begin at `rows`.
   template <class W>
@@ -79,6 +80,19 @@ struct Simd {
     for (int lane = 0; lane < kLanes; ++lane) v[lane] = x;
     return v;
   }
+
+  // Sums of products of weights and factors, two for each lane; see Isa::add_products.
+  static FASTRNN_INLINE auto load_pairs(const Int8* p) { return Isa::widen(p); }
+  static FASTRNN_INLINE auto broadcast_pair(const int16_t* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, sizeof pair);
+    return reinterpret_cast<decltype(load_pairs(nullptr))>(pair - Integers{});
+  }
+  template <class Pairs>
+  static FASTRNN_INLINE Integers add_products(Integers sums, Pairs weights, Pairs factors) {
+    return reinterpret_cast<Integers>(Isa::add_products(reinterpret_cast<typename Isa::Sums>(sums), weights, factors));
+  }
+  static FASTRNN_INLINE V to_float(Integers v) { return __builtin_convertvector(v, V); }
 
   // rows[i][j] becomes rows[j][i].
   static FASTRNN_INLINE void transpose(V (&rows)[kLanes]) { transpose_blocks<1>(rows); }

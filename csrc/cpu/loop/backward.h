@@ -154,10 +154,11 @@ class BackwardLoop {
     const Range ends_here{first_end, larger(smaller(rows_.end, ctx.rows), first_end)};
     const typename Cells::RecurrentEpilogue epilogue{ctx};
     slice_->for_each_panels(first_.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
-      multiply_with_epilogue<kOutOfLineEpilogue<Cell>>(first_, panels, grads, ran_after.begin, ran_after.end, epilogue);
+      multiply_with_epilogue<kOutOfLineEpilogue<Cell>, T>(first_, panels, grads, ran_after.begin, ran_after.end,
+                                                          epilogue);
       if (ends_here.begin < ends_here.end) {
-        multiply_with_epilogue<kOutOfLineEpilogue<Cell>>(first_, panels, nothing, ends_here.begin, ends_here.end,
-                                                         epilogue);
+        multiply_with_epilogue<kOutOfLineEpilogue<Cell>, T>(first_, panels, nothing, ends_here.begin, ends_here.end,
+                                                            epilogue);
       }
     });
   }
@@ -186,7 +187,7 @@ class BackwardLoop {
       const Range rows = rows_of(s);
       slice_->for_each_panels(second_.count(), s, [&](const Range& panels) {
         const typename Cells::SecondEpilogue epilogue{ctx};
-        multiply_with_epilogue<kOutOfLineEpilogue<Cell>>(second_, panels, grads, rows.begin, rows.end, epilogue);
+        multiply_with_epilogue<kOutOfLineEpilogue<Cell>, T>(second_, panels, grads, rows.begin, rows.end, epilogue);
       });
     }
   }

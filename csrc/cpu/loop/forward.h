@@ -91,6 +91,7 @@ class ForwardLoop {
   ForwardLoop(const Dims& dims, const Plan& plan, Arena<T>& frozen, Arena<T>& scratch)
       : dims_(dims),
         weights_(dims, plan.weights, plan.weights == WeightSource::kFrozen ? frozen : scratch),
+        rounded_(dims.batch, 1, larger(dims.recurrent_size, has_second(dims) ? dims.hidden_size : 0), plan, scratch),
         input_(Cell::kGates * dims.hidden_size, dims, plan, frozen, scratch) {
     if (has_second(dims) || kNormalizesCell<Cell>) operand_ = scratch.take(dims.batch * dims.hidden_size);
     if (kNormalizes<Cell>) product_ = scratch.take(dims.batch * Cell::kGates * dims.hidden_size);
@@ -225,11 +226,12 @@ class ForwardLoop {
                                 FASTRNN_INLINE_LAMBDA { epilogue(row, unit, lanes, nullptr); });
       return;
     }
-    const Operand<T> h{ctx.h_prev, ctx.recurrent, ctx.recurrent, 1, {0}};
+    const auto h = rounded_(Operand<T>{ctx.h_prev, ctx.recurrent, ctx.recurrent, 1, {0}}, ctx.rows.begin, ctx.rows.end,
+                            slice_->worker);
     slice_->for_each_panels(weights_.first.count(), s, [&](const Range& panels) FASTRNN_INLINE_LAMBDA {
       const typename Cells::CellEpilogue epilogue{ctx};
-      multiply_with_epilogue<kOutOfLineEpilogue<Cell>>(weights_.first, panels, h, ctx.rows.begin, ctx.rows.end,
-                                                       epilogue);
+      multiply_with_epilogue<kOutOfLineEpilogue<Cell>, T>(weights_.first, panels, h, ctx.rows.begin, ctx.rows.end,
+                                                          epilogue);
     });
   }
 
@@ -246,11 +248,12 @@ class ForwardLoop {
   void run_second(int64_t s) {
     if constexpr (kMayHaveSecond<Cell>) {
       const StepContext ctx = step_context(s);
-      const Operand<T> operand{ctx.operand, ctx.hidden, ctx.hidden, 1, {0}};
+      const auto operand = rounded_(Operand<T>{ctx.operand, ctx.hidden, ctx.hidden, 1, {0}}, ctx.rows.begin,
+                                    ctx.rows.end, slice_->worker);
       slice_->for_each_panels(weights_.second.count(), s, [&](const Range& panels) {
         const typename Cells::SecondEpilogue epilogue{ctx};
-        multiply_with_epilogue<kOutOfLineEpilogue<Cell>>(weights_.second, panels, operand, ctx.rows.begin, ctx.rows.end,
-                                                         epilogue);
+        multiply_with_epilogue<kOutOfLineEpilogue<Cell>, T>(weights_.second, panels, operand, ctx.rows.begin,
+                                                            ctx.rows.end, epilogue);
       });
     }
   }
@@ -261,6 +264,7 @@ class ForwardLoop {
   Dims dims_;
   Range rows_{0, 0};
   RecurrentWeights weights_;
+  RoundedRows<Isa, T, W> rounded_;
   InputGemm<Isa, T, W> input_;
   // (B, H), the left operand of the second GEMM: this step's h before the projection, or r * h_{t-1}. Until c is
   // normalised, it holds c.

@@ -37,7 +37,7 @@ class ForwardWeights {
 
   // See multiply_views.
   template <class Epilogue>
-  FASTRNN_INLINE void multiply(const Range& panels, const Operand<T>& a, int64_t begin, int64_t end,
+  FASTRNN_INLINE void multiply(const Range& panels, const OperandOf<T, W>& a, int64_t begin, int64_t end,
                                const Epilogue& epilogue) const {
     if constexpr (!kHasScales<W>) {
       if (source_ == WeightSource::kInPlace) {
@@ -148,16 +148,16 @@ class EpilogueRef {
   void (*prefetch_)(const void* epilogue, int64_t row, int64_t unit);
 };
 
-template <class Weights, class T>
-[[gnu::noinline]] void multiply_out_of_line(const Weights& weights, const Range& panels, const Operand<T>& a,
-                                            int64_t begin, int64_t end, const EpilogueRef<T>& epilogue) {
+template <class Weights, class A, class T>
+[[gnu::noinline]] void multiply_out_of_line(const Weights& weights, const Range& panels, const A& a, int64_t begin,
+                                            int64_t end, const EpilogueRef<T>& epilogue) {
   weights.multiply(panels, a, begin, end, epilogue);
 }
 
 // A GEMM of a step, with its epilogue; see multiply_views.
-template <bool kOutOfLine, class Weights, class T, class Epilogue>
-FASTRNN_INLINE void multiply_with_epilogue(const Weights& weights, const Range& panels, const Operand<T>& a,
-                                           int64_t begin, int64_t end, const Epilogue& epilogue) {
+template <bool kOutOfLine, class T, class Weights, class A, class Epilogue>
+FASTRNN_INLINE void multiply_with_epilogue(const Weights& weights, const Range& panels, const A& a, int64_t begin,
+                                           int64_t end, const Epilogue& epilogue) {
   if constexpr (kOutOfLine) {
     multiply_out_of_line(weights, panels, a, begin, end, EpilogueRef<T>(epilogue));
   } else {
