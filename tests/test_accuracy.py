@@ -56,7 +56,7 @@ SHAPES = (
 # Of the input weights: as drawn by reset_parameters; and large, where gates saturate and 1 - tanh^2 cancels. The
 # recurrent weights stay as they are: scaled up they make a chaotic network, in which chance decides whose error grows.
 GAINS = (1.0, 6.0)
-# So many inputs of so few units saturate the gates as they are. Scaled up, all but every tanh is 1, and the few that are
+# So many inputs of so few units saturate the gates as they are. Scaled up, nearly every tanh is 1, and the few that are
 # not decide whose error is larger: ours was, by more than is allowed, in 0.48 of the draws of right kernels.
 SATURATING = 300
 
