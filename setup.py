@@ -241,10 +241,15 @@ def default_architectures(nvcc: str, gpus: list[str]) -> list[str]:
 
 def flags_of(source: str, cuda: Cuda | None) -> str:
     """What one source's object needs beside what all have."""
+    flags = []
+    if source == "csrc/python.cpp":
+        flags.append(f"'-DFASTRNN_HEADERS=\"{_COMPILER['headers_hash'](ROOT / 'csrc')}\"'")
     if cuda and source in ("csrc/python.cpp", *CUDA_SOURCES):
         named = " ".join(re.findall(r"code=(\w+)", cuda.architectures))
-        return f"-DFASTRNN_WITH_CUDA '-DFASTRNN_CUDA_ARCHITECTURES=\"{named}\"' {cuda.includes}"
-    return f"{ISA_FLAGS[source]} {ALIGNED_LOOPS}" if source in ISA_FLAGS else ""
+        flags.append(f"-DFASTRNN_WITH_CUDA '-DFASTRNN_CUDA_ARCHITECTURES=\"{named}\"' {cuda.includes}")
+    if source in ISA_FLAGS:
+        flags.append(f"{ISA_FLAGS[source]} {ALIGNED_LOOPS}")
+    return " ".join(flags)
 
 
 def link_flags(torch: Torch, cuda: Cuda | None) -> str:
@@ -357,12 +362,10 @@ class BuildWithHeaders(build_py):
         super().run()
         if self.editable_mode:  # they are found where they are
             return
-        for path in sorted((ROOT / "csrc").rglob("*.h")):
-            place = path.relative_to(ROOT / "csrc")
-            if place.parts[0] in ("cells", "cpu") or len(place.parts) == 1:
-                target = Path(self.build_lib, "fastrnn", "_csrc", place)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+        for path in _COMPILER["cell_headers"](ROOT / "csrc"):
+            target = Path(self.build_lib, "fastrnn", "_csrc", path.relative_to(ROOT / "csrc"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 if __name__ == "__main__":

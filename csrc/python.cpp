@@ -148,6 +148,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Build facts and cells of fastrnn's kernels.";
   m.attr("isa") = cpu::kernels().isa;
   m.attr("compiler") = __VERSION__;
+  m.attr("headers") = FASTRNN_HEADERS;  // setup.py gives it
   m.attr("cells") = describe_cells();
   m.attr("plan_words") = plan_words();
   cpu::interrupt_requested = &python_signal_arrived;

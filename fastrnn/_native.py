@@ -39,6 +39,9 @@ except ImportError as error:
 isa: str = _C.isa
 """The instruction set whose kernels run: the processor's best, or what FASTRNN_ISA names."""
 
+headers: str = _C.headers
+"""The hash of the headers that the extension was compiled with; see fastrnn._cell.compiler.headers_hash."""
+
 cuda_built: bool = _C.cuda_built
 """Whether there are kernels for GPUs."""
 

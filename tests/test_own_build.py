@@ -100,6 +100,13 @@ class TestWithoutKernels:
         assert reason in told
         assert Path(file.strip()).name == "tiny.py"
 
+    def test_because_the_extension_is_of_other_headers(self, monkeypatch):
+        """Kernels that read what the extension hands them by another layout may not even end."""
+        assert build._native.headers == build._headers_hash()
+        monkeypatch.setattr(build._native, "headers", "of others")
+        with pytest.raises(CannotCompileError, match="changed since its extension was built: build it again"):
+            library_of("Tiny", "a", torch.float32)
+
     def test_because_the_library_does_not_load(self, folder):
         compiler = folder / "compiler"
         compiler.write_text(SCRIPT + MAKES_A_FILE)
@@ -155,6 +162,7 @@ class TestCache:
             others.append(library())
         with monkeypatch.context() as patch:
             patch.setattr(build, "_headers_hash", lambda: "another")
+            patch.setattr(build._native, "headers", "another")
             others.append(library())
         (tmp_path / "compiler").write_text(SCRIPT.replace("1.0", "2.0") + MAKES_A_FILE)
         build._compiler.cache_clear()

@@ -18,7 +18,7 @@ import torch
 import torch._appdirs
 
 from .. import _native
-from .compiler import ALIGNED_LOOPS, CXX_FLAGS, ISA_FLAGS
+from .compiler import ALIGNED_LOOPS, CXX_FLAGS, ISA_FLAGS, headers_hash
 
 _FILE = """\
 #include "cell.h"
@@ -41,6 +41,8 @@ def library_of(name: str, header: str, dtype: torch.dtype) -> Path:
     Raises:
         CannotCompileError: if it isn't on disk and cannot be made.
     """
+    if _native.headers != _headers_hash():
+        raise CannotCompileError("fastrnn's headers have changed since its extension was built: build it again")
     kernels = _Kernels(name, header, dtype, _native.isa)
     if kernels.prebuilt.exists():
         return kernels.prebuilt
@@ -140,11 +142,7 @@ def _headers() -> Path:
 
 @cache
 def _headers_hash() -> str:
-    found = hashlib.sha256()
-    root = _headers()
-    for path in sorted([*root.glob("*.h"), *(root / "cells").rglob("*.h"), *(root / "cpu").rglob("*.h")]):
-        found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return found.hexdigest()
+    return headers_hash(_headers())
 
 
 def _cache_folder() -> Path | None:
