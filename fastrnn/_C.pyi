@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 isa: str
+headers: str
 cells: dict[str, dict[str, Any]]
 plan_words: dict[str, list[str]]
 compiler: str
