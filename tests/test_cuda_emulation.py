@@ -187,10 +187,11 @@ FAULTS = (
     Fault("copies_unawaited", "race", FORWARD, COPIED, "", "an asynchronous access still under way"),
     Fault(
         "copy_into_inputs_in_use",
-        "plain",
+        "race",
         BACKWARD,
         "        step_.finish(",
         "        step_.fetch(rows, tile);\n        step_.finish(",
+        "an asynchronous access still under way",
     ),
     # Wrong rows, columns and numbers.
     Fault("last_piece_lost", "plain", "warp_sums.cuh", "(warp_ % kColumnGroups + 1)", "(warp_ % kColumnGroups)"),

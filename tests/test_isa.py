@@ -9,6 +9,7 @@ import random
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import garbage
@@ -38,26 +39,38 @@ def in_process(*command, isa, **env):
 def run_kernels(isa, marked):
     options = ["-q", "-x", "-m", marked, "-p", "no:cacheprovider"]
     options += [f"--ignore={TESTS / name}" for name in OTHER_PACKAGES]
-    done = in_process("-m", "pytest", *options, str(TESTS), isa=isa)
+    return in_process("-m", "pytest", *options, str(TESTS), isa=isa)
+
+
+def kernel_tests():
+    """This process itself has the last instruction set. Of the others, make test runs the lowest; for what is thorough,
+    which takes minutes on each, a session draws one."""
+    for isa in HERE[:-1]:
+        marks = () if isa == HERE[0] else pytest.mark.thorough
+        yield pytest.param(isa, "isa and not thorough", marks=marks, id=isa)
+    if HERE[:-1]:
+        drawn = random.Random(SESSION_SEED).choice(HERE[:-1])
+        yield pytest.param(drawn, "isa and thorough", marks=pytest.mark.thorough, id="thorough")
+
+
+@pytest.fixture(scope="module")
+def kernel_runs(request):
+    """Those that this session asks for, two at a time: each has one thread most of the time."""
+    items = [
+        item for item in request.session.items if item.path == request.path and item.originalname == "test_kernels"
+    ]
+    asked = [(item.callspec.params["isa"], item.callspec.params["marked"]) for item in items]
+    with ThreadPoolExecutor(2) as pool:
+        yield {each: pool.submit(run_kernels, *each) for each in asked}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize(("isa", "marked"), list(kernel_tests()))
+def test_kernels(kernel_runs, isa, marked):
+    done = kernel_runs[isa, marked].result()
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 500
     assert "skipped" not in done.stdout.splitlines()[-1]
-
-
-# This process itself has the last one. Of the others, make test runs the lowest.
-LOWER = [pytest.param(isa, marks=() if isa == HERE[0] else pytest.mark.thorough) for isa in HERE[:-1]]
-
-
-@pytest.mark.parametrize("isa", LOWER)
-def test_kernels(isa):
-    run_kernels(isa, "isa and not thorough")
-
-
-@pytest.mark.thorough
-@pytest.mark.skipif(len(HERE) == 1, reason="no lower instruction set")
-def test_kernels_thoroughly():
-    """On one of them, which a session draws: all of it takes minutes on each."""
-    run_kernels(random.Random(SESSION_SEED).choice(HERE[:-1]), "isa and thorough")
 
 
 @pytest.mark.isa
