@@ -19,7 +19,7 @@ import machine
 import onnx_runtimes
 import results
 import torch
-from paired import Paired, compare
+from paired import SETTLE_SECONDS, Paired, compare
 from report import Table, milliseconds, times_as_fast
 from torch import Tensor, nn
 from unavailable import UnavailableError
@@ -39,7 +39,6 @@ CASES = (
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "int8": torch.int8}
 # A share of the output's RMS: what is further off computes something else.
 MOST_ERROR = 0.1
-PAUSE = 0.02  # seconds before each timed call, where a peer has threads of its own
 
 Run = Callable[[], Any]
 
@@ -153,7 +152,7 @@ def measure(problem: Problem, threads: int, seconds: float) -> list[dict[str, An
     comparisons += [(precision, name, run, error) for name, (precision, run, error) in others.items()]
     rows = []
     for precision, name, run, error in comparisons:
-        pair = compare(own[precision], run, seconds, settle=PAUSE if name in PEERS else 0.0)
+        pair = compare(own[precision], run, seconds, settle=SETTLE_SECONDS if name in PEERS else 0.0)
         what = {"cell": problem.cell, **asdict(problem.case), "threads": threads, "dtype": precision, "other": name}
         rows.append({**what, "error": errors[precision], "other_error": error, **results.pair_columns(pair)})
     return rows

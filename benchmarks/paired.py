@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 # Of untimed calls after a pause: threads wake, and caches fill.
 WARM_UP_SECONDS = 0.01
+# Longer than idle threads spin for more work before they sleep: ONNX Runtime's, a million pauses of 140 cycles, are the
+# most patient, before libgomp's.
+SETTLE_SECONDS = 0.06
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,11 @@ import peers
 import roofline
 import suite_report
 import torch
-from paired import Paired, compare
+from paired import SETTLE_SECONDS, Paired, compare
 from suite_report import Row
 from unavailable import UnavailableError
 from workloads import CELLS, GRID, MODES, Case, build
 
-# Longer than idle threads spin for more work before they sleep: ONNX Runtime's, a million pauses of 140 cycles, are the
-# most patient, before libgomp's.
-SETTLE_SECONDS = 0.06
 NO_TIME = "no time left for it"
 # Of a quick run: it must end in 3 minutes, imports and the roofline's measurements included.
 QUICK = {"peers": ["torch"], "seconds": 0.4, "least": 3, "budget": 140.0}

@@ -92,7 +92,7 @@ def convert(model: Model, report: bool = False, fullgraph: bool = False) -> Mode
         TypeError: if model is not a module.
     """
     found, table = Report({}, {}), _table(fullgraph)
-    for name, module in _modules_of(model, "convert"):
+    for name, module in modules_of(model, "convert"):
         kind = _class_of(module)
         if kind in table:
             reason = _why_left(module)
@@ -124,7 +124,7 @@ def to_torch(model: Model) -> Model:
         ValueError: if a layer is more than torch.nn's (:class:`fastrnn.Options`, :class:`fastrnn.JordanRNN`,
             :func:`fastrnn.cell`), or its ``forward`` was replaced on the object; then nothing was changed.
     """
-    modules = list(_modules_of(model, "to_torch"))
+    modules = list(modules_of(model, "to_torch"))
     for name, module in modules:
         if isinstance(module, (JordanRNN, OwnLayer, OwnStep)) or getattr(module, "options", None) is not None:
             raise ValueError(
@@ -248,7 +248,8 @@ def _table(fullgraph: bool) -> dict[type[nn.Module], type[nn.Module]]:
     return OURS | {both: OURS[theirs] for theirs, both in BOTH.items()}
 
 
-def _modules_of(model: nn.Module, caller: str) -> Iterator[tuple[str, nn.Module]]:
+def modules_of(model: nn.Module, caller: str) -> Iterator[tuple[str, nn.Module]]:
+    """A model's modules and their names; TypeError if it is none."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{caller} takes a torch.nn.Module, got {type(model).__name__}")
     return model.named_modules()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ._call.narrow import check_narrow_dtype
+from .adopt import modules_of
 from .modules.weights import Packing
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -68,6 +69,4 @@ def unpack(model: Model) -> Model:
 
 
 def _packing_modules(model: nn.Module, caller: str) -> list[tuple[str, Packing]]:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{caller} takes a torch.nn.Module, got {type(model).__name__}")
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, Packing)]
+    return [(name, module) for name, module in modules_of(model, caller) if isinstance(module, Packing)]

@@ -19,16 +19,15 @@ pytestmark = pytest.mark.thorough
 
 TESTS = Path(__file__).parent
 BEGIN = """
-import ctypes, sys
+import sys
+sys.path.insert(0, "cuda")
+import emulated_library
 import torch
-from primals import KERNEL_OPS
 import fastrnn
-from fastrnn._ops import schema
 
-library = ctypes.CDLL(sys.argv[1])
-torch.ops.load_library(sys.argv[1])
-for name in KERNEL_OPS:
-    setattr(schema, name, getattr(torch.ops.fastrnn_emulated, f"_{name}").default)
+library = emulated_library.load()
+for replacement in emulated_library.replacements():
+    setattr(*replacement)
 
 def passes(path):
     return library.fastrnn_emulated_passes(path)
@@ -52,25 +51,25 @@ assert passes(b"cluster") == 2 and passes(b"streamed") == 3
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def library():
     return emulated_library.build_library() if cuda_include() else pytest.skip("CUDA's headers were not found")
 
 
-def run(library, program, **environment):
+def run(program, **environment):
     command = ["env", *(f"{name}={value}" for name, value in environment.items())]
-    command += [sys.executable, "-c", program, str(library)]
+    command += [sys.executable, "-c", program]
     return subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_the_next_call_raises_and_later_ones_stream(library):
-    done = run(library, BEGIN + GIVE_UP)
+def test_the_next_call_raises_and_later_ones_stream():
+    done = run(BEGIN + GIVE_UP)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the persistent kernel, backward (hidden_size 32, batch 3, 7 steps) waited in vain" in done.stdout
 
 
 @pytest.mark.parametrize("seconds", ("soon", "0", "-1", "nan", "1e99"))
-def test_a_limit_that_is_none_is_refused(library, seconds):
-    done = run(library, BEGIN, FASTRNN_CUDA_WAIT_SECONDS=seconds)
+def test_a_limit_that_is_none_is_refused(seconds):
+    done = run(BEGIN, FASTRNN_CUDA_WAIT_SECONDS=seconds)
     assert done.returncode == 1
     assert f"FASTRNN_CUDA_WAIT_SECONDS={seconds}: use a positive number" in done.stderr

@@ -10,13 +10,11 @@ from typing import NamedTuple
 import pytest
 import torch
 from cases import assert_same
-from primals import KERNEL_OPS
 from test_cuda_emulated_layers import gpu, library, passes  # noqa: F401
 from torch import nn
 
 import fastrnn
 from fastrnn._call import precision
-from fastrnn._ops import schema
 
 pytestmark = pytest.mark.thorough
 
@@ -36,12 +34,6 @@ CAPTURED = "a graph is captured, and the kernel has not been verified: fastrnn.c
 @pytest.fixture(autouse=True)
 def verified(gpu, monkeypatch):  # noqa: F811
     monkeypatch.delenv("FASTRNN_CUDA_VERIFY")
-    # So that explain knows the emulated ops, too.
-    monkeypatch.setattr(schema, "plan", torch.ops.fastrnn_emulated._plan.default)
-    for name in KERNEL_OPS:
-        fake = schema.FAKES.get(getattr(torch.ops.fastrnn, f"_{name}").default)
-        if fake:
-            monkeypatch.setitem(schema.FAKES, getattr(schema, name), fake)
 
 
 @pytest.fixture

@@ -78,8 +78,4 @@ bool is_capturing(cudaStream_t stream) {
   return true;
 }
 
-BesideCaptures::BesideCaptures() { cuda::check(cudaThreadExchangeStreamCaptureMode(&mode_)); }
-
-BesideCaptures::~BesideCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-
 }  // namespace fastrnn::ops

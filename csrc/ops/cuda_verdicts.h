@@ -70,17 +70,4 @@ bool wants_verification();
 // Whether a graph is captured on the stream, or nobody can say.
 bool is_capturing(cudaStream_t stream);
 
-// While it lives, what this thread does is no part of a graph that another thread captures, and is not refused because
-// of one.
-class BesideCaptures {
- public:
-  BesideCaptures();
-  ~BesideCaptures();
-  BesideCaptures(const BesideCaptures&) = delete;
-  BesideCaptures& operator=(const BesideCaptures&) = delete;
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
-
 }  // namespace fastrnn::ops

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../cells/registry.h"
+#include "../cuda/common/beside_captures.h"
 #include "../cuda/common/comparison.h"
 #include "../cuda/common/error.h"
 #include "../cuda/run.h"
@@ -33,7 +34,7 @@ class Verification {
 
   // What is wrong with the kernel, "" if nothing is. Waits for the GPU.
   std::string fault() {
-    const BesideCaptures beside;
+    const cuda::BesideCaptures beside;
     largest_ = uninitialised<float>(cuda::kDifferences);
     device_.zero(largest_, cuda::kDifferences);
     try {

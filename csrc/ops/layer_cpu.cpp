@@ -15,16 +15,25 @@ int64_t frozen_size(CellKind cell, const LayerShape& shape, int64_t layer) {
   return cpu::kernels_of<T, W>(cell).frozen_size(dims);
 }
 
+// What a tensor of packed weights is: of W if these were narrowed before, else of the call's dtype.
+struct FrozenForm {
+  ScalarType dtype;
+  int64_t elements;  // for each value of T
+};
+template <class T, class W>
+FrozenForm frozen_form(const LayerShape& shape) {
+  if (shape.dims.input_frozen) return {scalar_type_of<W>, sizeof(T) / sizeof(W)};
+  return {shape.dtype, 1};
+}
+
 template <class T, class W>
 void read_frozen(const LayerArgs& args, LayerShape& shape) {
   const Tensor& frozen = *args.frozen;
   shape.frozen_first = frozen_size<T, W>(args.cell, shape, 0);
   shape.frozen_upper = frozen_size<T, W>(args.cell, shape, shape.layers - 1);
-  const ScalarType dtype = shape.dims.input_frozen ? scalar_type_of<W> : shape.dtype;
-  const int64_t values = shape.frozen_offset(shape.recurrences());
-  const int64_t per_value = shape.dims.input_frozen ? sizeof(T) / sizeof(W) : 1;
+  const auto [dtype, elements] = frozen_form<T, W>(shape);
   STD_TORCH_CHECK(frozen.is_cpu() && frozen.scalar_type() == dtype && frozen.is_contiguous() &&
-                      frozen.numel() == values * per_value,
+                      frozen.numel() == shape.frozen_offset(shape.recurrences()) * elements,
                   "fastrnn: packed is not what _pack made of these weights");
 }
 
@@ -121,22 +130,19 @@ namespace {
 template <class W>
 void set_scales(ForwardParams<float, float, W>& params, const std::vector<Tensor>& scales, const LayerShape& shape,
                 int64_t d) {
-  if constexpr (cpu::kHasScales<W>) {
-    const size_t count = shape.dims.projected ? 3 : 2;
-    STD_TORCH_CHECK(scales.size() == count * static_cast<size_t>(shape.directions),
-                    "fastrnn: scales must be of w_ih, w_hh and w_hr, for each direction");
-    const auto of = [&](size_t matrix, int64_t rows) {
-      const Tensor& scale = scales[count * static_cast<size_t>(d) + matrix];
-      STD_TORCH_CHECK(
-          scale.is_cpu() && scale.scalar_type() == ScalarType::Float && scale.is_contiguous() && scale.numel() == rows,
-          "fastrnn: a scale must be there for each row of a matrix, in float");
-      return data<const float>(scale);
-    };
-    const int64_t columns = shape.columns;
-    params.scales_ih = of(0, columns);
-    params.scales_hh = of(1, columns);
-    if (shape.dims.projected) params.scales_hr = of(2, shape.dims.recurrent_size);
-  }
+  const size_t count = shape.dims.projected ? 3 : 2;
+  STD_TORCH_CHECK(scales.size() == count * static_cast<size_t>(shape.directions),
+                  "fastrnn: scales must be of w_ih, w_hh and w_hr, for each direction");
+  const auto of = [&](size_t matrix, int64_t rows) {
+    const Tensor& scale = scales[count * static_cast<size_t>(d) + matrix];
+    STD_TORCH_CHECK(
+        scale.is_cpu() && scale.scalar_type() == ScalarType::Float && scale.is_contiguous() && scale.numel() == rows,
+        "fastrnn: a scale must be there for each row of a matrix, in float");
+    return data<const float>(scale);
+  };
+  params.scales_ih = of(0, shape.columns);
+  params.scales_hh = of(1, shape.columns);
+  if (shape.dims.projected) params.scales_hr = of(2, shape.dims.recurrent_size);
 }
 
 // freeze() with the weights' shapes checked: T that of biases, W of matrices.
@@ -144,10 +150,8 @@ template <class T, class W>
 Tensor pack_directions(CellKind cell, const CpuDevice& device, const LayerShape& shape, std::vector<Tensor> dense,
                        const std::vector<Tensor>& scales) {
   const int64_t size = frozen_size<T, W>(cell, shape, 0);
-  const bool narrowed = shape.dims.input_frozen;
-  const ScalarType dtype = narrowed ? scalar_type_of<W> : shape.dtype;
-  const int64_t per_value = narrowed ? sizeof(T) / sizeof(W) : 1;
-  const Tensor frozen = device.empty({shape.directions * size * per_value}, dtype);
+  const auto [dtype, elements] = frozen_form<T, W>(shape);
+  const Tensor frozen = device.empty({shape.directions * size * elements}, dtype);
   device.zero(data<T>(frozen), shape.directions * size);  // panels have gaps, and whoever compares copies sees them
   if constexpr (!std::is_same_v<T, W>) widen_biases(dense);
   for (int64_t d = 0; d < shape.directions; ++d) {
@@ -202,15 +206,19 @@ Tensor CpuLayer::freeze(CellKind cell, const std::vector<Tensor>& weights, bool 
 }
 
 LayerOutputs CpuLayer::forward(const LayerArgs& args, bool keep) {
-  const bool narrow = has_bf16_weights(args) || is_narrowed_to<cpu::Bf16>(args) || is_narrowed_to<cpu::Int8>(args);
-  if (narrow) {
-    STD_TORCH_CHECK(!keep && !args.extras, "fastrnn: with extras or a reserve the weights must have the input's dtype");
-  }
-  std::optional<LayerArgs> widened;
-  if (narrow) widen_biases(widened.emplace(args).weights);
-  const LayerArgs& own = widened ? *widened : args;
   return on_cpu(args, [&]<class T, class W>(const CpuDevice& device, const LayerShape& shape, T, W) {
-    return ForwardPass<T, W, CpuDevice, CpuLoops>(device, own, shape, keep).run();
+    const auto run = [&](const LayerArgs& own) {
+      return ForwardPass<T, W, CpuDevice, CpuLoops>(device, own, shape, keep).run();
+    };
+    if constexpr (std::is_same_v<T, W>) {
+      return run(args);
+    } else {
+      STD_TORCH_CHECK(!keep && !args.extras,
+                      "fastrnn: with extras or a reserve the weights must have the input's dtype");
+      LayerArgs widened = args;
+      widen_biases(widened.weights);
+      return run(widened);
+    }
   });
 }
 

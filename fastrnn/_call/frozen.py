@@ -90,7 +90,7 @@ class Frozen:
         self._take_note()
         if self.dtype is None:
             return all(map(_are_equal, self._packed, self._values))
-        if any(why_not_frozen("", weight, self.dtype) for weight in self._packed):
+        if any(why_not_frozen(self._stack[0], weight, self.dtype) for weight in self._packed):
             return False
         packed = self._pack_layers()
         return len(packed) == len(self.by_layer) and all(map(_are_same_bits, packed, self.by_layer))
@@ -98,7 +98,7 @@ class Frozen:
 
 def why_not_frozen(cell: str, weight: Tensor, dtype: torch.dtype | None = None) -> str:
     """What keeps kernels from packing weights like this one, rounded to `dtype`, "" if nothing does."""
-    if dtype is not None and cell and CELLS[cell].load is not None:
+    if dtype is not None and CELLS[cell].load is not None:
         return "kernels of a cell of one's own read its weights as they are, not rounded"
     if dtype is not None and weight.dtype == torch.float64:
         return f"the weights are float64, which are not rounded to {str(dtype).removeprefix('torch.')}"

@@ -46,7 +46,7 @@ def refusal(kind: type[Exception], message: str, line: tuple[str, int] | None = 
     return kind(f"{file}:{number}: {message}" + (f"\n    {source}" if source else ""))
 
 
-def warn_caller(message: str) -> None:
-    """A RuntimeWarning of the line that called a layer."""
+def warn_caller(message: str, category: type[Warning] = RuntimeWarning) -> None:
+    """A warning of the line that called a layer: hooks and streams may lie between."""
     file, number = user_line(_NOR_THE_CALLERS)
-    warnings.warn_explicit(message, RuntimeWarning, file, number)
+    warnings.warn_explicit(message, category, file, number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from .._call.frozen import Frozen, why_not_frozen
 from .._call.narrow import check_int8, check_narrow_dtype
+from .._cell.refuse import warn_caller
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,14 +31,6 @@ def current_weights(module: nn.Module, names: Sequence[str]) -> list[Tensor]:
         except KeyError:  # some are not parameters any more: computed by a parametrization, or plain attributes
             pass
     return [getattr(module, name) for name in names]
-
-
-def _level_of_caller() -> int:
-    """The stacklevel at which a warning blames who called the module: hooks and streams may lie between."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("fastrnn.", "torch.")):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 class Packing(nn.Module):
@@ -182,9 +174,9 @@ class Packing(nn.Module):
         if not self._warned_of_parameters:
             self._warned_of_parameters = True
             kind = type(self).__name__
-            warnings.warn(
+            warn_caller(
                 f"{kind}: computes with its parameters, not with the rounded weights that were packed: {reason}",
-                stacklevel=_level_of_caller(),
+                UserWarning,
             )
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:

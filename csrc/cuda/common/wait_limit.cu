@@ -8,7 +8,7 @@
 #include <string>
 
 #include "../tuning.h"
-#include "error.h"
+#include "beside_captures.h"
 
 namespace fastrnn::cuda {
 
@@ -41,13 +41,9 @@ std::string words_of_call(uint64_t word) {
 }
 
 uint64_t* allocate_report() {
-  // Permitted while a stream is captured, too: nothing of it becomes part of the graph.
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-  check(cudaThreadExchangeStreamCaptureMode(&mode));
+  const BesideCaptures beside;
   void* memory = nullptr;
-  const cudaError_t error = cudaHostAlloc(&memory, sizeof(uint64_t), cudaHostAllocPortable | cudaHostAllocMapped);
-  check(cudaThreadExchangeStreamCaptureMode(&mode));
-  check(error);
+  check(cudaHostAlloc(&memory, sizeof(uint64_t), cudaHostAllocPortable | cudaHostAllocMapped));
   auto* const word = static_cast<uint64_t*>(memory);
   *word = 0;
   report_of_process = word;

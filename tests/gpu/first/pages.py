@@ -6,6 +6,7 @@ from collections import defaultdict
 
 from first import report
 from first.journal import WRONG
+from first.report import WAYS
 from first.steps import ROOT
 
 # Wherever one of these pages says who has run the kernels, or the one build, it says so in these words.
@@ -13,13 +14,7 @@ PAGES = ("README.md", "docs/index.md", "docs/install.md")
 SENTENCE = re.compile(r"([Nn]o GPU|[Aa]n NVIDIA [^.;|]*?)\s+ha(?:s|ve)\s+run\s+(them|it)(?:\s+(?:yet|in\s+part))?")
 TABLE_PAGE = "docs/gpu.md"
 TABLE = re.compile(r"(?<=<!-- made from benchmarks/results -->\n\n).*?(?=\n\n<!-- to here -->)", re.DOTALL)
-# By way, or step. What the emulated GPU can run, its tests have run.
-WAYS = {
-    "streamed": "streamed",
-    "persistent": "persistent",
-    "split": "persistent, backward split over clusters",
-    "cluster": "cluster",
-}
+# Rows of the table beside those of the ways. What the emulated GPU can run, its tests have run.
 RAGGED = "packed rows, lengths on the GPU"
 CROWDED = "two kernels at once that fill the GPU, and beside others"
 SANITIZED = {"memcheck": "compute-sanitizer, memory", "racecheck": "compute-sanitizer, races"}

@@ -5,7 +5,13 @@ from collections import Counter, defaultdict
 
 from first.journal import WRONG
 
-WAYS = ("streamed", "persistent", "split", "cluster")
+# Of the kernels, with words for docs/gpu.md.
+WAYS = {
+    "streamed": "streamed",
+    "persistent": "persistent",
+    "split": "persistent, backward split over clusters",
+    "cluster": "cluster",
+}
 MOST_FAULTS, WIDTH = 40, 160
 TIMES = "us a step (torch.nn's over ours, our streamed path's over ours); host us a call"
 
